@@ -1,0 +1,139 @@
+"""One HTTP exchange as values: what an endpoint gets, what it gives, and how its errors look.
+
+Theory: an endpoint is a function `Request -> Answer` that raises `AgentError`s. The contract has
+several shapes for one error (spec 10 §1.3), so each endpoint names the shape of its family:
+
+    query_failure    v2 queries          {"status": "failed", "message": ...}
+    action_failure   v2 and v1 actions   text where the caller can change something, else JSON
+    go_failure       reboot, shutdown    {"Data": "", "Error": ...}
+
+Invariant: a text answer holds only characters that the cloud's proxy lets through (spec 10 §9).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..core.errors import (
+    AccessDenied,
+    AgentError,
+    Locked,
+    Refused,
+    RefusedByHost,
+    Unavailable,
+)
+from ..core.jsonread import Json, truth, whole_number
+from ..core.scopes import EVERYTHING, Scope
+from ..core.snapshot import Snapshot
+
+JSON_TYPE = "application/json; charset=utf-8"
+HTML_TYPE = "text/html; charset=utf-8"
+TEXT_TYPE = "text/plain; charset=utf-8"
+
+RETRY_AFTER = 5
+"""Seconds after which a caller may try again what the world did not allow now."""
+
+_NOT_PROXIED = re.compile(r"[^A-Za-z0-9\s:'.?!,/-]")
+_NO_NAME = ("", "null", "undefined")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an endpoint may know. `snapshot` was taken when the request came in; `who` describes
+    the caller for the journal; `path` holds the parameters of the path."""
+
+    snapshot: Snapshot
+    scope: Scope = EVERYTHING
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, list[str]] = field(default_factory=dict)
+    body: Mapping[str, Json] = field(default_factory=dict)
+    who: str = ""
+
+    def flag(self, name: str) -> bool:
+        """A boolean of the body (spec 10 §4)."""
+        return truth(self.body.get(name))
+
+    def number(self, name: str) -> int | None:
+        """A whole number of the body (spec 10 §4)."""
+        return whole_number(self.body.get(name))
+
+    def text(self, name: str) -> str | None:
+        """A string of the body; what clients send for "none" is None (spec 10 §4)."""
+        value = self.body.get(name)
+        return value if isinstance(value, str) and value not in _NO_NAME else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`body` is the whole answer, or the chunks of a stream, which are sent one by one."""
+
+    status: int
+    body: bytes | Iterable[bytes] = b""
+    content_type: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Failure = Callable[[AgentError], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`rule` is a path in Bottle's notation, in lower case and without a trailing slash."""
+
+    method: str
+    rule: str
+    run: Callable[[Request], Answer]
+    failure: Failure
+
+
+def compact(document: Json) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def json_answer(document: Json, status: int = 200) -> Answer:
+    return Answer(status, compact(document), JSON_TYPE)
+
+
+def text_answer(text: str, status: int = 200, content_type: str = HTML_TYPE) -> Answer:
+    return Answer(status, proxied(text).encode(), content_type)
+
+
+def proxied(text: str) -> str:
+    """A text as it passes the cloud's proxy, which refuses whole answers for one character."""
+    return _NOT_PROXIED.sub("?", text)
+
+
+def failed(message: str, status: int) -> Answer:
+    return json_answer({"status": "failed", "message": message}, status)
+
+
+def query_failure(error: AgentError) -> Answer:
+    return _retry_later(failed(error.message, _status(error)), error)
+
+
+def action_failure(error: AgentError) -> Answer:
+    status = _status(error)
+    if isinstance(error, (AccessDenied, Locked)) or status == 503:
+        return _retry_later(failed(error.message, status), error)
+    return text_answer(error.message, status)
+
+
+def go_failure(error: AgentError) -> Answer:
+    status = 423 if isinstance(error, Locked) else 500
+    return json_answer({"Data": "", "Error": error.message}, status)
+
+
+def _status(error: AgentError) -> int:
+    """The caller's matters have their own status, everything else is 503 (spec 10 §1.3)."""
+    callers = isinstance(error, Refused) and not isinstance(error, RefusedByHost)
+    return error.http_status if callers else 503
+
+
+def _retry_later(answer: Answer, error: AgentError) -> Answer:
+    if not isinstance(error, Unavailable):
+        return answer
+    retry = ("Retry-After", str(RETRY_AFTER))
+    return Answer(answer.status, answer.body, answer.content_type, (retry,))

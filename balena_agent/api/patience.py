@@ -1,0 +1,80 @@
+"""Asking the reconciler, and waiting for its answer without losing the server.
+
+Theory: a command is met when it is met, which may take minutes, and all that time its request holds
+one of the few worker threads. So only so many requests may be held at once; the rest of the workers
+always stays free for reads, for `/ping` and thus for the watchdog's proof. Streams, which hold a
+worker as well, take their slot here too.
+
+Invariant: after `close` nobody waits any more, and nobody begins to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+
+from ..core.errors import Cancelled, Unavailable
+from ..core.intent import Command
+
+Submit = Callable[[Command], "Future[str]"]
+"""The reconciler's door: the future is done when the command is met, or raises an AgentError."""
+
+
+class Patience:
+    """`slots` requests may be held at once."""
+
+    def __init__(self, submit: Submit, slots: int = 8) -> None:
+        self._submit = submit
+        self._free = threading.BoundedSemaphore(slots)
+        self._lock = threading.Lock()
+        self._waiting: set[threading.Event] = set()
+        self._closed = False
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold one slot, or raise Unavailable at once when there is none."""
+        if not self._free.acquire(blocking=False):
+            raise Unavailable("Too many requests are being worked on, try again in a moment")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    def ask(self, command: Command, limit: float) -> bool:
+        """Give a command and wait until it is met: True. False when `limit` seconds were not
+        enough; the command stands all the same. Raises the command's AgentError, Unavailable
+        without a free slot (nothing was asked then), Cancelled when the server stops."""
+        with self.slot():
+            future = self._submit(command)
+            if not self._wait(future, limit):
+                return False
+        try:
+            future.result()
+        except CancelledError as error:
+            raise Cancelled("The request was given up") from error
+        return True
+
+    def _wait(self, future: Future[str], limit: float) -> bool:
+        done = threading.Event()
+        with self._lock:
+            if self._closed:
+                raise Cancelled("The agent is stopping")
+            self._waiting.add(done)
+        future.add_done_callback(lambda _: done.set())
+        try:
+            done.wait(limit)
+        finally:
+            with self._lock:
+                self._waiting.discard(done)
+        if self._closed and not future.done():
+            raise Cancelled("The agent is stopping")
+        return future.done()
+
+    def close(self) -> None:
+        """Wake everybody who waits; they answer that the agent is stopping."""
+        with self._lock:
+            self._closed = True
+            for done in self._waiting:
+                done.set()

@@ -1,0 +1,151 @@
+"""The model of the engine: what each step makes of an `Observed` value.
+
+Theory: this is the half of the contract that tests stand on. The in-memory fake engine is `effect`
+and nothing else; the convergence proof applies it; a contract test compares it with the real
+engine after every verb. So a planner that is proved against it is proved against reality, as far
+as the contract tests reach. Effects are total: a step on something that is gone changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from .names import SUPERVISOR_NETWORK, normal_image
+from .observed import Container, Image, Network, Observed, Volume
+from .spec import NetworkSpec
+from .steps import (
+    CreateContainer,
+    CreateNetwork,
+    CreateVolume,
+    EngineStep,
+    EnsureSupervisorNetwork,
+    Fetch,
+    RemoveContainer,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveVolume,
+    RenameContainer,
+    StartContainer,
+    StopContainer,
+)
+
+
+def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
+    """The world after `step`. `new_id` names a created object (default: made from its name)."""
+    match step:
+        case Fetch():
+            return _with_image(observed, step.reference, new_id)
+        case RemoveImage():
+            return _without_reference(observed, step.reference)
+        case CreateNetwork():
+            return _with_network(observed, step, new_id)
+        case RemoveNetwork():
+            return replace(observed, networks=_less(observed.networks, step.network_id))
+        case CreateVolume():
+            return _with_volume(observed, step)
+        case RemoveVolume():
+            return replace(observed, volumes=_less(observed.volumes, step.engine_name))
+        case EnsureSupervisorNetwork():
+            return _with_supervisor_network(observed)
+        case CreateContainer():
+            return _with_container(observed, step, new_id)
+        case StartContainer():
+            return _changed(observed, step.container_id, state="running", started_at="started")
+        case StopContainer():
+            return _stopped(observed, step.container_id)
+        case RemoveContainer():
+            return replace(observed, containers=_less(observed.containers, step.container_id))
+        case RenameContainer():
+            return _changed(observed, step.container_id, name=step.name, raw_name=str(step.name))
+
+
+T = TypeVar("T")
+
+
+def _less(known: Mapping[str, T], key: str) -> Mapping[str, T]:
+    return {k: v for k, v in known.items() if k != key}
+
+
+def _changed(observed: Observed, container_id: str, **changes: object) -> Observed:
+    known = observed.containers.get(container_id)
+    if known is None:
+        return observed
+    changed = replace(known, **changes)  # type: ignore[arg-type]
+    return replace(observed, containers={**observed.containers, container_id: changed})
+
+
+def _stopped(observed: Observed, container_id: str) -> Observed:
+    known = observed.containers.get(container_id)
+    if known is None or not known.running:
+        return observed
+    return _changed(observed, container_id, state="exited")
+
+
+def _with_image(observed: Observed, reference: str, new_id: str) -> Observed:
+    if observed.image(reference):
+        return observed
+    name = normal_image(reference)
+    tags, digests = (set(), {name}) if "@" in name else ({name}, set())
+    image = Image(new_id or f"sha256:{name}", frozenset(tags), frozenset(digests))
+    return replace(observed, images={**observed.images, image.id: image})
+
+
+def _without_reference(observed: Observed, reference: str) -> Observed:
+    """An image goes with its last reference, unless a container still uses it."""
+    image = observed.image(reference)
+    if image is None:
+        return observed
+    name = normal_image(reference)
+    left = replace(image, tags=image.tags - {name}, digests=image.digests - {name})
+    used = any(c.spec.image == image.id for c in observed.containers.values())
+    if left.tags or left.digests or used:
+        return replace(observed, images={**observed.images, image.id: left})
+    return replace(observed, images=_less(observed.images, image.id))
+
+
+def _with_network(observed: Observed, step: CreateNetwork, new_id: str) -> Observed:
+    wanted = step.network
+    if any(n.engine_name == wanted.engine_name for n in observed.networks.values()):
+        return observed
+    made = Network(
+        new_id or f"id-{wanted.engine_name}", wanted.engine_name, step.app_uuid, step.app_id,
+        wanted.name, wanted.spec,
+    )  # fmt: skip
+    return replace(observed, networks={**observed.networks, made.id: made})
+
+
+def _with_volume(observed: Observed, step: CreateVolume) -> Observed:
+    wanted = step.volume
+    if wanted.engine_name in observed.volumes:
+        return observed
+    made = Volume(wanted.engine_name, step.app_id, step.app_uuid, wanted.name, wanted.spec)
+    return replace(observed, volumes={**observed.volumes, made.engine_name: made})
+
+
+def _with_supervisor_network(observed: Observed) -> Observed:
+    if any(n.engine_name == SUPERVISOR_NETWORK for n in observed.networks.values()):
+        return observed
+    made = Network("id-supervisor0", SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, NetworkSpec())
+    return replace(observed, networks={**observed.networks, made.id: made})
+
+
+def _with_container(observed: Observed, step: CreateContainer, new_id: str) -> Observed:
+    """Nothing when the name is taken: the engine refuses it too."""
+    service = step.service
+    name = str(service.container_name)
+    if any(c.raw_name == name for c in observed.containers.values()):
+        return observed
+    made = Container(
+        id=new_id or f"id-{name}-{len(observed.containers)}",
+        app_uuid=service.app_uuid,
+        app_id=service.app_id,
+        service=service.name,
+        service_id=service.service_id,
+        name=service.container_name,
+        state="created",
+        spec=service.spec,
+        raw_name=name,
+    )
+    return replace(observed, containers={**observed.containers, made.id: made})

@@ -1,0 +1,54 @@
+"""From the words of a request to the service that is meant (spec 10 §8.16, README decision 3)."""
+
+from __future__ import annotations
+
+from .errors import NoSuchApp, NotFound
+from .intent import ServiceKey
+from .observed import Container
+from .snapshot import Snapshot
+
+APP_NOT_FOUND = (
+    "App not found: an app needs to be installed for this endpoint to work.\n"
+    "\tIf you've recently moved this device from another app,\n"
+    "\tplease push an app and wait for it to be installed first."
+)
+SERVICE_NOT_FOUND = "Service not found, a container must exist for this endpoint to work"
+NOT_IN_RELEASE = "Service does not exist in target release"
+
+
+def find_service(
+    snapshot: Snapshot, app_id: int, service: str | None = None, image_id: int | None = None
+) -> ServiceKey:
+    """The service that a request means, as (app uuid, name).
+
+    An image id decides over a name. In an app with a single container an image id alone is not
+    compared: old clients send stale ones. NoSuchApp without any container of the app, NotFound
+    when no container matches or when the target release does not have the service.
+    """
+    containers = _containers_of(snapshot, app_id)
+    if not containers:
+        raise NoSuchApp(APP_NOT_FOUND)
+    chosen = _choose(containers, service, image_id)
+    if chosen is None:
+        raise NotFound(SERVICE_NOT_FOUND)
+    for app in snapshot.desired.apps:
+        if app.app_id == app_id and any(s.name == chosen.service for s in app.services):
+            return (app.uuid, chosen.service)
+    raise NotFound(NOT_IN_RELEASE)
+
+
+def _containers_of(snapshot: Snapshot, app_id: int) -> list[Container]:
+    known = [c for c in snapshot.observed.containers.values() if c.app_id == app_id and c.name]
+    return sorted(known, key=lambda container: (container.service, container.id))
+
+
+def _choose(
+    containers: list[Container], service: str | None, image_id: int | None
+) -> Container | None:
+    if image_id is not None:
+        named = (c for c in containers if c.name and c.name.image_id == image_id)
+        found = next(named, None)
+        if found or service is None:
+            only = containers[0] if len({c.service for c in containers}) == 1 else None
+            return found or only
+    return next((c for c in containers if c.service == service), None)

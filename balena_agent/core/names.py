@@ -1,0 +1,114 @@
+"""Names and labels of the objects that we own in the engine, in both directions.
+
+Theory: a device may move between the peer (balenaSupervisor) and us, so names and labels are the
+peer's, to the letter (spec 20 §10 and §19, spec 21 §7 and §11). An object is ours when it carries
+the label `io.balena.supervised` (or its old `io.resin.` spelling). Reading is tolerant: what does
+not parse is not ours to touch, and never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SUPERVISED = "io.balena.supervised"
+APP_ID = "io.balena.app-id"
+APP_UUID = "io.balena.app-uuid"
+SERVICE_ID = "io.balena.service-id"
+SERVICE_NAME = "io.balena.service-name"
+IPAM_MARK = "io.balena.private.ipam.config"
+STRATEGY = "io.balena.update.strategy"
+HANDOVER_TIMEOUT = "io.balena.update.handover-timeout"
+SUPERVISOR_API = "io.balena.features.supervisor-api"
+
+SUPERVISOR_NETWORK = "supervisor0"
+SUPERVISOR_GATEWAY = "10.114.104.1"
+SUPERVISOR_SUBNET = "10.114.104.0/25"
+
+LOCK_ROOT = "/tmp/balena-supervisor/services"
+
+_CONTAINER = re.compile(
+    r"(?P<service>.+)_(?P<image>\d+)_(?P<release>\d+)(?:_(?P<commit>[0-9a-zA-Z]+))?\Z"
+)
+_VOLUME = re.compile(r"(?P<app>\d+)_(?P<name>\S+)\Z")
+_NETWORK = re.compile(r"(?P<app>[0-9a-fA-F]+)_(?P<name>\S+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerName:
+    """`<service>_<imageId>_<releaseId>_<commit>`; old releases leave the commit out."""
+
+    service: str
+    image_id: int
+    release_id: int
+    commit: str
+
+    def __str__(self) -> str:
+        tail = f"_{self.commit}" if self.commit else ""
+        return f"{self.service}_{self.image_id}_{self.release_id}{tail}"
+
+
+def parse_container_name(name: str) -> ContainerName | None:
+    found = _CONTAINER.match(name.lstrip("/"))
+    if not found:
+        return None
+    return ContainerName(
+        found["service"], int(found["image"]), int(found["release"]), found["commit"] or ""
+    )
+
+
+def network_name(app_uuid: str, name: str) -> str:
+    return f"{app_uuid}_{name}"
+
+
+def volume_name(app_id: int, name: str) -> str:
+    return f"{app_id}_{name}"
+
+
+def parse_network_name(engine_name: str) -> tuple[str, str] | None:
+    """(app uuid or id text, network name), or None for a foreign name."""
+    found = _NETWORK.match(engine_name)
+    return (found["app"], found["name"]) if found else None
+
+
+def parse_volume_name(engine_name: str) -> tuple[int, str] | None:
+    """(app id, volume name), or None for a foreign name."""
+    found = _VOLUME.match(engine_name)
+    return (int(found["app"]), found["name"]) if found else None
+
+
+def current_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels with `io.resin.` keys under today's name; an explicit new name wins (spec 21 §7.2)."""
+    renamed = {
+        key.replace("resin", "balena"): value
+        for key, value in labels.items()
+        if key.startswith("io.resin.")
+    }
+    return renamed | {k: v for k, v in labels.items() if not k.startswith("io.resin.")}
+
+
+def is_supervised(labels: Mapping[str, str]) -> bool:
+    """Whether the (already renamed) labels mark one of ours."""
+    return SUPERVISED in labels
+
+
+def lock_directory(app_id: int, service: str) -> str:
+    """Host directory that holds the update locks of a service (spec 20 §2)."""
+    return f"{LOCK_ROOT}/{app_id}/{service}"
+
+
+def normal_image(reference: str) -> str:
+    """An image reference in its normal form: `repo@digest`, or `repo:tag` (spec 20 §18.1)."""
+    name, _, digest = reference.partition("@")
+    head, _, last = name.rpartition("/")
+    repository = (head + "/" if head else "") + last.split(":", 1)[0]
+    if digest:
+        return f"{repository}@{digest}"
+    return name if ":" in last else f"{name}:latest"
+
+
+def image_registry(reference: str) -> str:
+    """The registry host of a reference, or "" for a name without one."""
+    first, slash, _ = reference.partition("/")
+    return first if slash and ("." in first or ":" in first or first == "localhost") else ""

@@ -1,0 +1,161 @@
+"""What is: containers, images, networks, volumes and host facts as frozen values.
+
+Theory: adapters ask the engine and translate its answers into these values; nobody else knows the
+engine's JSON. An `Observed` is whole and consistent in itself but always a little old: whatever is
+decided from it must be right again, or harmless, when the world has moved on. Only objects of ours
+(names.is_supervised) are in it, but for images, which carry no mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .names import ContainerName, normal_image
+from .spec import ContainerSpec, NetworkSpec, VolumeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image contributes to a container (spec 21 §4). Unset fields are empty."""
+
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    working_dir: str = ""
+    stop_signal: str = ""
+    healthcheck: Mapping[str, object] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of the engine. `tags` and `digests` are references in normal form."""
+
+    id: str
+    tags: frozenset[str] = frozenset()
+    digests: frozenset[str] = frozenset()
+    config: ImageConfig = field(default_factory=ImageConfig)
+    size: int = 0
+
+    def answers_to(self, reference: str) -> bool:
+        """Whether a target's image reference means this image (spec 20 §18.2, the D rule)."""
+        wanted = normal_image(reference)
+        if "@" in wanted:
+            digest = wanted.partition("@")[2]
+            return any(known.endswith("@" + digest) for known in self.digests)
+        return wanted in self.tags or reference == self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of ours. `state` is the engine's word: created, running, exited, dead, ...
+
+    `name` is None where the engine's name does not parse: then the container is listed, reported
+    once and otherwise left alone. `intended` is the spec that we asked for when we made it, if
+    the store still knows: it is compared instead of `spec`, so that what the engine
+    silently changes or drops can never look like a difference (spec 21 §10.2).
+    """
+
+    id: str
+    app_uuid: str
+    app_id: int
+    service: str
+    service_id: int
+    name: ContainerName | None
+    state: str
+    spec: ContainerSpec
+    created_at: str = ""
+    started_at: str = ""
+    exit_code: int = 0
+    error: str = ""
+    health: str = ""
+    stop_timeout: int = 10
+    raw_name: str = ""
+    intended: ContainerSpec | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.app_uuid, self.service)
+
+    @property
+    def effective_spec(self) -> ContainerSpec:
+        return self.intended or self.spec
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("running", "restarting", "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of ours; `name` is the target's name of it, `engine_name` the engine's."""
+
+    id: str
+    engine_name: str
+    app: str
+    app_id: int
+    name: str
+    spec: NetworkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    engine_name: str
+    app_id: int
+    app_uuid: str
+    name: str
+    spec: VolumeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """An update lock that a user holds: the file that proves it (spec 20 §17)."""
+
+    app_id: int
+    service: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Facts about the device that rarely change, read once at start and after a host event.
+
+    `engine_kind` is "balena" or "docker"; `supervisor_gateway` the address of supervisor0.
+    """
+
+    device_uuid: str = ""
+    device_name: str = "local"
+    device_type: str = "unknown"
+    device_arch: str = "unknown"
+    os_name: str = ""
+    os_variant: str = "prod"
+    board_rev: str = ""
+    hostname: str = ""
+    api_port: int = 48484
+    api_endpoint: str = ""
+    device_api_key: str = field(default="", repr=False)
+    has_modules: bool = False
+    has_firmware: bool = False
+    engine_socket: str = "/var/run/balena-engine.sock"
+    supervisor_gateway: str = "10.114.104.1"
+
+    @property
+    def managed(self) -> bool:
+        return bool(self.api_endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at the engine. Keys: containers, networks by engine id; images by id; volumes by
+    engine name."""
+
+    containers: Mapping[str, Container] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    images: Mapping[str, Image] = field(default_factory=dict)
+
+    def image(self, reference: str) -> Image | None:
+        return next((i for i in self.images.values() if i.answers_to(reference)), None)

@@ -1,0 +1,304 @@
+"""The planner: desired state, observed world and situation -> steps and waits. Pure.
+
+Theory: every call looks at everything afresh; nothing is remembered between calls. A plan holds
+only steps that are independent of each other and may be done now, in any order, any subset of
+them succeeding. It is executed, the world is observed again, and the next plan follows. That it
+always comes to rest is proved by tests/unit/test_convergence.py, for random worlds and failures.
+
+Order of rules (spec 20 §13): a requested reboot; then per app networks and volumes that must go,
+services, networks and volumes that must come, locks; last images that nobody uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .desired import Desired, DesiredApp
+from .names import SUPERVISOR_NETWORK, normal_image
+from .networks import network_differences, volume_differences
+from .observed import Container, Network, Observed, Volume
+from .plan import Plan
+from .services import Ground, plan_services
+from .situation import Draft, Situation
+from .steps import (
+    CreateContainer,
+    CreateNetwork,
+    CreateVolume,
+    Fetch,
+    ReleaseLocks,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveVolume,
+    RequestPowerOff,
+    RequestReboot,
+    StopContainer,
+    TakeLocks,
+    service_of,
+    subject,
+)
+
+
+@dataclass(slots=True)
+class _Belongings:
+    """What one app has in the world."""
+
+    app_id: int = -1
+    containers: dict[str, list[Container]] = field(default_factory=dict)
+    networks: list[Network] = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
+
+
+def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
+    """What to do now, and what is waited for."""
+    world = _by_app(desired, observed)
+    if situation.stopping:
+        return _plan_stopping(desired, observed, situation)
+    if situation.intent.power:
+        return _plan_power(world, situation)
+    users = _users(observed, situation)
+    drafts: list[Draft] = []
+    settled: set[str] = set()
+    apps = {app.uuid: app for app in desired.apps}
+    shared = frozenset(
+        n.engine_name for n in observed.networks.values() if n.engine_name == SUPERVISOR_NETWORK
+    )
+    for uuid in sorted({*apps, *world}):
+        mine = world.get(uuid) or _Belongings()
+        app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
+        draft = _plan_app(app, mine, users, shared, situation, uuid in apps)
+        drafts.append(draft)
+        if draft.idle and not app.problem:
+            settled.add(uuid)
+    drafts.append(_orphan_locks(situation, {draft.app_id for draft in drafts}))
+    drafts.append(_plan_images(desired, observed, situation))
+    return _joined(drafts, frozenset(settled))
+
+
+def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
+    """One plan of all drafts; two apps may want the same image or network: that is one step."""
+    steps = {subject(step): step for draft in reversed(drafts) for step in reversed(draft.steps)}
+    return Plan(
+        tuple(reversed(steps.values())),
+        tuple(wait for draft in drafts for wait in draft.waits),
+        frozenset().union(*(draft.wanted for draft in drafts)),
+        settled,
+    )
+
+
+def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
+    """Everything of ours, sorted to the apps it belongs to: by uuid, else by app id, so that a
+    device may move between backends that number or name apps differently (spec 20 §10)."""
+    known = {app.uuid for app in desired.apps}
+    by_id = {app.app_id: app.uuid for app in desired.apps}
+    world: dict[str, _Belongings] = {}
+
+    def of(uuid: str, app_id: int) -> _Belongings:
+        owner = uuid if uuid in known else by_id.get(app_id, uuid or str(app_id))
+        return world.setdefault(owner, _Belongings(app_id))
+
+    for container in observed.containers.values():
+        if container.name is not None:
+            mine = of(container.app_uuid, container.app_id)
+            mine.containers.setdefault(container.service, []).append(container)
+    for network in observed.networks.values():
+        if network.engine_name != SUPERVISOR_NETWORK:
+            of(network.app, network.app_id).networks.append(network)
+    for volume in observed.volumes.values():
+        owner = by_id.get(volume.app_id, volume.app_uuid or str(volume.app_id))
+        world.setdefault(owner, _Belongings(volume.app_id)).volumes.append(volume)
+    return world
+
+
+def _users(observed: Observed, situation: Situation) -> frozenset[str]:
+    """Engine names of networks and volumes that a container uses, or one in the making will."""
+    specs = [container.spec for container in observed.containers.values()]
+    specs += [
+        step.service.spec
+        for step in situation.running.values()
+        if isinstance(step, CreateContainer)
+    ]
+    return frozenset(name for spec in specs for name in (*spec.networks, *spec.volumes))
+
+
+def _plan_app(
+    app: DesiredApp,
+    mine: _Belongings,
+    users: frozenset[str],
+    shared: frozenset[str],
+    situation: Situation,
+    in_target: bool,
+) -> Draft:
+    draft = Draft(situation, app.uuid, app.app_id)
+    if app.problem:
+        draft.wait(f"app {app.name or app.uuid}", f"is left as it is: {app.problem}")
+        return draft
+    replaced = _replaced_networks(app, mine)
+    replaced |= _replaced_volumes(app, mine, removed=not in_target and not situation.keep_volumes)
+    present = {n.engine_name for n in mine.networks} | {v.engine_name for v in mine.volumes}
+    containers = {name: tuple(known) for name, known in mine.containers.items()}
+    ground = Ground(app, containers, frozenset(present - replaced.keys()) | shared, replaced)
+    plan_services(draft, ground)
+    _plan_parts(draft, app, mine, replaced, present, users)
+    services = {service.name for service in app.services} | containers.keys()
+    draft.take_locks(tuple(sorted(services)))
+    _release_locks(draft, app)
+    return draft
+
+
+def _release_locks(draft: Draft, app: DesiredApp) -> None:
+    """Give the locks back when nothing of the app is left that needs them. They are kept while a
+    service is down half-way through a replacement: users must not be let in there (spec 20 §17)."""
+    if not draft.locked or draft.down:
+        return
+    under_way = any(
+        service_of(step)[0] == app.uuid
+        for step in draft.situation.running.values()
+        if not isinstance(step, Fetch)
+    )
+    if not under_way and not draft.wants("create", "start", "stop", "remove", "rename"):
+        draft.emit(ReleaseLocks(app.uuid, app.app_id, "nothing left to do"))
+
+
+def _orphan_locks(situation: Situation, known: set[int]) -> Draft:
+    """Locks of apps that have gone altogether."""
+    draft = Draft(situation)
+    for app_id in sorted(situation.locked - known):
+        draft.emit(ReleaseLocks("", app_id, "the app is gone"))
+    return draft
+
+
+def _replaced_networks(app: DesiredApp, mine: _Belongings) -> dict[str, str]:
+    wanted = {network.engine_name: network for network in app.networks}
+    reasons: dict[str, str] = {}
+    seen: set[str] = set()
+    for network in sorted(mine.networks, key=lambda n: n.id):
+        name = network.engine_name
+        if name not in wanted:
+            reasons[name] = "network is not in the target"
+        elif name in seen:
+            reasons[name] = "there are two networks of this name"
+        elif found := network_differences(wanted[name].spec, network.spec):
+            reasons[name] = "; ".join(str(difference) for difference in found[:3])
+        seen.add(name)
+    return reasons
+
+
+def _replaced_volumes(app: DesiredApp, mine: _Belongings, removed: bool) -> dict[str, str]:
+    """Volumes that differ must go. Those that the target no longer names keep their data, until
+    their app is removed as a whole (spec 20 §13.3)."""
+    wanted = {volume.engine_name: volume for volume in app.volumes}
+    reasons: dict[str, str] = {}
+    for volume in mine.volumes:
+        name = volume.engine_name
+        if name in wanted:
+            if found := volume_differences(wanted[name].spec, volume.spec):
+                reasons[name] = "; ".join(str(difference) for difference in found[:3])
+        elif removed:
+            reasons[name] = "app is not in the target"
+    return reasons
+
+
+def _plan_parts(
+    draft: Draft,
+    app: DesiredApp,
+    mine: _Belongings,
+    replaced: Mapping[str, str],
+    present: set[str],
+    users: frozenset[str],
+) -> None:
+    """Networks and volumes: those that must go, when nobody uses them any more, then new ones."""
+    for network in mine.networks:
+        name = network.engine_name
+        if name in replaced:
+            cause = replaced[name]
+            _remove_unused(draft, RemoveNetwork(app.uuid, name, network.id, cause), users)
+    for volume in mine.volumes:
+        name = volume.engine_name
+        if name in replaced:
+            _remove_unused(draft, RemoveVolume(app.uuid, name, replaced[name]), users)
+    for wanted in app.networks:
+        if wanted.engine_name not in present:
+            draft.emit(CreateNetwork(app.uuid, app.app_id, wanted, "no such network yet"))
+    for wanted_volume in app.volumes:
+        if wanted_volume.engine_name not in present:
+            draft.emit(CreateVolume(app.uuid, app.app_id, wanted_volume, "no such volume yet"))
+
+
+def _remove_unused(draft: Draft, step: RemoveNetwork | RemoveVolume, users: frozenset[str]) -> None:
+    if step.engine_name in users:
+        draft.wait(f"removal of {step.engine_name}", "a container still uses it")
+    else:
+        draft.emit(step)
+
+
+def _plan_images(desired: Desired, observed: Observed, situation: Situation) -> Draft:
+    """References that we own and nobody needs: neither a target, nor a container, nor a creation
+    under way. An app that is left as it is keeps all it has."""
+    draft = Draft(situation)
+    if situation.keep_images:
+        return draft
+    if any(app.problem for app in desired.apps):
+        return draft
+    wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
+    used = {c.spec.image for c in observed.containers.values()}
+    for step in situation.running.values():
+        if isinstance(step, CreateContainer):
+            used.add(step.service.spec.image)
+    for reference in sorted(situation.owned_images - wanted):
+        image = observed.image(reference)
+        if image is not None and image.id not in used:
+            draft.emit(RemoveImage(reference, "no service uses it"))
+    return draft
+
+
+def _plan_power(world: Mapping[str, _Belongings], situation: Situation) -> Plan:
+    """A reboot or power-off: all update locks first, then nothing but the request. No other step
+    is planned, and running downloads are dropped because no plan wants them."""
+    power = situation.intent.power
+    assert power is not None
+    device = Draft(situation)
+    drafts = [device]
+    word = "power-off" if power.off else "reboot"
+    for uuid, mine in sorted(world.items()):
+        if mine.containers and mine.app_id not in situation.locked:
+            draft = Draft(situation, uuid, mine.app_id)
+            force = power.force or situation.override_locks
+            names = tuple(sorted(mine.containers))
+            draft.emit(TakeLocks(uuid, mine.app_id, names, force, f"{word} was asked for"))
+            drafts.append(draft)
+    waiting = len(drafts) > 1
+    for name, step in situation.running.items():
+        if not isinstance(step, (TakeLocks, Fetch, RequestReboot, RequestPowerOff)):
+            device.wait(word, f"waits for {name} to end")
+            waiting = True
+    if situation.power_requested:
+        device.wait(word, "was accepted by the host")
+    elif not waiting:
+        cause = f"asked for by {power.who or 'somebody'}"
+        request = RequestPowerOff if power.off else RequestReboot
+        device.emit(request(power.force, cause))
+    return _joined(drafts, frozenset())
+
+
+def _plan_stopping(desired: Desired, observed: Observed, situation: Situation) -> Plan:
+    """The host goes down: stop every running container, dependents before what they depend on.
+    Locks do not matter any more, and nothing else is begun (architecture B9)."""
+    draft = Draft(situation)
+    running = [c for c in observed.containers.values() if c.running]
+    up = {container.key for container in running}
+    dependents: dict[tuple[str, str], set[str]] = {}
+    for app in desired.apps:
+        for service in app.services:
+            for dependency in service.depends_on:
+                if service.key in up:
+                    dependents.setdefault((app.uuid, dependency.service), set()).add(service.name)
+    for container in sorted(running, key=lambda c: (c.key, c.id)):
+        if above := dependents.get(container.key):
+            after = ", ".join(sorted(above))
+            draft.wait(f"service {container.service}", f"stops after {after}")
+        else:
+            where = (container.app_uuid, container.service, container.id)
+            cause = "the host is shutting down"
+            draft.emit(StopContainer(*where, container.stop_timeout, cause=cause))
+    return draft.plan()

@@ -1,0 +1,278 @@
+"""The rules for the services of one app: which containers go, which come, which are started.
+
+Theory: a service may have no container, one, or several (an interrupted replacement). One is
+chosen as `current`; every other one goes. Then, in this order: not in the target -> goes; differs
+from its spec -> goes, once every image of the release is here; missing -> fetched, created; right
+-> named, started or stopped. A container goes in two steps, stop and remove, and needs the app's
+update locks. What cannot be done yet leaves a wait that names what it is waiting for.
+
+An exited container is left alone: the engine's restart policy owns it. Only a container that a
+user asked to start, or that the agent itself stopped, is started again (spec 20 §13.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .body import differences, parents
+from .desired import Dependency, DesiredApp, DesiredService
+from .names import SUPERVISOR_NETWORK
+from .observed import Container
+from .situation import Draft
+from .steps import (
+    CreateContainer,
+    EnsureSupervisorNetwork,
+    Fetch,
+    RemoveContainer,
+    RenameContainer,
+    StartContainer,
+    StopContainer,
+)
+
+_SHOWN_DIFFERENCES = 3
+_PROXY_FAILED = "cannot assign requested address"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the services of one app stand on.
+
+    `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
+    maps those that must go to the reason, which drives their users out first.
+    """
+
+    app: DesiredApp
+    containers: Mapping[str, tuple[Container, ...]]
+    usable: frozenset[str]
+    replaced: Mapping[str, str]
+
+    def missing_images(self) -> list[str]:
+        return [s.name for s in self.app.services if not s.image_present]
+
+
+def plan_services(draft: Draft, ground: Ground) -> None:
+    """All rules for all services of an app."""
+    wanted = {service.name: service for service in ground.app.services}
+    missing = ground.missing_images()
+    current = {
+        name: chosen
+        for name, service in wanted.items()
+        if (chosen := _current(service, ground.containers.get(name, ()), ground))
+    }
+    for name in sorted({*wanted, *ground.containers}):
+        known = ground.containers.get(name, ())
+        service = wanted.get(name)
+        for container in known:
+            if container is not current.get(name):
+                _go(draft, container, _why_extra(container, service), missing)
+        if service:
+            _one(draft, ground, service, current, missing, bool(known))
+
+
+def _current(
+    service: DesiredService, known: Iterable[Container], ground: Ground
+) -> Container | None:
+    """The container that stands for the service: alive, right if possible, newest, running."""
+    alive = [c for c in known if c.state not in ("dead", "removing")]
+    if len(alive) < 2:
+        return alive[0] if alive else None
+
+    def rank(container: Container) -> tuple[bool, bool, str, str]:
+        right = not _differences(service, container, ground)
+        return right, container.running, container.created_at, container.id
+
+    return max(alive, key=rank)
+
+
+def _why_extra(container: Container, service: DesiredService | None) -> str:
+    if container.state in ("dead", "removing"):
+        return f"container is {container.state}"
+    return "second container of the service" if service else "service is not in the target"
+
+
+def _one(
+    draft: Draft,
+    ground: Ground,
+    service: DesiredService,
+    current: Mapping[str, Container],
+    missing: list[str],
+    any_known: bool,
+) -> None:
+    """The rules for one wanted service."""
+    container = current.get(service.name)
+    if _should_run(draft, service) and (container is None or container.state == "created"):
+        draft.down = True
+    if not service.image_present:
+        cause = "image is missing"
+        draft.emit(Fetch(service.image, service.app_uuid, service.app_id, service.name, cause))
+        return
+    if container is None:
+        if not any_known:
+            _create(draft, ground, service, current, missing)
+        return
+    reason = _why_replace(draft, ground, service, container, current)
+    if reason:
+        _go(draft, container, reason, missing)
+        return
+    _settle(draft, service, container, current, ground)
+
+
+def _differences(service: DesiredService, container: Container, ground: Ground) -> str:
+    """The differing fields in words, or "" when the container is as wanted."""
+    ids = {
+        name: ground.containers[name][0].id
+        for name in parents(service.spec)
+        if name in ground.containers
+    }
+    parent_id = ids.get(service.spec.parent)
+    found = differences(service.spec, container.effective_spec, parent_id, ids)
+    shown = [str(difference) for difference in found[:_SHOWN_DIFFERENCES]]
+    more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    return "; ".join(shown) + more
+
+
+def _why_replace(
+    draft: Draft,
+    ground: Ground,
+    service: DesiredService,
+    container: Container,
+    current: Mapping[str, Container],
+) -> str:
+    if container.id in draft.situation.intent.recreate:
+        return "restart was asked for"
+    parent = current.get(service.spec.parent)
+    if parent and container.spec.parent not in (parent.id, service.spec.parent):
+        return f"shares the network of {service.spec.parent}, which was replaced"
+    for used in (*container.spec.networks, *sorted(container.spec.volumes)):
+        if used in ground.replaced:
+            return f"uses {used}, which has to go: {ground.replaced[used]}"
+    return _differences(service, container, ground)
+
+
+def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> None:
+    """Stop, then remove; never before every image of the new release is here (spec 20 §15)."""
+    if missing and container.running:
+        names = ", ".join(missing)
+        draft.wait(
+            f"service {container.service}", f"keeps running until there is: image of {names}"
+        )
+        return
+    where = (container.app_uuid, container.service, container.id)
+    if container.running:
+        grace = container.stop_timeout
+        draft.emit(StopContainer(*where, grace, final=True, cause=cause), needs_lock=True)
+    else:
+        draft.emit(RemoveContainer(*where, cause), needs_lock=container.state != "dead")
+
+
+def _create(
+    draft: Draft,
+    ground: Ground,
+    service: DesiredService,
+    current: Mapping[str, Container],
+    missing: list[str],
+) -> None:
+    """Create, when all that a container needs for its creation is there."""
+    if missing:
+        draft.wait(f"service {service.name}", "waits for the image of " + ", ".join(missing))
+        return
+    if SUPERVISOR_NETWORK in service.spec.networks and SUPERVISOR_NETWORK not in ground.usable:
+        draft.emit(EnsureSupervisorNetwork(f"service {service.name} uses it"))
+    absent = [
+        name
+        for name in (*service.spec.networks, *sorted(service.spec.volumes))
+        if name not in ground.usable
+    ]
+    absent += [
+        f"container of service {parent}"
+        for parent in sorted(parents(service.spec))
+        if parent not in current
+    ]
+    if absent:
+        draft.wait(f"service {service.name}", "waits for " + ", ".join(absent))
+        return
+    draft.emit(CreateContainer(service, "no container yet"), needs_lock=True)
+
+
+def _settle(
+    draft: Draft,
+    service: DesiredService,
+    container: Container,
+    current: Mapping[str, Container],
+    ground: Ground,
+) -> None:
+    """The container is right: see to its name and to whether it runs."""
+    where = (container.app_uuid, container.service, container.id)
+    if container.name != service.container_name:
+        old, new = container.raw_name or container.name, service.container_name
+        step = RenameContainer(*where, service.container_name, f"named {old}, release says {new}")
+        draft.emit(step, needs_lock=True)
+    elif _should_run(draft, service):
+        if _startable(draft, service, container):
+            _start(draft, service, container, current, ground)
+    elif container.running:
+        cause = "stopped by request" if service.running else "target says stopped"
+        stop = StopContainer(*where, container.stop_timeout, cause=cause)
+        draft.emit(stop, needs_lock=True)
+
+
+def _should_run(draft: Draft, service: DesiredService) -> bool:
+    stopped_at = draft.situation.intent.stopped.get(service.key)
+    user_stopped = stopped_at is not None and stopped_at == service.container_name.commit
+    return service.running and not user_stopped
+
+
+def _startable(draft: Draft, service: DesiredService, container: Container) -> bool:
+    if container.state == "created":
+        return True
+    if container.state != "exited":
+        return False
+    situation = draft.situation
+    return (
+        service.key in situation.intent.start
+        or container.id in situation.stopped_by_agent
+        or _PROXY_FAILED in container.error.lower()
+    )
+
+
+def _start(
+    draft: Draft,
+    service: DesiredService,
+    container: Container,
+    current: Mapping[str, Container],
+    ground: Ground,
+) -> None:
+    wanted = {other.name: other for other in ground.app.services}
+    unmet = [
+        reason
+        for dependency in service.depends_on
+        if (reason := _unmet(draft, dependency, wanted, current, ground))
+    ]
+    if unmet:
+        draft.wait(f"service {service.name}", "waits for " + ", ".join(unmet))
+        return
+    cause = "created, not started yet" if container.state == "created" else "was stopped"
+    draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))
+
+
+def _unmet(
+    draft: Draft,
+    dependency: Dependency,
+    wanted: Mapping[str, DesiredService],
+    current: Mapping[str, Container],
+    ground: Ground,
+) -> str:
+    """Why a dependency is not met yet, or "". One that is not to run cannot be waited for."""
+    other = wanted.get(dependency.service)
+    if other is None or not _should_run(draft, other):
+        return ""
+    container = current.get(other.name)
+    if container is None or container.state == "created" or _differences(other, container, ground):
+        return f"{other.name} to be started"
+    if dependency.condition == "healthy" and container.health not in ("", "none", "healthy"):
+        return f"{other.name} to be healthy (is {container.health})"
+    if dependency.condition == "completed":
+        done = container.state == "exited" and container.exit_code == 0
+        return "" if done else f"{other.name} to complete (is {container.state})"
+    return ""

@@ -1,0 +1,81 @@
+"""The one value that every reader of the agent's state reads.
+
+Theory: the reconciler publishes a new `Snapshot` whenever something that a reader could see has
+changed; HTTP, D-Bus, the status line and the cloud report are pure functions of it (report.py).
+Nothing in it is ever changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .desired import Desired
+from .intent import Intent
+from .observed import HostFacts, Observed
+from .plan import Plan
+from .steps import Step
+from .target import Target
+
+
+NOT_ASKED = "not asked yet"
+"""`Snapshot.engine_error` before the first look has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A step under way. `percent` is -1 where it has no progress; `since` is wall time."""
+
+    step: Step
+    percent: float = -1.0
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last failure of a step, and when it is tried again (wall time, seconds)."""
+
+    step: Step
+    count: int
+    error: str
+    retry_at: float
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """See the module. `commits` are the last releases that were wholly applied, by app uuid.
+
+    `source` names whose target is in force (`local`, or the cloud's address; "" without any).
+    `engine_error` is "" while the engine answers. `looked` is False until the first full look.
+    """
+
+    version: int = 0
+    target: Target | None = None
+    source: str = ""
+    raw_target: str = ""
+    intent: Intent = field(default_factory=Intent)
+    desired: Desired = field(default_factory=Desired)
+    observed: Observed = field(default_factory=Observed)
+    plan: Plan = field(default_factory=Plan)
+    running: Mapping[str, Running] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    facts: HostFacts = field(default_factory=HostFacts)
+    commits: Mapping[str, str] = field(default_factory=dict)
+    engine_error: str = NOT_ASKED
+    looked: bool = False
+    stopping: bool = False
+    update_pending: bool = False
+    update_downloaded: bool = False
+    update_failed: bool = False
+    last_error: str = ""
+    notices: tuple[str, ...] = ()
+
+    @property
+    def engine_up(self) -> bool:
+        return not self.engine_error
+
+    @property
+    def settled(self) -> bool:
+        """Nothing to do, nothing under way, nothing waited for."""
+        return self.looked and not (self.plan.steps or self.plan.waits or self.running)

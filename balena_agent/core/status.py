@@ -1,0 +1,169 @@
+"""What state each service of a device is in, in the peer's words (spec 20 §23).
+
+Theory: `View` is an index of one snapshot by service, and every status word that a face shows comes
+from it. A container speaks for a service of the *target* only if it belongs to the target's
+release; a container's word wins over its image's, a step under way wins over both. The words are
+the peer's to the letter: the cloud drops words that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .intent import ServiceKey
+from .jsonread import truth
+from .names import normal_image
+from .observed import Container
+from .snapshot import Snapshot
+from .steps import CreateContainer, Fetch, StartContainer, StopContainer
+from .target import App, Release, Service
+
+InScope = Callable[[int], bool]
+"""Whether the caller may see an app, by app id; `Scope.in_scope` is one."""
+
+_ENGINE_WORDS = {"created": "Installed", "running": "Running", "dead": "Dead"}
+_PREFIXES = ("RESIN_", "BALENA_")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One snapshot by service.
+
+    containers  of each service, newest first
+    words       what a running step does to a container (by id): Starting or Stopping
+    creating    services whose container is being created
+    downloads   percent of each running download, by image in normal form
+    present     whether a target service's image is here, as far as the target is compiled
+    """
+
+    snapshot: Snapshot
+    containers: Mapping[ServiceKey, tuple[Container, ...]]
+    words: Mapping[str, str]
+    creating: frozenset[ServiceKey]
+    downloads: Mapping[str, int]
+    present: Mapping[ServiceKey, bool]
+
+    def container_of(self, app: App, release: Release, service: str) -> Container | None:
+        """The newest container of a service that belongs to this release."""
+        known = self.containers.get((app.uuid, service), ())
+        return next((c for c in known if _belongs(c, release)), None)
+
+    def container_status(self, container: Container) -> str:
+        word = self.words.get(container.id)
+        return word or self._handover(container) or engine_word(container.state)
+
+    def image_status(self, app: App, service: Service) -> tuple[str, int | None]:
+        """Downloading with a percentage, or Downloaded."""
+        percent = self.downloads.get(normal_image(service.image))
+        if percent is not None:
+            return "Downloading", percent
+        return ("Downloaded", None) if self.has_image(app, service) else ("Downloading", 0)
+
+    def service_status(
+        self, app: App, release: Release, service: Service
+    ) -> tuple[str, int | None]:
+        """Status and download progress of a service of the target release."""
+        if container := self.container_of(app, release, service.name):
+            return self.container_status(container), None
+        if (app.uuid, service.name) in self.creating:
+            return "Installing", None
+        return self.image_status(app, service)
+
+    def has_image(self, app: App, service: Service) -> bool:
+        known = self.present.get((app.uuid, service.name))
+        return self.snapshot.observed.image(service.image) is not None if known is None else known
+
+    def _handover(self, container: Container) -> str:
+        """Two running containers of different releases: the old one hands over to the new one."""
+        running = [c for c in self.containers.get(container.key, ()) if c.running]
+        if len({_commit(c) for c in running}) < 2:
+            return ""
+        roles = {running[-1].id: "Handing over", running[0].id: "Awaiting handover"}
+        return roles.get(container.id, "")
+
+
+def view_of(snapshot: Snapshot) -> View:
+    running = [entry.step for entry in snapshot.running.values()]
+    words = {s.container_id: "Starting" for s in running if isinstance(s, StartContainer)}
+    words |= {s.container_id: "Stopping" for s in running if isinstance(s, StopContainer)}
+    return View(
+        snapshot=snapshot,
+        containers=_by_service(snapshot),
+        words=words,
+        creating=frozenset(s.service.key for s in running if isinstance(s, CreateContainer)),
+        downloads={
+            normal_image(entry.step.reference): max(0, int(entry.percent))
+            for entry in snapshot.running.values()
+            if isinstance(entry.step, Fetch)
+        },
+        present={s.key: s.image_present for app in snapshot.desired.apps for s in app.services},
+    )
+
+
+def engine_word(state: str) -> str:
+    """The peer's word for a container state of the engine; most are the engine's own."""
+    return _ENGINE_WORDS.get(state, state)
+
+
+def applying(snapshot: Snapshot) -> bool:
+    """Whether an update is wanted, under way, or waiting for something (spec 10 §8.20)."""
+    return snapshot.update_pending or not snapshot.settled
+
+
+def local_mode(snapshot: Snapshot) -> bool:
+    """Whether targets come from local users: always so on an unmanaged device (spec 10 §10)."""
+    return not snapshot.facts.managed or truth(device_config(snapshot).get("SUPERVISOR_LOCAL_MODE"))
+
+
+def overall_progress(snapshot: Snapshot, apps: InScope = lambda _: True) -> float | None:
+    """The mean of all running downloads in percent; None while there is none."""
+    running = [
+        max(0.0, entry.percent)
+        for entry in snapshot.running.values()
+        if isinstance(entry.step, Fetch) and apps(entry.step.app_id)
+    ]
+    return round(sum(running) / len(running), 1) if running else None
+
+
+def device_config(snapshot: Snapshot) -> dict[str, str]:
+    """The target's device variables without their prefixes, and the one that is always known."""
+    stored = snapshot.target.config if snapshot.target else {}
+    config = {_plain_name(name): value for name, value in stored.items()}
+    if not snapshot.facts.managed:
+        config.setdefault("SUPERVISOR_LOCAL_MODE", "true")
+    return config
+
+
+def _plain_name(name: str) -> str:
+    return next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
+
+
+def target_apps(snapshot: Snapshot) -> tuple[App, ...]:
+    return tuple(snapshot.target.apps.values()) if snapshot.target else ()
+
+
+def _by_service(snapshot: Snapshot) -> dict[ServiceKey, tuple[Container, ...]]:
+    found: dict[ServiceKey, list[Container]] = {}
+    newest = sorted(
+        snapshot.observed.containers.values(), key=lambda c: (age(c), c.id), reverse=True
+    )
+    for container in newest:
+        found.setdefault(container.key, []).append(container)
+    return {key: tuple(containers) for key, containers in found.items()}
+
+
+def _belongs(container: Container, release: Release) -> bool:
+    name = container.name
+    if name is None:
+        return False
+    return name.commit == release.commit if name.commit else name.release_id == release.release_id
+
+
+def _commit(container: Container) -> str:
+    return container.name.commit if container.name else ""
+
+
+def age(container: Container) -> str:
+    """Sorts containers, oldest first: the engine leaves out the trailing zeros of a fraction."""
+    return container.created_at.removesuffix("Z")

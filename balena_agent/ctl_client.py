@@ -1,0 +1,150 @@
+"""balena-agentctl's end of the bus: the agent's methods as Python methods.
+
+Theory: calls may ask the user for a password (polkit), so they may take minutes; a job is followed
+by its properties, and the Finished signal only shortens the wait. Errors are those of Bus.call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .host.bus import Bus
+from .host.wire import DAEMON, PEER, PROPERTIES, Match, Signal, plain
+
+NAME = "io.balena.Agent1"
+ROOT = "/io/balena/Agent1"
+MANAGER = NAME + ".Manager"
+JOB = NAME + ".Job"
+
+_QUICK, _INTERACTIVE = 25.0, 300.0
+_POLL = 0.5
+_METHODS = {"start": "StartService", "stop": "StopService", "restart": "RestartService"}
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """`state` is done, failed or cancelled; `error` the D-Bus name of a failure."""
+
+    state: str
+    message: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A signal of the agent. `time` is wall time, `body` without variants."""
+
+    time: float
+    name: str
+    path: str
+    body: Sequence[Any]
+
+
+class Client:
+    """Made by `connect`; `bus` has been started."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._ask_here = contextlib.ExitStack()
+
+    @classmethod
+    def connect(cls, address: str = "") -> Client:
+        """Connect to the system bus. BusUnavailable."""
+        bus = Bus(address)
+        bus.start()
+        return cls(bus)
+
+    def close(self) -> None:
+        self._ask_here.close()
+        self._bus.close()
+
+    def describe(self) -> dict[str, Any]:
+        return self._document("Describe")
+
+    def target(self) -> dict[str, Any]:
+        self._may_ask()
+        return self._document("GetTargetState")
+
+    def power(self, off: bool, force: bool) -> None:
+        """Reboot or power off; returns when the host has accepted."""
+        self._may_ask()
+        self._call("PowerOff" if off else "Reboot", "b", force)
+
+    def service(
+        self,
+        verb: str,
+        app_id: int,
+        name: str,
+        force: bool = False,
+        progress: Callable[[float], None] = lambda percent: None,
+    ) -> JobResult:
+        """Start, stop or restart a service, and wait for the end of the job."""
+        self._may_ask()
+        finished = threading.Event()
+        match = Match(sender=NAME, interface=JOB, member="Finished")
+        self._bus.subscribe(match, lambda signal: finished.set())
+        how = ("us", app_id, name) if verb == "start" else ("usb", app_id, name, force)
+        (path,) = self._call(_METHODS[verb], *how)
+        while True:
+            job = self._properties(path, JOB)
+            progress(job["Progress"] if job["State"] == "running" else -1.0)
+            if job["State"] != "running":
+                return JobResult(job["State"], job["Message"], job["Error"])
+            finished.wait(_POLL)
+            finished.clear()
+
+    def events(self) -> Iterator[Event]:
+        """The agent's signals as they come, without end; also its own coming and going."""
+        self._bus.call(NAME, ROOT, PEER, "Ping")  # not running: say so instead of waiting
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        gone = Match(sender=DAEMON, member="NameOwnerChanged", arg0=NAME)
+        self._bus.subscribe(Match(sender=NAME), lambda signal: events.put(_event(signal)))
+        self._bus.subscribe(gone, lambda signal: events.put(_coming_or_going(signal)))
+        while True:
+            yield events.get()
+
+    def _document(self, member: str) -> dict[str, Any]:
+        document = json.loads(self._call(member)[0])
+        assert isinstance(document, dict)
+        return document
+
+    def _properties(self, path: str, interface: str) -> dict[str, Any]:
+        (found,) = self._bus.call(NAME, path, PROPERTIES, "GetAll", "s", [interface])
+        return dict(plain(found))
+
+    def _call(self, member: str, signature: str = "", *body: Any) -> list[Any]:
+        limit = _INTERACTIVE if os.geteuid() else _QUICK * 4
+        return self._bus.call(NAME, ROOT, MANAGER, member, signature, body, limit, interactive=True)
+
+    def _may_ask(self) -> None:
+        """Let polkit ask for a password on this terminal, as systemctl does."""
+        agent = shutil.which("pkttyagent")
+        if os.geteuid() == 0 or agent is None or not sys.stdin.isatty():
+            return
+        reader, writer = os.pipe()
+        command = [agent, "--fallback", "--notify-fd", str(writer)]
+        process = subprocess.Popen(command, pass_fds=(writer,))
+        self._ask_here.callback(process.terminate)
+        os.close(writer)
+        os.read(reader, 1)  # end of file: it is ready, or it has failed; both are fine
+        os.close(reader)
+
+
+def _event(signal: Signal) -> Event:
+    return Event(time.time(), signal.member, signal.path, plain(list(signal.body)))
+
+
+def _coming_or_going(signal: Signal) -> Event:
+    name = "AgentStarted" if signal.body[2] else "AgentStopped"
+    return Event(time.time(), name, "", ())

@@ -1,0 +1,125 @@
+"""What the agent does to networks, volumes and images: one small function per verb.
+
+Theory: a verb is idempotent. It asks for an end, not for a change, so "is already so" is success:
+the object that exists with the wanted configuration, the one that is gone already. An object in
+the way with another configuration is an error, because the planner removes it first if it is ours
+and has no say over it if it is not (spec 20 §14, §19). Containers have a module of their own.
+
+All functions raise EngineFailed, EngineUnavailable and DeadlineExceeded, nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.errors import EngineFailed
+from ..core.names import SUPERVISOR_NETWORK, normal_image
+from ..core.networks import (
+    is_supervisor_network,
+    network_body,
+    network_differences,
+    network_from_inspect,
+    supervisor_network_body,
+    volume_body,
+    volume_differences,
+    volume_from_inspect,
+)
+from ..core.steps import (
+    CreateNetwork,
+    CreateVolume,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveVolume,
+)
+from .client import Client, filters, path
+from .failures import is_missing
+
+
+def delete(client: Client, *parts: str, **params: str) -> None:
+    """Remove an object; one that is gone is as good."""
+    try:
+        client.request("DELETE", path(*parts), params or None)
+    except EngineFailed as error:
+        if not is_missing(error):
+            raise
+
+
+def create_network(client: Client, step: CreateNetwork) -> None:
+    """One of the name with the same configuration will do; with another it is in the way."""
+    wanted = step.network
+    for found in _networks_named(client, wanted.engine_name):
+        network = network_from_inspect(found)
+        if network is not None and not network_differences(wanted.spec, network.spec):
+            return
+        raise EngineFailed(
+            f"Trying to create network with name: {wanted.name}, but a network with that name"
+            " and a different configuration already exists"
+        )
+    body = network_body(wanted.engine_name, step.app_id, wanted.spec)
+    client.request("POST", "/networks/create", body=body)
+
+
+def remove_network(client: Client, step: RemoveNetwork) -> None:
+    delete(client, "networks", step.network_id)
+
+
+def ensure_supervisor_network(client: Client) -> None:
+    """`supervisor0` as specified; a wrong one goes first (spec 20 §13.1)."""
+    right = False
+    for found in _networks_named(client, SUPERVISOR_NETWORK):
+        if right or not is_supervisor_network(found):
+            delete(client, "networks", found["Id"])
+        else:
+            right = True
+    if not right:
+        client.request("POST", "/networks/create", body=supervisor_network_body())
+
+
+def _networks_named(client: Client, name: str) -> list[dict[str, Any]]:
+    """All networks of exactly this name: the engine's filter also matches parts of names."""
+    listed = client.get("/networks", filters(name=[name]))
+    return [each for each in listed if each.get("Name") == name]
+
+
+def create_volume(client: Client, step: CreateVolume, apps: frozenset[int]) -> None:
+    """The engine answers with the old volume when one has the name, whatever its options: so it
+    is compared first (spec 20 §19). `apps`: see volume_from_inspect."""
+    wanted = step.volume
+    found = client.find(path("volumes", wanted.engine_name))
+    if found is None:
+        body = volume_body(wanted.engine_name, step.app_uuid, wanted.spec)
+        client.request("POST", "/volumes/create", body=body)
+        return
+    volume = volume_from_inspect(found, apps)
+    if volume is None or volume_differences(wanted.spec, volume.spec):
+        raise EngineFailed(
+            f"Trying to create volume with name: {wanted.name}, but a volume with that name"
+            " and a different configuration already exists"
+        )
+
+
+def remove_volume(client: Client, step: RemoveVolume) -> None:
+    delete(client, "volumes", step.engine_name)
+
+
+def remove_image(client: Client, step: RemoveImage) -> None:
+    """Drop a reference: one after another, because removals of one image side by side confuse
+    the engine (spec 60 §2.5). EngineFailed 409 while a container uses the last one."""
+    for name in _names_of(client, step.reference):
+        delete(client, "images", name)
+
+
+def _names_of(client: Client, reference: str) -> list[str]:
+    """What the engine calls the reference. To one by digest belongs the `latest` tag that it got
+    when it was fetched (pull.py), and it goes by its digest whatever its repository."""
+    wanted = normal_image(reference)
+    if "@" not in wanted:
+        return [reference if reference.startswith("sha256:") else wanted]
+    repository, _, digest = wanted.partition("@")
+    for image in client.get("/images/json"):
+        digests = [d for d in image.get("RepoDigests") or () if d.endswith("@" + digest)]
+        if digests:
+            own_tag = f"{repository}:latest"
+            tags = [t for t in image.get("RepoTags") or () if normal_image(t) == own_tag]
+            return [*tags, *digests]
+    return []

@@ -1,0 +1,162 @@
+"""The container engine as the runtime sees it: `DockerEngine` satisfies ports.Engine.
+
+Theory: the adapter decides nothing. It looks (observe.py), does one step at a time per calling
+thread (actions.py, containers.py, pull.py) and passes wake-ups on (events.py). It has no state of
+its own that matters: a new adapter on the same socket is as good as an old one.
+
+Invariants: nothing but AgentErrors leaves it, a surprise becomes Broken with its cause chained;
+every call ends within the limit of its step (core.steps.limit), but for a Fetch that moves; all
+methods may be called from any number of threads at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..core.errors import AgentError, Broken, Cancelled
+from ..core.observed import HostFacts, Observed
+from ..core.steps import (
+    CreateContainer,
+    CreateNetwork,
+    CreateVolume,
+    EngineStep,
+    EnsureSupervisorNetwork,
+    Fetch,
+    Patch,
+    RemoveContainer,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveVolume,
+    RenameContainer,
+    StartContainer,
+    StopContainer,
+    Ticket,
+    Touch,
+    describe,
+    limit,
+)
+from . import actions, containers
+from .client import API_VERSION, Client, Link
+from .events import Events, Stop, Wake
+from .lockdir import make_lock_directory
+from .observe import KnownApps, Observer
+from .pull import Credentials, Puller
+
+
+def no_credentials(registry: str) -> None:
+    """Every registry is public."""
+
+
+class DockerEngine:
+    """One engine behind one socket. Nothing is opened before the first call.
+
+    `credentials` answers a registry's host name with an auth_config or None, `prepare` makes what
+    a container needs on the host before it is created, `facts` tells name and type of the device,
+    `known_apps` the ids of the target's apps (for volumes of old releases, spec 20 §10).
+    """
+
+    def __init__(
+        self,
+        socket: str,
+        *,
+        version: str = API_VERSION,
+        credentials: Credentials = no_credentials,
+        prepare: containers.Prepare = make_lock_directory,
+        facts: Callable[[], HostFacts] = HostFacts,
+        known_apps: KnownApps = frozenset,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = Link(socket, version)
+        self._client = Client(self._link)
+        self._observer = Observer(self._client, known_apps)
+        self._puller = Puller(self._client, self._observer, credentials, now)
+        self._events = Events(self._link)
+        self._prepare = prepare
+        self._known_apps = known_apps
+        self._facts = facts
+
+    def observe(self) -> Observed:
+        """The full look. EngineUnavailable, DeadlineExceeded, EngineFailed."""
+        with _only_ours("looking at the engine"):
+            return self._observer.everything()
+
+    def look(self, touch: Touch) -> Patch:
+        """A look at a few objects (the rule is in observe.py). Errors as `observe`."""
+        if touch.everything:
+            raise Broken("a look at everything is observe()")
+        with _only_ours("looking at the engine"):
+            return self._observer.look(touch)
+
+    def perform(self, step: EngineStep, ticket: Ticket) -> None:
+        """Do one step. EngineFailed, EngineUnavailable, DeadlineExceeded, Cancelled."""
+        if ticket.cancelled:
+            raise Cancelled(f"given up before it began: {describe(step)}")
+        with _only_ours(describe(step)):
+            if isinstance(step, Fetch):
+                self._puller.fetch(step, ticket)
+            else:
+                self._act(step, self._client.bounded(limit(step)))
+
+    def watch(self, wake: Wake, stop: Stop, reconnected: Callable[[], None]) -> None:
+        """The body of the events thread; see Events.watch."""
+        self._events.watch(wake, stop, reconnected)
+
+    def kind(self) -> str:
+        """ "balena" or "docker". EngineUnavailable, DeadlineExceeded, EngineFailed."""
+        return self._client.engine_kind()
+
+    def ping(self) -> None:
+        """EngineUnavailable unless the engine answers within seconds."""
+        self._client.ping()
+
+    def close(self) -> None:
+        """End the event stream for good and let go of idle connections."""
+        self._events.close()
+        self._link.close()
+
+    def _act(self, step: EngineStep, client: Client) -> None:
+        match step:
+            case CreateContainer():
+                containers.create(client, step, self._prepare, self._facts())
+            case StartContainer():
+                containers.start(client, step, self._facts())
+            case StopContainer():
+                containers.stop(client, step)
+            case RemoveContainer():
+                containers.remove(client, step)
+            case RenameContainer():
+                containers.rename(client, step)
+            case CreateVolume():
+                actions.create_volume(client, step, self._known_apps())
+            case _:
+                _act_elsewhere(step, client)
+
+
+def _act_elsewhere(step: EngineStep, client: Client) -> None:
+    """The verbs on networks, volumes and images."""
+    match step:
+        case CreateNetwork():
+            actions.create_network(client, step)
+        case RemoveNetwork():
+            actions.remove_network(client, step)
+        case RemoveVolume():
+            actions.remove_volume(client, step)
+        case EnsureSupervisorNetwork():
+            actions.ensure_supervisor_network(client)
+        case RemoveImage():
+            actions.remove_image(client, step)
+        case _:
+            raise Broken(f"the engine does not do this: {step}")
+
+
+@contextmanager
+def _only_ours(doing: str) -> Iterator[None]:
+    """Whatever is no AgentError is a defect of ours, and says so."""
+    try:
+        yield
+    except AgentError:
+        raise
+    except Exception as error:
+        raise Broken(f"unexpected {type(error).__name__} in {doing}") from error

@@ -1,0 +1,241 @@
+"""Looking at the engine: everything, or just what was touched.
+
+Theory: a full look lists and inspects and is the truth; a partial look refreshes a few objects.
+Any sequence of partial looks that covers what changed must end equal to a full look. The rule:
+
+    containers   each touched key, id or name, is inspected. A name also stands for every id that
+                 was ever reported under it, so a container that lost the name, or is gone, is
+                 found although only its name was touched.
+    networks, volumes, images
+                 one touched object re-lists its whole kind, which is one cheap call, and the
+                 answer is absolute: every object of the kind that there is, and None for each
+                 that was ever reported and is gone.
+
+"Ever reported" means since the last full look, which starts the memory afresh. So an answer that
+got lost on its way does no harm: the next look at the kind repeats it. Looks may run side by side,
+but their answers have to be applied in the order in which the looks began.
+
+What cannot change is asked once: an image's configuration is remembered by the image's id, and a
+container whose inspect answer is the same, byte for byte, is the same value as before. A look
+costs by what changed, not by what exists.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..core.body import container_from_inspect, image_from_inspect
+from ..core.errors import EngineFailed
+from ..core.names import SUPERVISOR_NETWORK, current_labels, is_supervised, normal_image
+from ..core.networks import is_supervisor_network, network_from_inspect, volume_from_inspect
+from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
+from ..core.spec import NetworkSpec
+from ..core.steps import Patch, Touch
+from .client import Client, path
+from .failures import is_missing, translated
+
+LOOK_LIMIT = 60.0
+
+KnownApps = Callable[[], frozenset[int]]
+"""The ids of the apps of the target: a volume without labels that is named after one is ours."""
+
+T = TypeVar("T")
+
+
+class _Memory:
+    """What was reported since the last full look, and what never changes. Guarded by a lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: dict[str, set[str]] = {}
+        self._kinds: dict[str, set[str]] = {}
+        self._images: dict[str, Image] = {}
+        self._containers: dict[str, tuple[bytes, Container]] = {}
+
+    def restart(self, observed: Observed) -> None:
+        """A full look: forget what is gone."""
+        used = {container.spec.image for container in observed.containers.values()}
+        with self._lock:
+            self._names = {}
+            self._kinds = {}
+            for container in observed.containers.values():
+                self._names.setdefault(container.raw_name, set()).add(container.id)
+            for kind in ("networks", "volumes", "images"):
+                self._kinds[kind] = set(getattr(observed, kind))
+            self._images = _only(self._images, {*observed.images, *used})
+            self._containers = _only(self._containers, observed.containers)
+
+    def reported(self, container: Container) -> None:
+        with self._lock:
+            self._names.setdefault(container.raw_name, set()).add(container.id)
+
+    def ids_of(self, key: str) -> set[str]:
+        """The key itself and every id that had it for a name."""
+        with self._lock:
+            return {key, *self._names.get(key, ())}
+
+    def absolute(self, kind: str, present: Mapping[str, T]) -> dict[str, T | None]:
+        """What there is of a kind, with None for what was reported and is gone."""
+        with self._lock:
+            known = self._kinds.setdefault(kind, set())
+            gone = known - present.keys()
+            known.update(present)
+        return {**present, **dict.fromkeys(gone)}
+
+    def image(self, image_id: str) -> Image | None:
+        with self._lock:
+            return self._images.get(image_id)
+
+    def keep_image(self, image: Image) -> None:
+        with self._lock:
+            self._images[image.id] = image
+
+    def same_container(self, answer: bytes, container_id: str) -> Container | None:
+        with self._lock:
+            known = self._containers.get(container_id)
+        return known[1] if known and known[0] == answer else None
+
+    def keep_container(self, answer: bytes, container: Container) -> None:
+        with self._lock:
+            self._containers[container.id] = (answer, container)
+
+
+class Observer:
+    """The eyes of the adapter. Raises EngineUnavailable, EngineFailed, DeadlineExceeded."""
+
+    def __init__(self, client: Client, known_apps: KnownApps) -> None:
+        self._client = client
+        self._known_apps = known_apps
+        self._memory = _Memory()
+
+    def everything(self) -> Observed:
+        """The full look. A missing engine is noticed within seconds."""
+        client = self._client.bounded(LOOK_LIMIT)
+        client.ping()
+        observed = Observed(
+            containers=self._containers(client),
+            networks=_networks(client),
+            volumes=self._volumes(client),
+            images=self._images(client),
+        )
+        self._memory.restart(observed)
+        return observed
+
+    def look(self, touch: Touch) -> Patch:
+        """The partial look, by the rule above."""
+        client, memory = self._client.bounded(LOOK_LIMIT), self._memory
+        return Patch(
+            containers=self._touched(client, touch.containers),
+            networks=memory.absolute("networks", _networks(client)) if touch.networks else {},
+            volumes=memory.absolute("volumes", self._volumes(client)) if touch.volumes else {},
+            images=memory.absolute("images", self._images(client)) if touch.images else {},
+        )
+
+    def images(self, client: Client) -> dict[str, Image]:
+        """All images there are, as values; for the adapter's own use."""
+        return self._images(client)
+
+    def _containers(self, client: Client) -> dict[str, Container]:
+        listed = client.get("/containers/json", {"all": "1"})
+        ours = [each["Id"] for each in listed if is_ours(each.get("Labels"))]
+        seen = (self._container(client, container_id) for container_id in ours)
+        return {container.id: container for container in seen if container}
+
+    def _touched(self, client: Client, keys: Iterable[str]) -> dict[str, Container | None]:
+        wanted: set[str] = set().union(*map(self._memory.ids_of, keys))
+        result: dict[str, Container | None] = {}
+        for key in wanted:
+            container = self._container(client, key)
+            if container:
+                self._memory.reported(container)
+                result[container.id] = container
+            else:
+                result.setdefault(key, None)
+        return result
+
+    def _container(self, client: Client, key: str) -> Container | None:
+        """One container of ours by id or name; None when it is gone or foreign."""
+        try:
+            answer = client.request("GET", path("containers", key, "json"))
+        except EngineFailed as error:
+            if is_missing(error):
+                return None
+            raise
+        known = self._memory.same_container(answer, key)
+        return known or self._read_container(client, answer)
+
+    def _read_container(self, client: Client, answer: bytes) -> Container | None:
+        with translated("reading a container"):
+            inspect = json.loads(answer)
+        config = self._config(client, str(inspect.get("Image") or ""))
+        container = container_from_inspect(inspect, config)
+        if container:
+            self._memory.keep_container(answer, container)
+        return container
+
+    def _config(self, client: Client, image_id: str) -> ImageConfig:
+        """What the image contributed; nothing, when it was removed under its container."""
+        image = self._inspected(client, image_id)
+        return image.config if image else ImageConfig()
+
+    def _volumes(self, client: Client) -> dict[str, Volume]:
+        apps = self._known_apps()
+        listed = client.get("/volumes").get("Volumes") or ()
+        seen = (volume_from_inspect(each, apps) for each in listed)
+        return {volume.engine_name: volume for volume in seen if volume}
+
+    def _images(self, client: Client) -> dict[str, Image]:
+        listed = client.get("/images/json")
+        seen = (self._listed_image(client, entry) for entry in listed)
+        return {image.id: image for image in seen if image}
+
+    def _listed_image(self, client: Client, entry: Mapping[str, Any]) -> Image | None:
+        """A list entry knows today's references, the inspected image all that never changes."""
+        image = self._inspected(client, str(entry["Id"]))
+        return image and replace(
+            image,
+            tags=_references(entry.get("RepoTags")),
+            digests=_references(entry.get("RepoDigests")),
+        )
+
+    def _inspected(self, client: Client, image_id: str) -> Image | None:
+        known = self._memory.image(image_id)
+        if known or not image_id:
+            return known
+        inspect = client.find(path("images", image_id, "json"))
+        image = image_from_inspect(inspect) if inspect else None
+        if image:
+            self._memory.keep_image(image)
+        return image
+
+
+def is_ours(labels: Mapping[str, str] | None) -> bool:
+    """Whether an object's labels, in either spelling, mark one of ours."""
+    return is_supervised(current_labels(labels or {}))
+
+
+def _networks(client: Client) -> dict[str, Network]:
+    """The list tells as much of each network as an inspect does, but for its members."""
+    seen = map(_network, client.get("/networks"))
+    return {network.id: network for network in seen if network}
+
+
+def _network(listed: Mapping[str, Any]) -> Network | None:
+    """A network of ours. `supervisor0` bears no labels, and counts only while it is as specified:
+    then making it again puts it right."""
+    if is_supervisor_network(listed):
+        name = SUPERVISOR_NETWORK
+        return Network(str(listed["Id"]), name, "", 0, name, NetworkSpec())
+    return network_from_inspect(listed)
+
+
+def _references(listed: Iterable[str] | None) -> frozenset[str]:
+    return frozenset(normal_image(name) for name in listed or () if not name.startswith("<none>"))
+
+
+def _only(known: dict[str, T], wanted: Iterable[str]) -> dict[str, T]:
+    return {key: known[key] for key in wanted if key in known}

@@ -1,0 +1,70 @@
+"""Keeps the compiled target up to date at little cost.
+
+Theory: compiling is pure but not free, and most turns of the reconciler change neither target nor
+images. An app is compiled again only when something that its compilation reads has changed: the
+app itself, an image that one of its services names, a host fact, or one of its API keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..core.compose import desired_app
+from ..core.desired import Desired, DesiredApp
+from ..core.names import normal_image
+from ..core.observed import HostFacts, Image
+from ..core.target import App, Target
+
+ServiceKeys = Callable[[int, str], str]
+"""(app id, service) -> API key of that service."""
+
+
+class Compiler:
+    """Used by one thread."""
+
+    def __init__(self, service_keys: ServiceKeys) -> None:
+        self._service_keys = service_keys
+        self._done: dict[str, tuple[App, tuple[str, ...], HostFacts, DesiredApp]] = {}
+        self._images: Mapping[str, Image] = {}
+        self._by_reference: dict[str, Image] = {}
+
+    def compile(
+        self, target: Target | None, images: Mapping[str, Image], facts: HostFacts
+    ) -> Desired:
+        apps = target.apps if target else {}
+        self._index(images)
+        self._done = {uuid: done for uuid, done in self._done.items() if uuid in apps}
+        return Desired(tuple(self._app(app, facts) for app in apps.values()))
+
+    def forget(self) -> None:
+        """Compile everything anew next time (an API key was changed)."""
+        self._done = {}
+
+    def _app(self, app: App, facts: HostFacts) -> DesiredApp:
+        services = app.release.services.values() if app.release else ()
+        found = tuple(i.id if (i := self._image(s.image)) else "" for s in services)
+        done = self._done.get(app.uuid)
+        if done and done[0] is app and done[1] == found and done[2] == facts:
+            return done[3]
+        compiled = desired_app(app, self._image, facts, self._service_keys)
+        self._done[app.uuid] = (app, found, facts, compiled)
+        return compiled
+
+    def _index(self, images: Mapping[str, Image]) -> None:
+        if images is self._images:
+            return
+        self._images = images
+        self._by_reference = {}
+        for image in images.values():
+            self._by_reference[image.id] = image
+            for name in (*image.tags, *image.digests):
+                self._by_reference[name] = image
+                if "@" in name:
+                    self._by_reference[name.partition("@")[2]] = image
+
+    def _image(self, reference: str) -> Image | None:
+        """The image that a reference means; same rule as observed.Image.answers_to."""
+        if reference in self._by_reference:
+            return self._by_reference[reference]
+        name = normal_image(reference)
+        return self._by_reference.get(name.partition("@")[2] if "@" in name else name)

@@ -1,0 +1,87 @@
+"""The agent's small notes to itself: kept in memory, and in the store for after a power cut.
+
+Theory: a note makes work cheaper or gentler (what a container was asked to be, whom we stopped,
+which images are ours, which release is in place); every one of them can be lost without harm. So
+a note that cannot be written, on a full disk say, is a problem to tell but never stops the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..core.errors import Broken, Unavailable
+from ..core.names import normal_image
+from ..core.observed import Observed
+from ..core.spec import ContainerSpec
+from .ports import Store
+
+
+class Notes:
+    """Used by one thread. `tell` is called with a sentence when a note could not be written."""
+
+    def __init__(
+        self,
+        store: Store,
+        tell: Callable[[str], None],
+        stopped_by_agent: frozenset[str],
+        owned_images: frozenset[str],
+        commits: Mapping[str, str],
+    ) -> None:
+        self._store = store
+        self._tell = tell
+        self.stopped_by_agent = stopped_by_agent
+        self.owned_images = owned_images
+        self.commits = commits
+
+    def asked(self, container_id: str, spec: ContainerSpec) -> None:
+        """A container was created to be like `spec`."""
+        self._write(lambda: self._store.save_specs({container_id: spec}))
+
+    def stop(self, container_id: str) -> None:
+        """The agent stops a container on its own account; written before it does."""
+        if container_id not in self.stopped_by_agent:
+            self._save_stopped(self.stopped_by_agent | {container_id})
+
+    def start(self, container_id: str) -> None:
+        if container_id in self.stopped_by_agent:
+            self._save_stopped(self.stopped_by_agent - {container_id})
+
+    def forget(self, container_ids: frozenset[str]) -> None:
+        self.stopped_by_agent -= container_ids
+        self._write(lambda: self._store.forget_containers(container_ids))
+
+    def own(self, references: frozenset[str]) -> None:
+        """These image references are named by a target of ours."""
+        new = frozenset(normal_image(name) for name in references) - self.owned_images
+        if new:
+            self._write(lambda: self._store.own_images(new))
+            self.owned_images |= new
+
+    def disown_absent(self, wanted: frozenset[str], observed: Observed) -> None:
+        """Forget references that nobody wants and that the engine does not have any more."""
+        known = observed.images.values()
+        for reference in self.owned_images - wanted:
+            if not any(image.answers_to(reference) for image in known):
+                self._disown(reference)
+
+    def commit(self, app_uuid: str, app_id: int, commit: str) -> bool:
+        """A release is wholly applied; says whether that is news."""
+        if self.commits.get(app_uuid) == commit:
+            return False
+        self._write(lambda: self._store.save_commit(app_uuid, app_id, commit))
+        self.commits = {**self.commits, app_uuid: commit}
+        return True
+
+    def _disown(self, reference: str) -> None:
+        self._write(lambda: self._store.disown_image(reference))
+        self.owned_images -= {reference}
+
+    def _save_stopped(self, ids: frozenset[str]) -> None:
+        self.stopped_by_agent = ids
+        self._write(lambda: self._store.save_stopped_by_agent(ids))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (Unavailable, Broken) as error:
+            self._tell(f"Could not write to the store: {error.message}")

@@ -1,0 +1,171 @@
+"""Commands under way: what each of them waits for, and when its caller gets an answer.
+
+Theory: a command changes the intent at once; whether it has been *met* is read off the world, like
+everything else. An order keeps a command together with its caller's future. It ends when the world
+shows what was asked for, or when a step that it depends on has failed since: then the intent is
+taken back, because a caller who was told "no" must not find it done later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from ..core.errors import AgentError, EngineUnavailable
+from ..core.intent import (
+    Intent,
+    Power,
+    RestartService,
+    ServiceCommand,
+    ServiceKey,
+    StartService,
+    StopService,
+    without,
+)
+from ..core.observed import Container, Observed
+from .ledger import Ledger
+
+Answer = Future[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`old` are the containers (ids) that the service had when the command came."""
+
+    command: ServiceCommand | Power
+    answer: Answer
+    key: ServiceKey = ("", "")
+    app_id: int = -1
+    old: frozenset[str] = field(default_factory=frozenset)
+
+    def subjects(self) -> frozenset[str]:
+        """What the steps work on whose failure is this order's failure."""
+        if isinstance(self.command, Power):
+            return frozenset({"host"})
+        return frozenset({"service " + "/".join(self.key), f"locks {self.app_id}"})
+
+    def resolve(self, message: str) -> None:
+        if not self.answer.done():
+            self.answer.set_result(message)
+
+    def reject(self, error: AgentError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class OrderBook:
+    """All commands under way. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._open: list[Order] = []
+
+    def give(self, order: Order) -> None:
+        self._open.append(order)
+
+    def power_accepted(self) -> None:
+        for order in [o for o in self._open if isinstance(o.command, Power)]:
+            order.resolve("accepted by the host")
+            self._open.remove(order)
+
+    def settle(
+        self,
+        intent: Intent,
+        observed: Observed,
+        ledger: Ledger,
+        busy: frozenset[str],
+        engine_error: str,
+    ) -> Intent:
+        """End what is met or has failed; the intent without what was refused. With an engine that
+        does not answer (`engine_error`) every order has failed."""
+        for order in list(self._open):
+            message = "" if engine_error else met(order, observed, busy)
+            error = _error_about(order, ledger, engine_error)
+            if message:
+                order.resolve(message)
+            elif error:
+                intent = take_back(intent, order)
+                order.reject(error)
+            else:
+                continue
+            self._open.remove(order)
+        return intent
+
+
+def _error_about(order: Order, ledger: Ledger, engine_error: str) -> AgentError | None:
+    errors = ledger.errors_about(order.subjects())
+    if isinstance(order.command, Power):
+        errors = ledger.lock_errors() + errors
+    if errors:
+        return errors[0]
+    if not engine_error or (isinstance(order.command, Power) and order.command.force):
+        return None
+    return EngineUnavailable(engine_error)
+
+
+def containers_of(observed: Observed, key: ServiceKey) -> list[Container]:
+    return [c for c in observed.containers.values() if c.key == key and c.name]
+
+
+def intend(
+    intent: Intent, command: ServiceCommand | Power, old: frozenset[str], commit: str
+) -> Intent:
+    """The intent after a command about a service, or about the machine's power."""
+    match command:
+        case StartService(key=key):
+            plain = without(intent, key)
+            return replace(plain, start=plain.start | {key})
+        case StopService(key=key, force=force):
+            plain = _forced(without(intent, key), key, force)
+            return replace(plain, stopped={**plain.stopped, key: commit})
+        case RestartService(key=key, force=force):
+            plain = _forced(without(intent, key), key, force)
+            return replace(plain, recreate=plain.recreate | old)
+        case Power():
+            return replace(intent, power=command)
+
+
+def take_back(intent: Intent, order: Order) -> Intent:
+    """The intent as if the command had not been given, for a caller who was refused."""
+    match order.command:
+        case StartService(key=key) | StopService(key=key):
+            return without(intent, key)
+        case RestartService():
+            return replace(intent, recreate=intent.recreate - order.old)
+        case Power():
+            return replace(intent, power=None)
+
+
+def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
+    """A short message when the world shows what was asked for, else "". `busy` are the subjects
+    of steps under way: nothing is certain about these."""
+    if order.subjects() & busy:
+        return ""
+    known = containers_of(observed, order.key)
+    match order.command:
+        case StartService():
+            return "started" if any(c.running for c in known) else ""
+        case StopService():
+            return "" if any(c.running for c in known) else "stopped"
+        case RestartService():
+            fresh = [c for c in known if c.id not in order.old]
+            gone = all(c.id not in order.old for c in known)
+            return "restarted" if gone and any(c.state != "created" for c in fresh) else ""
+        case Power():
+            return ""  # that the host accepted it is an outcome, not something to be seen
+
+
+def pruned(intent: Intent, observed: Observed, commits: Iterable[tuple[ServiceKey, str]]) -> Intent:
+    """The intent without what has been met or overtaken. `commits` are the wanted ones."""
+    wanted = dict(commits)
+    stopped = {k: c for k, c in intent.stopped.items() if wanted.get(k, c) == c}
+    running = {c.key for c in observed.containers.values() if c.running}
+    start = intent.start - running
+    recreate = intent.recreate & observed.containers.keys()
+    if (len(stopped), start, recreate) == (len(intent.stopped), intent.start, intent.recreate):
+        return intent
+    return replace(intent, stopped=stopped, start=start, recreate=recreate)
+
+
+def _forced(intent: Intent, key: ServiceKey, force: bool) -> Intent:
+    return replace(intent, force=intent.force | {key[0]}) if force else intent

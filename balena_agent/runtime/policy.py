@@ -1,0 +1,37 @@
+"""What the reconciler is given once, when it is made: memories and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..core.intent import ServiceKey
+from ..core.spec import ContainerSpec
+from ..core.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the store remembered when the agent started."""
+
+    target: Target | None = None
+    source: str = ""
+    raw_target: str = ""
+    stopped: Mapping[ServiceKey, str] = field(default_factory=dict)
+    specs: Mapping[str, ContainerSpec] = field(default_factory=dict)
+    stopped_by_agent: frozenset[str] = frozenset()
+    owned_images: frozenset[str] = frozenset()
+    commits: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the settings say about planning and about the threads that do the work."""
+
+    keep_images: bool = True
+    keep_volumes: bool = True
+    override_locks: bool = False
+    workers: int = 8
+    pullers: int = 3
+    patience: float = 60.0
+    """Seconds within which the reconciler proves that it works."""

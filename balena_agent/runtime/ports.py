@@ -1,0 +1,76 @@
+"""What the runtime needs from the world: the adapters' side of the bargain, as protocols.
+
+Every method may block, but only for the time its docstring names, and raises nothing but
+`AgentError`s. The in-memory fakes of the tests satisfy the same protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from ..core.intent import ServiceKey
+from ..core.observed import Observed
+from ..core.spec import ContainerSpec
+from ..core.steps import EngineStep, HostStep, Patch, Ticket, Touch
+
+
+class Engine(Protocol):
+    """The container engine."""
+
+    def observe(self) -> Observed:
+        """The full look. EngineUnavailable when the engine does not answer (at most 60 s)."""
+
+    def look(self, touch: Touch) -> Patch:
+        """A look at a few objects. `touch.everything` is not for this call."""
+
+    def perform(self, step: EngineStep, ticket: Ticket) -> None:
+        """Do one step; "is already so" is success. EngineFailed, EngineUnavailable, Cancelled,
+        DeadlineExceeded. Ends within the step's limit but for a Fetch that makes progress."""
+
+
+class Host(Protocol):
+    """The machine around the engine."""
+
+    def perform(self, step: HostStep, ticket: Ticket) -> None:
+        """Do one step. Locked, RefusedByHost, BusUnavailable, DeadlineExceeded."""
+
+    def held_locks(self) -> frozenset[int]:
+        """App ids whose update locks we hold."""
+
+
+class Clock(Protocol):
+    """Time, so that tests can run days in milliseconds."""
+
+    def monotonic(self) -> float: ...
+
+    def wall(self) -> float: ...
+
+
+class Store(Protocol):
+    """What must survive a power cut. Only the reconciler's thread calls it."""
+
+    def save_target(self, source: str, raw: str) -> None:
+        """Durable when it returns."""
+
+    def save_stopped(self, stopped: Mapping[ServiceKey, str]) -> None: ...
+
+    def save_commit(self, app_uuid: str, app_id: int, commit: str) -> None: ...
+
+    def save_specs(self, specs: Mapping[str, ContainerSpec]) -> None:
+        """What containers (ids) were asked to be."""
+
+    def forget_containers(self, ids: frozenset[str]) -> None:
+        """Drop every note about containers that are gone."""
+
+    def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
+        """The containers that the agent itself stopped and may have to start again."""
+
+    def own_images(self, references: frozenset[str]) -> None:
+        """References that a target of ours named: the only ones we may ever remove."""
+
+    def disown_image(self, reference: str) -> None: ...
+
+
+Wake = Callable[[Touch], None]
+"""How an adapter says "look again at this"; never blocks, callable from any thread."""

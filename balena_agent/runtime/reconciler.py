@@ -1,0 +1,500 @@
+"""The single writer: mailbox -> look -> plan -> publish -> execute, in one thread.
+
+Theory: the reconciler owns all changing state of the agent. Everything reaches it as a message
+(commands, outcomes of steps, progress, finished looks) or as a wake-up ("look again at this").
+Every turn merges what came in, compiles the target, plans against the world as it is now known,
+starts the steps of the plan on workers, and publishes one immutable snapshot. It does no I/O of
+its own but the store's.
+
+Invariants
+  * durable before visible: a target or a standing intent is in the store before it is published;
+  * nothing is planned before the first full look, nor between a new target and the look after it;
+  * two steps on one subject never run at once (the planner sees what is in flight);
+  * every turn ends within the watchdog's patience, idle turns included.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+
+from ..core.desired import DesiredService
+from ..core.errors import AgentError, Broken, Cancelled, EngineUnavailable
+from ..core.intent import Apply, Command, Intent, Power, ServiceCommand, SetTarget
+from ..core.observed import HostFacts, Observed
+from ..core.plan import Plan
+from ..core.planner import plan
+from ..core.situation import Situation
+from ..core.snapshot import NOT_ASKED, Running
+from ..core.steps import (
+    CreateContainer,
+    Fetch,
+    Patch,
+    RequestPowerOff,
+    RequestReboot,
+    StartContainer,
+    Step,
+    StopContainer,
+    Touch,
+    identity,
+    subject,
+)
+from ..core.target import images_of
+from ..watchdog import Watchdog
+from . import telling
+from .compiler import Compiler, ServiceKeys
+from .executor import Executor, Outcome, Progress
+from .ledger import Ledger
+from .lookout import Looked, Lookout
+from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
+from .notes import Notes
+from .orders import Order, OrderBook, containers_of, intend, pruned
+from .policy import Memory, Policy
+from .ports import Clock, Engine, Host, Store
+from .state import Published
+from .world import World
+
+_log = logging.getLogger(__name__)
+
+POWER_PATIENCE_SECONDS = 90.0
+
+
+_Message = Outcome | Progress | Looked | Given | StopServices | NewFacts | Quit
+
+
+class Reconciler:
+    """See the module. `submit`, `wake`, `new_facts` and `stop_services` are for any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        store: Store,
+        clock: Clock,
+        watchdog: Watchdog,
+        published: Published,
+        service_keys: ServiceKeys,
+        memory: Memory,
+        policy: Policy,
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._clock = clock
+        self._published = published
+        self._policy = policy
+        self._pulse = watchdog.pulse("reconciler", policy.patience)
+        self._mailbox: Mailbox[_Message] = Mailbox()
+        post = self._mailbox.post
+        self._executor = Executor(engine, host, watchdog, post, policy.workers, policy.pullers)
+        self._lookout = Lookout(engine, self._executor, clock, post)
+        self._compiler = Compiler(service_keys)
+        self._ledger = Ledger()
+        self._world = World(memory.specs)
+        self._notes = Notes(
+            store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits
+        )
+        self._running: dict[str, Running] = {}
+        self._cancelling: set[str] = set()
+        self._orders = OrderBook()
+        self._stop_answers: list[Future[str]] = []
+        self._power_until = 0.0
+        self._dirty = True
+        self._now = replace(
+            published.current,
+            target=memory.target,
+            source=memory.source,
+            raw_target=memory.raw_target,
+            intent=Intent(stopped=memory.stopped),
+            commits=memory.commits,
+            update_pending=memory.target is not None,
+        )
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    # ---- for any thread -------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, command: Command) -> Future[str]:
+        """Give a command. The future ends when it is met, or with an AgentError."""
+        answer: Future[str] = Future()
+        self._mailbox.post(Given(command, answer))
+        return answer
+
+    def wake(self, touch: Touch) -> None:
+        """Look again at this; nothing is lost if it comes too often or not at all."""
+        self._mailbox.wake(touch)
+
+    def new_facts(self, facts: HostFacts) -> None:
+        self._mailbox.post(NewFacts(facts))
+
+    def stop_services(self) -> Future[str]:
+        """Stop every service in order, because the host goes down; plan nothing else any more."""
+        answer: Future[str] = Future()
+        self._mailbox.post(StopServices(answer))
+        return answer
+
+    def close(self, timeout: float) -> None:
+        """End the thread. Steps under way are left to themselves; the next start finds out."""
+        self._mailbox.post(Quit())
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self._executor.close()
+
+    # ---- the loop -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            messages, touch = self._mailbox.take(self._rest())
+            try:
+                if not self.turn(messages, touch):
+                    return
+            except Exception:
+                # A defect of ours: say so and go on from a fresh look, at a calm pace.
+                _log.exception("defect in the reconciler")
+                self._lookout.ask_all(delay=5.0)
+            self._pulse.beat("turn done")
+
+    def _rest(self) -> float:
+        """Seconds that may pass until there is something to do by ourselves."""
+        pauses = (self._lookout.rest(), self._ledger.next_due(self._clock.wall()))
+        known = [pause for pause in pauses if pause is not None]
+        return max(0.0, min([self._policy.patience / 3, *known]))
+
+    def turn(self, messages: list[_Message], touch: Touch) -> bool:
+        """One turn of the loop; False when it was the last."""
+        self._lookout.ask(touch)
+        for message in messages:
+            if isinstance(message, Quit):
+                return False
+            self._handle(message)
+        self._lookout.start(self._now.engine_up)
+        self._expire_power()
+        if self._dirty or messages or self._retry_is_due():
+            self._reconcile()
+        return True
+
+    def _retry_is_due(self) -> bool:
+        now = self._clock.wall()
+        return any(
+            failure.retry_at <= now and name not in self._running
+            for name, failure in self._now.failures.items()
+        )
+
+    def _handle(self, message: _Message) -> None:
+        match message:
+            case Outcome():
+                self._ended(message)
+            case Progress():
+                self._progressed(message)
+            case Looked():
+                self._looked(message)
+            case Given():
+                self._given(message)
+            case StopServices(answer=answer):
+                self._stop_answers.append(answer)
+                self._now = replace(self._now, stopping=True)
+            case NewFacts(facts=facts):
+                self._now = replace(self._now, facts=facts)
+            case Quit():
+                pass
+
+    # ---- commands -------------------------------------------------------------------------
+
+    def _given(self, given: Given) -> None:
+        command, answer = given.command, given.answer
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            if isinstance(command, SetTarget):
+                self._set_target(command)
+                answer.set_result("accepted")
+            elif isinstance(command, Apply):
+                self._apply(command.force)
+                answer.set_result("accepted")
+            else:
+                self._order(command, answer)
+        except AgentError as error:
+            answer.set_exception(error)
+        except Exception:
+            _log.exception("defect in command %s", type(command).__name__)
+            answer.set_exception(Broken("internal error"))
+
+    def _set_target(self, command: SetTarget) -> None:
+        """Durable first, then visible. The world is looked at anew before anything is planned:
+        an image behind an unchanged name may be another one now (spec 11 §4)."""
+        same = (command.source, command.raw) == (self._now.source, self._now.raw_target)
+        if not same:
+            self._store.save_target(command.source, command.raw)
+            self._notes.own(images_of(command.target))
+            telling.new_target(command.source, command.target)
+            self._now = replace(
+                self._now, target=command.target, source=command.source, raw_target=command.raw
+            )
+        self._apply(command.force)
+
+    def _apply(self, force: bool) -> None:
+        self._ledger.forgive()
+        if force:
+            intent = self._now.intent
+            self._now = replace(self._now, intent=replace(intent, force=intent.force | {""}))
+        self._now = replace(self._now, looked=False, update_pending=True)
+        self._lookout.ask_all()
+
+    def _order(self, command: ServiceCommand | Power, answer: Future[str]) -> None:
+        forced = isinstance(command, Power) and command.force
+        if not forced and self._unreachable(isinstance(command, Power)):
+            raise EngineUnavailable(f"The engine does not answer: {self._now.engine_error}")
+        order, commit = Order(command, answer), ""
+        if not isinstance(command, Power):
+            service = self._service(command.key)
+            known = containers_of(self._world.observed, command.key)
+            app_id = service.app_id if service else known[0].app_id if known else -1
+            commit = service.container_name.commit if service else ""
+            old = frozenset(container.id for container in known)
+            order = Order(command, answer, command.key, app_id, old)
+        if isinstance(command, Power):
+            self._ledger.forgive()
+        self._ledger.forgive_subjects(order.subjects())
+        self._intend(intend(self._now.intent, command, order.old, commit))
+        self._orders.give(order)
+
+    def _unreachable(self, host_only: bool) -> bool:
+        """Whether a command must be refused for want of the engine: what the host alone can do
+        only needs to know, of a first look that is still to come, that it did not fail."""
+        error = self._now.engine_error
+        return bool(error) and not (host_only and error == NOT_ASKED)
+
+    def _service(self, key: tuple[str, str]) -> DesiredService | None:
+        services = (s for app in self._now.desired.apps for s in app.services)
+        return next((service for service in services if service.key == key), None)
+
+    def _intend(self, intent: Intent) -> None:
+        """Take on an intent; the part that must outlive us goes to the store first."""
+        if intent.stopped != self._now.intent.stopped:
+            self._store.save_stopped(intent.stopped)
+        self._now = replace(self._now, intent=intent)
+
+    def _settle_orders(self) -> None:
+        busy = frozenset(subject(running.step) for running in self._running.values())
+        error = "" if self._now.engine_error == NOT_ASKED else self._now.engine_error
+        before = self._now.intent
+        after = self._orders.settle(before, self._world.observed, self._ledger, busy, error)
+        if after is not before:
+            self._intend(after)
+            self._mailbox.wake(Touch(everything=True))
+
+    def _expire_power(self) -> None:
+        """The host accepted a reboot but none came: say so and go on (architecture B11.3)."""
+        if self._power_until and self._clock.monotonic() > self._power_until:
+            self._power_until = 0.0
+            self._intend(replace(self._now.intent, power=None))
+            self._problem("The host accepted a reboot or power-off but none came")
+            self._dirty = True
+
+    # ---- what comes back ------------------------------------------------------------------
+
+    def _ended(self, outcome: Outcome) -> None:
+        step, name = outcome.step, identity(outcome.step)
+        self._running.pop(name, None)
+        self._cancelling.discard(name)
+        if outcome.patch is None:
+            self._lookout.ask(Touch(everything=True))
+        else:
+            self._dirty |= self._world.see(outcome.patch, outcome.asked)
+        if outcome.error is None:
+            self._succeeded(step)
+        else:
+            self._failed(step, outcome.error)
+
+    def _succeeded(self, step: Step) -> None:
+        self._ledger.succeed(step)
+        telling.done(step)
+        if isinstance(step, CreateContainer):
+            self._created(step)
+        elif isinstance(step, StartContainer):
+            self._notes.start(step.container_id)
+            started = self._now.intent.start - {(step.app_uuid, step.service)}
+            self._intend(replace(self._now.intent, start=started))
+        elif isinstance(step, Fetch):
+            self._now = replace(self._now, update_downloaded=True)
+        elif isinstance(step, (RequestReboot, RequestPowerOff)):
+            self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
+            self._orders.power_accepted()
+
+    def _created(self, step: CreateContainer) -> None:
+        name = str(step.service.container_name)
+        for container in self._world.observed.containers.values():
+            if container.raw_name == name:
+                self._world.intend(container.id, step.service.spec)
+                self._notes.asked(container.id, step.service.spec)
+                return
+
+    def _failed(self, step: Step, error: AgentError) -> None:
+        if isinstance(error, Cancelled):
+            telling.given_up(step, error)
+        elif isinstance(error, EngineUnavailable):
+            self._engine_lost(error)
+        else:
+            now = self._clock.wall()
+            text = telling.failed(self._ledger.fail(step, error, now), error, now)
+            self._now = replace(self._now, update_failed=True, last_error=text)
+
+    def _progressed(self, progress: Progress) -> None:
+        name = identity(progress.step)
+        known = self._running.get(name)
+        if known:
+            self._running[name] = replace(known, percent=progress.percent)
+
+    def _looked(self, looked: Looked) -> None:
+        match looked.seen:
+            case Patch() as patch:
+                self._dirty |= self._world.see(patch, looked.asked)
+            case Observed() as full:
+                if self._lookout.is_current(looked):
+                    self._engine_found()
+                    self._dirty |= self._world.see_all(full, looked.asked)
+            case EngineUnavailable() as error:
+                self._engine_lost(error)
+            case error:
+                _log.warning("Could not look at the engine: %s", error)
+                self._lookout.failed()
+
+    def _engine_found(self) -> None:
+        self._lookout.succeeded()
+        if self._now.engine_error:
+            _log.info("The engine answers")
+        if self._now.engine_error or not self._now.looked:
+            self._now = replace(self._now, engine_error="", looked=True)
+            self._dirty = True
+
+    def _engine_lost(self, error: AgentError) -> None:
+        if self._lookout.failed():
+            _log.warning("The engine does not answer: %s", error.message)
+        reason = error.message or "no answer"
+        self._now = replace(self._now, engine_error=reason, looked=False)
+        self._dirty = True
+
+    # ---- planning and acting --------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        self._dirty = False
+        now = self._now
+        desired = self._compiler.compile(now.target, self._world.observed.images, now.facts)
+        self._now = replace(now, desired=desired, observed=self._world.observed)
+        self._tidy()
+        planned = self._plan()
+        self._now = replace(self._now, plan=planned)
+        if self._may_act():
+            self._cancel_unwanted(planned)
+            for step in planned.steps:
+                self._begin(step)
+        self._settle_orders()
+        self._flags(planned)
+        notices = telling.notices(desired, self._world.observed)
+        telling.new_notices(self._now.notices, notices)
+        self._now = replace(self._now, notices=notices)
+        self._publish()
+
+    def _may_act(self) -> bool:
+        """Nothing is done without a look at the world, but for a forced reboot or power-off."""
+        power = self._now.intent.power
+        return self._now.looked or bool(power and power.force and self._now.engine_error)
+
+    def _plan(self) -> Plan:
+        if not self._may_act():
+            return Plan()
+        found = plan(self._now.desired, self._world.observed, self._situation())
+        self._ledger.prune(found.wanted)
+        return found
+
+    def _situation(self) -> Situation:
+        policy = self._policy
+        return Situation(
+            running={name: running.step for name, running in self._running.items()},
+            backoff=self._ledger.pauses(self._clock.wall()),
+            intent=self._now.intent,
+            locked=self._host.held_locks(),
+            owned_images=self._notes.owned_images,
+            stopped_by_agent=self._notes.stopped_by_agent,
+            keep_images=policy.keep_images,
+            keep_volumes=policy.keep_volumes,
+            override_locks=policy.override_locks,
+            stopping=self._now.stopping,
+            power_requested=bool(self._power_until),
+        )
+
+    def _begin(self, step: Step) -> None:
+        if isinstance(step, StopContainer) and (step.final or self._now.stopping):
+            self._notes.stop(step.container_id)
+        telling.begun(step)
+        self._running[identity(step)] = Running(step, since=self._clock.wall())
+        self._executor.start(step)
+
+    def _cancel_unwanted(self, planned: Plan) -> None:
+        """Give up downloads that no plan wants any more (balena-supervisor#1956)."""
+        for name, running in self._running.items():
+            unwanted = isinstance(running.step, Fetch) and name not in planned.wanted
+            if unwanted and name not in self._cancelling:
+                self._cancelling.add(name)
+                self._executor.cancel(name)
+
+    def _flags(self, planned: Plan) -> None:
+        """Flags for the API, commits that are wholly applied, and the end of a forced update."""
+        if not self._now.looked:
+            return
+        idle = not self._running
+        settled = idle and not planned.steps and not planned.waits
+        if settled:
+            self._now = replace(
+                self._now, update_pending=False, update_downloaded=False, update_failed=False
+            )
+            if self._now.intent.force:
+                self._intend(replace(self._now.intent, force=frozenset()))
+            for answer in self._stop_answers:
+                answer.set_result("all services are stopped")
+            self._stop_answers = []
+        elif planned.steps or planned.waits:
+            self._now = replace(self._now, update_pending=True)
+        if idle:
+            self._save_commits(planned)
+
+    def _save_commits(self, planned: Plan) -> None:
+        for app in self._now.desired.apps:
+            applied = app.commit and app.uuid in planned.settled_apps
+            if applied and self._notes.commit(app.uuid, app.app_id, app.commit):
+                _log.info("Finished applying release %s of %s", app.commit, app.name or app.uuid)
+        self._now = replace(self._now, commits=self._notes.commits)
+
+    # ---- housekeeping ---------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Forget what no longer exists: notes on containers, met intents, images without use."""
+        if not self._now.looked:
+            return
+        observed = self._world.observed
+        gone = self._world.gone() | (self._notes.stopped_by_agent - observed.containers.keys())
+        if gone:
+            self._world.forget(gone)
+            self._notes.forget(gone)
+        commits = [
+            (service.key, service.container_name.commit)
+            for app in self._now.desired.apps
+            for service in app.services
+        ]
+        self._intend(pruned(self._now.intent, observed, commits))
+        target = self._now.target
+        self._notes.disown_absent(images_of(target) if target else frozenset(), observed)
+
+    def _problem(self, text: str) -> None:
+        _log.error(text)
+        self._now = replace(self._now, last_error=text)
+
+    def _publish(self) -> None:
+        self._now = replace(
+            self._now, running=dict(self._running), failures=self._ledger.failures()
+        )
+        if replace(self._now, version=0) != replace(self._published.current, version=0):
+            self._now = self._published.publish(self._now)

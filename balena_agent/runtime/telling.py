@@ -1,0 +1,84 @@
+"""What the runtime tells people: one journal entry per step, with its cause, and odd things once.
+
+Entries carry fields (APP, SERVICE, STEP, CAUSE) so that `journalctl SERVICE=web` works.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..core.desired import Desired
+from ..core.errors import AgentError, Broken, Cancelled
+from ..core.messages import failure as failure_text
+from ..core.messages import locked as locked_text
+from ..core.messages import sentences
+from ..core.observed import Observed
+from ..core.snapshot import Failure
+from ..core.steps import Step, identity, service_of, verb
+from ..core.target import Target
+
+_log = logging.getLogger(__name__)
+
+
+def begun(step: Step) -> None:
+    _log.info(sentences(step).begin, extra=_fields(step))
+
+
+def done(step: Step) -> None:
+    if text := sentences(step).done:
+        _log.info(text, extra=_fields(step))
+
+
+def given_up(step: Step, error: Cancelled) -> None:
+    _log.info("%s: %s", identity(step), error.message or "given up", extra=_fields(step))
+
+
+def failed(failure: Failure, error: AgentError, now: float) -> str:
+    """Tell it, and return the sentence."""
+    step = failure.step
+    if failure.locked:
+        text = locked_text(failure.retry_at - now, error.message)
+        _log.info(text, extra=_fields(step))
+    else:
+        text = failure_text(step, error.message)
+        _log.warning(
+            text, extra=_fields(step), exc_info=error if isinstance(error, Broken) else None
+        )
+    return text
+
+
+def new_target(source: str, target: Target) -> None:
+    apps = ", ".join(
+        f"app {app.name or app.uuid} at {app.release.commit if app.release else 'no release'}"
+        for app in target.apps.values()
+    )
+    _log.info("New target from %s: %s", source, apps or "no apps")
+
+
+def notices(desired: Desired, observed: Observed) -> tuple[str, ...]:
+    """What is odd about the target or the world, in a stable order."""
+    lines: list[str] = []
+    for app in desired.apps:
+        if app.problem:
+            lines.append(f"app {app.name or app.uuid} is rejected: {app.problem}")
+        for service in app.services:
+            about = f"app {app.name or app.uuid}, service {service.name}"
+            lines += [f"{about}: {warning}" for warning in service.warnings]
+    lines += [
+        f"container {container.raw_name} has our label but not our name: left alone"
+        for container in observed.containers.values()
+        if container.name is None
+    ]
+    return tuple(lines)
+
+
+def new_notices(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    for line in after:
+        if line not in before:
+            _log.warning(line)
+
+
+def _fields(step: Step) -> dict[str, object]:
+    app, service = service_of(step)
+    fields = {"APP": app, "SERVICE": service, "STEP": verb(step), "CAUSE": step.cause}
+    return {"fields": {key: value for key, value in fields.items() if value}}

@@ -1,0 +1,278 @@
+"""What must survive a power cut: targets, standing intent, keys and notes about containers.
+
+Theory: what can be asked from the engine again is never kept here, so an empty store is harmless:
+it costs a look at the cloud, not a container. Targets, intent, settings and keys are promises,
+everything about containers and images is a note (see database.py). After each accepted target the
+whole database is copied, and the targets alone go to `last-good-target.json`: from there they come
+back when neither database nor copy is left.
+
+Invariant: a key of a service never changes but by rotation, because it stands in the environment
+of its container: another key means another container (spec 10 §3.4, spec 20 §7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from .core.errors import NotFound
+from .core.intent import ServiceKey
+from .core.jsonread import Json
+from .core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
+from .core.spec import ContainerSpec, spec_from_json
+from .database import Database, Statement, StoreUnavailable, write_private
+
+__all__ = ["Store", "StoreUnavailable"]
+
+FILE = "agent.sqlite"
+LAST_GOOD = "last-good-target.json"
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (k TEXT PRIMARY KEY, v TEXT NOT NULL);
+    CREATE TABLE setting (k TEXT PRIMARY KEY, v TEXT NOT NULL);
+    CREATE TABLE target_doc (
+        source TEXT PRIMARY KEY, raw TEXT NOT NULL, received_at REAL NOT NULL,
+        status TEXT NOT NULL DEFAULT 'accepted', problem TEXT NOT NULL DEFAULT '');
+    CREATE TABLE current_commit (
+        app_uuid TEXT PRIMARY KEY, app_id INTEGER NOT NULL, commit_ TEXT NOT NULL);
+    CREATE TABLE api_key (
+        id INTEGER PRIMARY KEY, app_id INTEGER NOT NULL, service_name TEXT NOT NULL,
+        key TEXT NOT NULL UNIQUE, scopes TEXT NOT NULL, UNIQUE (app_id, service_name));
+    CREATE TABLE container_intent (
+        container_id TEXT PRIMARY KEY, digest TEXT NOT NULL, intent TEXT NOT NULL,
+        created_at REAL NOT NULL);
+    CREATE TABLE user_stop (
+        app_uuid TEXT NOT NULL, service_name TEXT NOT NULL, commit_ TEXT NOT NULL,
+        at REAL NOT NULL, PRIMARY KEY (app_uuid, service_name));
+    CREATE TABLE stopped_by_agent (container_id TEXT PRIMARY KEY);
+    CREATE TABLE own_image (reference TEXT PRIMARY KEY);
+    """,
+)
+"""Script n brings a database of version n to n + 1. Never edit one that has been released."""
+
+_PUT_TARGET = "INSERT OR REPLACE INTO target_doc (source, raw, received_at) VALUES (?, ?, ?)"
+_PUT_STOP = (
+    "INSERT INTO user_stop VALUES (?, ?, ?, ?) ON CONFLICT (app_uuid, service_name)"
+    " DO UPDATE SET commit_ = excluded.commit_"
+)
+_DROP_STOP = "DELETE FROM user_stop WHERE app_uuid = ? AND service_name = ?"
+_PUT_SPEC = "INSERT OR REPLACE INTO container_intent VALUES (?, ?, ?, ?)"
+_PUT_KEY = "INSERT OR IGNORE INTO api_key (app_id, service_name, key, scopes) VALUES (?, ?, ?, ?)"
+
+
+class Store:
+    """The agent's durable state; callable from any thread.
+
+    `problems` tells what opening found and repaired. Writing promises raises StoreUnavailable when
+    they cannot be kept; any call raises Broken when the file is found damaged while in use.
+    """
+
+    def __init__(self, directory: str | Path, now: Callable[[], float] = time.time) -> None:
+        self._last_good = Path(directory) / LAST_GOOD
+        self._now = now
+        self._db = Database(Path(directory) / FILE, MIGRATIONS, now)
+        self.problems = self._db.problems + self._restore_targets()
+
+    @property
+    def trouble(self) -> str:
+        """Why something could not be written lately; empty while all is well."""
+        return self._db.trouble
+
+    def close(self) -> None:
+        """Write the notes that wait, then close. Nothing may be called afterwards."""
+        self._db.close()
+
+    # -- target, intent, settings: promises
+
+    def save_target(self, source: str, raw: str) -> None:
+        """Keep an accepted target as it came, then make a copy of the whole store.
+
+        Durable when it returns. StoreUnavailable when it cannot be kept.
+        """
+        self._db.promise((_PUT_TARGET, (source, raw, self._now())))
+        self._db.copy()
+        self._write_last_good()
+
+    def forget_target(self, source: str) -> None:
+        """Drop what one source asked for."""
+        self._db.promise(("DELETE FROM target_doc WHERE source = ?", (source,)))
+        self._write_last_good()
+
+    def targets(self) -> Mapping[str, str]:
+        """Every kept target document by its source, as it came."""
+        return dict(self._db.rows("SELECT source, raw FROM target_doc"))
+
+    def save_stopped(self, stopped: Mapping[ServiceKey, str]) -> None:
+        """Make `stopped` the whole set of services that users stopped, with their commits."""
+        gone: list[Statement] = [(_DROP_STOP, key) for key in self.stopped() if key not in stopped]
+        now = self._now()
+        self._db.promise(
+            *gone, *((_PUT_STOP, (*key, commit, now)) for key, commit in stopped.items())
+        )
+
+    def stopped(self) -> Mapping[ServiceKey, str]:
+        """The services that users stopped, with the commits wanted then."""
+        rows = self._db.rows("SELECT app_uuid, service_name, commit_ FROM user_stop")
+        return {(app, service): commit for app, service, commit in rows}
+
+    def save_commit(self, app_uuid: str, app_id: int, commit: str) -> None:
+        """Remember the release that an app settled on."""
+        sql = "INSERT OR REPLACE INTO current_commit VALUES (?, ?, ?)"
+        self._db.promise((sql, (app_uuid, app_id, commit)))
+
+    def commits(self) -> Mapping[str, str]:
+        """The last settled commit of each app, by app uuid."""
+        return dict(self._db.rows("SELECT app_uuid, commit_ FROM current_commit"))
+
+    def setting(self, key: str) -> Json:
+        """A kept setting; None when there is none."""
+        rows = self._db.rows("SELECT v FROM setting WHERE k = ?", (key,))
+        return json.loads(rows[0][0]) if rows else None
+
+    def set_setting(self, key: str, value: Json) -> None:
+        """Keep a setting; None removes it."""
+        if value is None:
+            self._db.promise(("DELETE FROM setting WHERE k = ?", (key,)))
+        else:
+            sql = "INSERT OR REPLACE INTO setting VALUES (?, ?)"
+            self._db.promise((sql, (key, json.dumps(value))))
+
+    # -- API keys: promises, but rather in memory than refused
+
+    def global_key(self) -> str:
+        """The key that reaches everything; made at first use."""
+        return self._key(0, "", EVERYTHING, uuid.uuid4().hex)
+
+    def service_key(self, app_id: int, service: str) -> str:
+        """The key of one service, for its own app.
+
+        It is derived from a seed that every copy of the store holds, so keys made since the last
+        copy come out the same after a repair.
+        """
+        said = f"{app_id}/{service}".encode()
+        made = hmac.new(self._seed().encode(), said, hashlib.sha256).hexdigest()[:32]
+        return self._key(app_id, service, Scope(app_id=app_id), made)
+
+    def rotate_key(self, key: str) -> str:
+        """Put a new key in the place of `key`, with the same scope. NotFound: no such key."""
+        with self._db.lock:
+            if self.scopes_of(key) is None:
+                raise NotFound("no such API key")
+            fresh = uuid.uuid4().hex
+            self._db.promise(("UPDATE api_key SET key = ? WHERE key = ?", (fresh, key)))
+            return fresh
+
+    def scopes_of(self, key: str) -> Scope | None:
+        """What a key may reach; None for a key that is not ours."""
+        rows = self._db.rows("SELECT scopes FROM api_key WHERE key = ?", (key,))
+        return scope_from_json(json.loads(rows[0][0])) if rows else None
+
+    def _seed(self) -> str:
+        with self._db.lock:
+            rows = self._db.rows("SELECT v FROM meta WHERE k = 'key_seed'")
+            if rows:
+                return str(rows[0][0])
+            seed = os.urandom(32).hex()
+            self._keep("INSERT OR IGNORE INTO meta VALUES ('key_seed', ?)", (seed,))
+            return seed
+
+    def _key(self, app_id: int, service: str, scope: Scope, made: str) -> str:
+        sql = "SELECT key FROM api_key WHERE app_id = ? AND service_name = ?"
+        with self._db.lock:
+            rows = self._db.rows(sql, (app_id, service))
+            if rows:
+                return str(rows[0][0])
+            self._keep(_PUT_KEY, (app_id, service, made, json.dumps(scopes_to_json(scope))))
+            return made
+
+    def _keep(self, sql: str, values: tuple[object, ...]) -> None:
+        """Without its key a service cannot even be created: a full disk must not forbid that."""
+        try:
+            self._db.promise((sql, values))
+        except StoreUnavailable:
+            self._db.note((sql, values))
+
+    # -- containers and images: notes
+
+    def save_specs(self, specs: Mapping[str, ContainerSpec]) -> None:
+        """Note what containers (ids) were asked to be. Never fails for a full disk."""
+        now = self._now()
+        self._note((_PUT_SPEC, (i, s.digest(), s.to_json(), now)) for i, s in specs.items())
+
+    def specs(self) -> Mapping[str, ContainerSpec]:
+        """What containers were asked to be, by id; what does not parse any more is left out."""
+        found: dict[str, ContainerSpec] = {}
+        rows = self._db.rows("SELECT container_id, intent FROM container_intent")
+        for container_id, text in rows:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                found[container_id] = spec_from_json(text)
+        return found
+
+    def forget_containers(self, ids: frozenset[str]) -> None:
+        """Drop every note about containers that are gone."""
+        for table in ("container_intent", "stopped_by_agent"):
+            self._note((f"DELETE FROM {table} WHERE container_id = ?", (i,)) for i in ids)
+
+    def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
+        """Make `ids` the whole set of containers that the agent itself stopped.
+
+        Synced to disk if it can be: without this note a power cut leaves them stopped for ever.
+        """
+        add = "INSERT OR IGNORE INTO stopped_by_agent VALUES (?)"
+        everything: Statement = ("DELETE FROM stopped_by_agent", ())
+        self._db.note(everything, *((add, (container_id,)) for container_id in ids), full=True)
+
+    def stopped_by_agent(self) -> frozenset[str]:
+        """The containers that the agent itself stopped and may have to start again."""
+        return frozenset(i for (i,) in self._db.rows("SELECT container_id FROM stopped_by_agent"))
+
+    def own_images(self, references: frozenset[str]) -> None:
+        """Add references that a target of ours named: the only ones we may ever remove."""
+        self._note(("INSERT OR IGNORE INTO own_image VALUES (?)", (r,)) for r in references)
+
+    def disown_image(self, reference: str) -> None:
+        """The reference is not ours to remove any more."""
+        self._note([("DELETE FROM own_image WHERE reference = ?", (reference,))])
+
+    def owned_images(self) -> frozenset[str]:
+        """Every reference that targets of ours named."""
+        return frozenset(r for (r,) in self._db.rows("SELECT reference FROM own_image"))
+
+    def _note(self, statements: Iterator[Statement] | list[Statement]) -> None:
+        known = list(statements)
+        if known:
+            self._db.note(*known)
+
+    # -- the last resort
+
+    def _write_last_good(self) -> None:
+        rows = self._db.rows("SELECT source, raw, received_at FROM target_doc")
+        known = {source: {"raw": raw, "received_at": at} for source, raw, at in rows}
+        with contextlib.suppress(OSError):  # the database holds the target already
+            write_private(self._last_good, json.dumps(known).encode())
+
+    def _restore_targets(self) -> tuple[str, ...]:
+        """Take targets from the last resort if the database has none; says what it took."""
+        found = () if self.targets() else self._read_last_good()
+        with contextlib.suppress(StoreUnavailable):
+            for source, raw, received in found:
+                self._db.promise((_PUT_TARGET, (source, raw, received)))
+        return tuple(f"target of {source} restored from {LAST_GOOD}" for source, _, _ in found)
+
+    def _read_last_good(self) -> tuple[tuple[str, str, float], ...]:
+        try:
+            known = json.loads(self._last_good.read_bytes())
+            return tuple(
+                (str(source), str(doc["raw"]), float(doc["received_at"]))
+                for source, doc in known.items()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return ()

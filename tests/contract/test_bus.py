@@ -1,0 +1,277 @@
+"""host/bus.py against a real bus daemon: deadlines, errors, loss, identity, unclean strings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from private_bus import Daemon, eventually
+
+from balena_agent.core.errors import Broken, BusUnavailable, DeadlineExceeded, NotFound
+from balena_agent.host.bus import Bus, Reply, Variant
+from balena_agent.host.wire import BusRefusal, Call, Match, Signal
+
+NAME, PATH, FACE = "test.Service", "/test/object", "test.Face"
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    daemon = Daemon()
+    yield daemon
+    daemon.kill()
+
+
+@pytest.fixture
+def service(daemon: Daemon) -> Iterator[Bus]:
+    bus = Bus(daemon.address)
+    bus.start()
+    bus.serve(answer)
+    bus.request_name(NAME)
+    yield bus
+    bus.close()
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Bus]:
+    bus = Bus(daemon.address)
+    bus.start()
+    yield bus
+    bus.close()
+
+
+async def answer(call: Call) -> Reply:
+    """What the service of these tests does, by the member's name."""
+    match call.member:
+        case "Echo":
+            return call.signature, call.body
+        case "Who":
+            await asyncio.sleep(0.02)
+            return "s", (call.sender,)
+        case "Never":
+            await asyncio.sleep(3600)
+        case "Missing":
+            raise NotFound("no such service: web")
+        case "Defect":
+            raise ValueError("secret in /etc/passwd")
+        case "Misfit":
+            return "u", ("not a number",)
+        case "Interactive":
+            return "b", (call.interactive,)
+    return "", ()
+
+
+def test_a_service_that_never_answers_costs_only_the_deadline(service: Bus, client: Bus) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"test\.Face\.Never of test\.Service"):
+        client.call(NAME, PATH, FACE, "Never", timeout=0.2)
+    assert client.call(NAME, PATH, FACE, "Echo", "s", ["still here"]) == ["still here"]
+
+
+def test_a_name_that_nobody_has_is_unavailable(client: Bus) -> None:
+    with pytest.raises(BusUnavailable, match=r"test\.Absent"):
+        client.call("test.Absent", PATH, FACE, "Echo")
+
+
+def test_a_caller_whose_service_dies_is_told_at_once(daemon: Daemon, client: Bus) -> None:
+    dying = Bus(daemon.address)
+    dying.start()
+    dying.serve(answer)
+    dying.request_name("test.Dying")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.call, "test.Dying", PATH, FACE, "Never", timeout=20)
+        dying.probe()
+        dying.close()
+        with pytest.raises(BusUnavailable):
+            call.result(10)
+
+
+def test_errors_of_ours_travel_under_their_name(service: Bus, client: Bus) -> None:
+    with pytest.raises(BusRefusal, match="no such service: web") as caught:
+        client.call(NAME, PATH, FACE, "Missing")
+    assert caught.value.error_name == "io.balena.Agent1.Error.NoSuchService"
+    assert caught.value.words == "no such service: web"
+
+
+@pytest.mark.parametrize("member", ["Defect", "Misfit"])
+def test_a_defect_never_shows_its_words(
+    service: Bus, client: Bus, member: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(BusRefusal) as caught:
+        client.call(NAME, PATH, FACE, member)
+    assert caught.value.error_name == "org.freedesktop.DBus.Error.Failed"
+    assert caught.value.words == "internal error; the agent's journal has the details"
+    assert [record.name for record in caplog.records] == ["balena_agent.host.bus"]
+    assert caplog.records[0].exc_info
+
+
+def test_a_body_that_does_not_fit_is_our_own_defect(client: Bus) -> None:
+    with pytest.raises(Broken):
+        client.call(NAME, PATH, FACE, "Echo", "u", ["not a number"])
+    with pytest.raises(Broken):
+        client.call("not a name", PATH, FACE, "Echo")
+    client.probe()
+
+
+def test_every_caller_is_known_by_its_own_name(daemon: Daemon, service: Bus) -> None:
+    clients = [Bus(daemon.address) for _ in range(4)]
+    for client in clients:
+        client.start()
+
+    def ask(number: int) -> tuple[object, object]:
+        client = clients[number % 4]
+        return client.unique_name, client.call(NAME, PATH, FACE, "Who")[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(64)))
+    for client in clients:
+        client.close()
+    assert len({mine for mine, _ in answers}) == 4
+    assert all(mine == told for mine, told in answers)
+
+
+def test_nul_and_lone_surrogates_do_not_cost_the_connection(service: Bus, client: Bus) -> None:
+    dirty = {"a\0b": Variant("s", "c\0\ud800d"), "list": Variant("as", ["\0", "ü"])}
+    (back,) = client.call(NAME, PATH, FACE, "Echo", "a{sv}", [dirty])
+    assert back["ab"].value == "c?d"
+    assert back["list"].value == ["", "ü"]
+    client.probe()
+
+
+def test_tuples_are_structs(service: Bus, client: Bus) -> None:
+    assert client.call(NAME, PATH, FACE, "Echo", "a(su)", [[("a", 1)]]) == [[["a", 1]]]
+
+
+def test_the_interactive_flag_arrives(service: Bus, client: Bus) -> None:
+    assert client.call(NAME, PATH, FACE, "Interactive", interactive=True) == [True]
+    assert client.call(NAME, PATH, FACE, "Interactive") == [False]
+
+
+def test_a_taken_name_says_who_has_it(service: Bus, client: Bus) -> None:
+    with pytest.raises(BusRefusal, match=rf"test\.Service is taken by process {os.getpid()}"):
+        client.request_name(NAME)
+
+
+def test_a_forbidden_name_says_so(client: Bus) -> None:
+    with pytest.raises(BusRefusal, match="AccessDenied"):
+        client.request_name("test.Forbidden")
+
+
+def test_signals_reach_those_who_asked(service: Bus, client: Bus) -> None:
+    seen: list[Signal] = []
+    client.subscribe(Match(sender=NAME, interface=FACE, member="Wanted"), seen.append)
+    service.post(service.emit, PATH, FACE, "Unwanted", "s", ["no"])
+    service.post(service.emit, PATH, FACE, "Wanted", "s", ["yes"])
+    eventually(lambda: seen, "the signal")
+    assert [(s.path, s.member, s.body) for s in seen] == [(PATH, "Wanted", ["yes"])]
+
+
+def test_a_forged_signal_is_dropped(daemon: Daemon, service: Bus, client: Bus) -> None:
+    """The bus delivers it, because any process may send a signal to anybody."""
+    seen: list[str] = []
+    client.subscribe(Match(sender=NAME, member="Wanted"), lambda signal: seen.append(signal.sender))
+    client.subscribe(Match(member="Wanted"), lambda signal: seen.append("any sender"))
+    forger = Bus(daemon.address)
+    forger.start()
+    forger.post(forger.emit, PATH, FACE, "Wanted")
+    eventually(lambda: seen, "the forged signal for the one who takes it from anybody")
+    forger.close()
+    assert seen == ["any sender"]
+
+
+def test_a_service_that_comes_later_is_heard(daemon: Daemon, client: Bus) -> None:
+    seen: list[Signal] = []
+    client.subscribe(Match(sender="test.Late", member="Hello"), seen.append)
+    late = Bus(daemon.address)
+    late.start()
+    late.request_name("test.Late")
+    late.post(late.emit, PATH, FACE, "Hello")
+    eventually(lambda: seen, "the signal of the late service")
+    late.close()
+
+
+def test_a_subscriber_that_fails_harms_nobody(service: Bus, client: Bus) -> None:
+    def fail(signal: Signal) -> None:
+        raise RuntimeError("careless")
+
+    seen: list[Signal] = []
+    client.subscribe(Match(sender=NAME), fail)
+    client.subscribe(Match(sender=NAME), seen.append)
+    service.post(service.emit, PATH, FACE, "Wanted")
+    eventually(lambda: seen, "the signal for the second subscriber")
+
+
+def test_loss_of_the_bus_is_told_once_and_nothing_hangs(daemon: Daemon) -> None:
+    reasons: list[str] = []
+    lost = threading.Event()
+
+    def on_lost(reason: str) -> None:
+        reasons.append(reason)
+        lost.set()
+
+    bus = Bus(daemon.address, on_lost)
+    bus.start()
+    bus.serve(answer)
+    bus.request_name(NAME)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(bus.call, NAME, PATH, FACE, "Never", timeout=20)
+        bus.probe()
+        daemon.kill()
+        with pytest.raises(BusUnavailable):
+            pending.result(10)
+    assert lost.wait(10)
+    assert bus.lost
+    with pytest.raises(BusUnavailable):
+        bus.call(NAME, PATH, FACE, "Echo")
+    with pytest.raises(BusUnavailable):
+        bus.probe()
+    bus.post(bus.emit, PATH, FACE, "Nothing")
+    bus.close()
+    assert len(reasons) == 1
+
+
+def test_closing_is_not_a_loss_and_flushes(daemon: Daemon, client: Bus) -> None:
+    lost: list[str] = []
+    seen: list[Signal] = []
+    client.subscribe(Match(member="Last"), seen.append)
+    bus = Bus(daemon.address, lost.append)
+    bus.start()
+    bus.post(bus.emit, PATH, FACE, "Last")
+    bus.close()
+    eventually(lambda: seen, "the last signal")
+    assert not lost
+    with pytest.raises(BusUnavailable):
+        bus.call(NAME, PATH, FACE, "Echo")
+
+
+def test_without_a_bus_the_start_fails_clearly(tmp_path: Path) -> None:
+    bus = Bus(f"unix:path={tmp_path}/nothing")
+    with pytest.raises(BusUnavailable, match="cannot reach the system bus"):
+        bus.start()
+    bus.close()
+
+
+def test_the_bus_thread_may_not_wait_for_itself(client: Bus) -> None:
+    async def wrong() -> None:
+        client.call(NAME, PATH, FACE, "Echo")
+
+    with pytest.raises(Broken, match="must not wait for itself"):
+        client.run(wrong(), 5)
+
+
+def test_machine_id_and_ping_work_on_any_path(service: Bus, client: Bus) -> None:
+    peer = "org.freedesktop.DBus.Peer"
+    assert client.call(NAME, "/", peer, "Ping") == []
+    if Path("/etc/machine-id").exists():
+        (machine,) = client.call(NAME, PATH, peer, "GetMachineId")
+        assert machine == Path("/etc/machine-id").read_text().strip()
+
+
+def test_the_connection_for_descriptors_is_a_second_one(service: Bus, client: Bus) -> None:
+    first = client.call(NAME, PATH, FACE, "Who")
+    second = client.call(NAME, PATH, FACE, "Who", with_fds=True)
+    assert first != second
+    assert client.call(NAME, PATH, FACE, "Who", with_fds=True) == second

@@ -1,0 +1,503 @@
+"""engine/ against a scripted engine: what a real one does only when it is ill.
+
+The script is an HTTP server on a Unix socket: a table of answers, a record of requests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+
+import pytest
+from engine_worlds import FakeWorld, Slip, eventually
+
+from balena_agent.core.desired import DesiredService
+from balena_agent.core.errors import (
+    Broken,
+    Cancelled,
+    DeadlineExceeded,
+    EngineFailed,
+    EngineUnavailable,
+)
+from balena_agent.core.observed import HostFacts
+from balena_agent.core.steps import CreateContainer, Fetch, StartContainer, StopContainer, Touch
+from balena_agent.engine.adapter import DockerEngine
+from balena_agent.engine.client import Client, Link
+from balena_agent.engine.lockdir import make_shared_directory
+from balena_agent.engine.observe import Observer
+from balena_agent.engine.pull import Puller
+
+Answer = Callable[["Handler"], None]
+
+
+class Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+    script: Script
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def address_string(self) -> str:
+        return "engine"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the test speaks."""
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.script.handle(self, body)
+
+    do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+    def say(self, status: int, content: Any = None) -> None:
+        text = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def stream(self, *lines: Any) -> None:
+        """The beginning of a chunked answer; `end` ends it properly."""
+        if not getattr(self, "streaming", False):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.streaming = True
+        for line in lines:
+            text = json.dumps(line).encode() + b"\r\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
+
+    def end(self) -> None:
+        self.wfile.write(b"0\r\n\r\n")
+
+    def break_off(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+class Script:
+    """Answers by `METHOD /path` without version and query; the record keeps their order."""
+
+    def __init__(self, where: Path) -> None:
+        self.socket = str(where)
+        self.answers: dict[str, Answer] = {
+            "GET /_ping": lambda to: to.say(200, "OK"),
+            "GET /version": lambda to: to.say(200, {"Engine": "balena-engine"}),
+            "GET /images/json": lambda to: to.say(200, []),
+        }
+        self.record: list[str] = []
+        self.bodies: list[bytes] = []
+        self.headers: list[Any] = []
+        self.over = threading.Event()
+        self._server = Server(self.socket, Handler)
+        self._server.script = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def handle(self, request: Handler, body: bytes) -> None:
+        _, _, rest = request.path.partition("/v1.41")
+        name = f"{request.command} {rest.partition('?')[0]}"
+        self.record.append(f"{request.command} {rest}")
+        self.bodies.append(body)
+        self.headers.append(request.headers)
+        answer = self.answers.get(name, lambda to: to.say(404, {"message": "page not found"}))
+        try:
+            answer(request)
+        except OSError:
+            request.close_connection = True
+
+    def hang(self, to: Handler) -> None:
+        self.over.wait(30)
+        to.close_connection = True
+
+    def close(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Script]:
+    made = Script(tmp_path / "engine.sock")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(script: Script) -> Iterator[DockerEngine]:
+    made = DockerEngine(script.socket, prepare=lambda service: None)
+    yield made
+    made.close()
+
+
+def said(status: int, message: str = "") -> Answer:
+    return lambda to: to.say(status, {"message": message} if message else None)
+
+
+def stop_step(final: bool = False) -> StopContainer:
+    return StopContainer("u", "web", "c1", grace=0, final=final)
+
+
+# ---- an engine that hangs ------------------------------------------------------------------------
+
+
+def test_an_engine_that_hangs_is_unavailable_within_seconds(script: Script) -> None:
+    script.answers["GET /_ping"] = script.hang
+    client = Client(Link(script.socket))
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable):
+        client.ping(0.2)
+    assert time.monotonic() - began < 1
+
+
+def test_a_call_ends_at_its_deadline(script: Script) -> None:
+    script.answers["GET /networks"] = script.hang
+    client = Client(Link(script.socket)).bounded(0.2)
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            client.get("/networks")
+    assert time.monotonic() - began < 1
+
+
+def test_nonsense_is_an_error_and_never_a_surprise(script: Script, engine: DockerEngine) -> None:
+    script.answers["GET /containers/json"] = lambda to: to.say(200, [{"Names": ["x"]}])
+    script.answers["GET /networks"] = lambda to: to.say(200, {"odd": 1})
+    script.answers["GET /volumes"] = lambda to: to.break_off()
+    with pytest.raises((Broken, EngineFailed)):
+        engine.observe()
+    with pytest.raises(Broken):
+        engine.look(Touch(networks=frozenset({"x"})))
+    with pytest.raises(EngineUnavailable):
+        engine.look(Touch(volumes=frozenset({"x"})))
+
+
+def test_a_container_that_vanishes_during_the_look_is_skipped(
+    script: Script, engine: DockerEngine
+) -> None:
+    labels = {"io.balena.supervised": "true"}
+    listed = [{"Id": "c1", "Labels": labels}]
+    script.answers["GET /containers/json"] = lambda to: to.say(200, listed)
+    script.answers["GET /networks"] = lambda to: to.say(200, [])
+    script.answers["GET /volumes"] = lambda to: to.say(200, {"Volumes": None})
+    assert engine.observe().containers == {}
+    assert "GET /containers/c1/json" in script.record
+
+
+# ---- the stop ladder -----------------------------------------------------------------------------
+
+
+def test_a_final_stop_takes_the_restart_policy_first(script: Script, engine: DockerEngine) -> None:
+    script.answers["POST /containers/c1/update"] = said(500, "busy")
+    script.answers["POST /containers/c1/stop"] = said(204)
+    engine.perform(stop_step(final=True), Slip())
+    assert script.record == ["POST /containers/c1/update", "POST /containers/c1/stop?t=0"]
+    assert json.loads(script.bodies[0]) == {"RestartPolicy": {"Name": "no"}}
+
+
+def test_a_failed_stop_is_followed_by_a_kill(script: Script, engine: DockerEngine) -> None:
+    script.answers["POST /containers/c1/stop"] = said(500, "cannot stop")
+    script.answers["POST /containers/c1/kill"] = said(204)
+    script.answers["POST /containers/c1/wait"] = lambda to: to.say(200, {"StatusCode": 137})
+    engine.perform(stop_step(), Slip())
+    assert [line.rpartition("/")[2] for line in script.record] == [
+        "stop?t=0", "kill", "wait?condition=not-running",
+    ]  # fmt: skip
+
+
+def test_a_container_that_survives_the_kill_is_removed_if_that_was_the_end(
+    script: Script, engine: DockerEngine
+) -> None:
+    script.answers["POST /containers/c1/stop"] = said(500, "cannot stop")
+    script.answers["POST /containers/c1/kill"] = said(500, "cannot kill")
+    script.answers["DELETE /containers/c1"] = said(204)
+    engine.perform(stop_step(final=True), Slip())
+    assert script.record[-1] == "DELETE /containers/c1?force=1&v=1"
+    with pytest.raises(EngineFailed, match="cannot stop"):
+        engine.perform(stop_step(), Slip())
+
+
+@pytest.mark.parametrize("status", [304, 404])
+def test_a_container_that_does_not_run_is_stopped(
+    script: Script, engine: DockerEngine, status: int
+) -> None:
+    script.answers["POST /containers/c1/stop"] = lambda to: to.say(status)
+    engine.perform(stop_step(), Slip())
+
+
+def test_a_kill_that_comes_too_late_is_fine(script: Script, engine: DockerEngine) -> None:
+    script.answers["POST /containers/c1/stop"] = said(500, "cannot stop")
+    script.answers["POST /containers/c1/kill"] = said(409, "container c1 is not running")
+    engine.perform(stop_step(), Slip())
+
+
+# ---- create and start ----------------------------------------------------------------------------
+
+
+def wanted(*networks: str) -> DesiredService:
+    world = FakeWorld()
+    asked: dict[str, Any] = {"networks": list(networks)} if networks else {}
+    return world.app({"web": asked}, {name: {} for name in networks}).services[0]
+
+
+def test_what_the_engine_warns_of_is_logged_once(
+    script: Script, engine: DockerEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = {"Id": "c1", "Warnings": ["no memory cgroup"]}
+    script.answers["POST /containers/create"] = lambda to: to.say(201, made)
+    with caplog.at_level(logging.WARNING):
+        engine.perform(CreateContainer(wanted()), Slip())
+    assert [r.getMessage() for r in caplog.records] == ["the engine about web: no memory cgroup"]
+
+
+def test_a_container_that_cannot_join_is_removed(script: Script, engine: DockerEngine) -> None:
+    service = wanted("a", "b")
+    further = service.spec.endpoints[1].network
+    script.answers["GET /networks"] = lambda to: to.say(200, [{"Name": further}])
+    script.answers["POST /containers/create"] = lambda to: to.say(201, {"Id": "c1"})
+    script.answers[f"POST /networks/{further}/connect"] = said(500, "no address left")
+    script.answers["DELETE /containers/c1"] = said(204)
+    with pytest.raises(EngineFailed, match="no address left"):
+        engine.perform(CreateContainer(service), Slip())
+    assert script.record[-1] == "DELETE /containers/c1?force=1&v=1"
+
+
+def test_an_image_for_another_processor_is_named_as_such(script: Script) -> None:
+    engine = DockerEngine(script.socket, facts=lambda: HostFacts(device_type="raspberrypi4-64"))
+    words = "OCI runtime create failed: exec /bin/web: exec format error: unknown"
+    script.answers["POST /containers/c1/start"] = said(500, words)
+    with pytest.raises(EngineFailed) as caught:
+        engine.perform(StartContainer("u", "web", "c1"), Slip())
+    assert str(caught.value) == (
+        "Application architecture incompatible with raspberrypi4-64: exec format error"
+    )
+    assert caught.value.status == 500
+
+
+# ---- pulls ---------------------------------------------------------------------------------------
+
+FETCH = Fetch("registry.example/web:1", "u", 1, "web")
+TOTAL = {"id": "Total", "progressDetail": {"current": 1, "total": 10}}
+
+
+def test_a_stream_that_just_ends_is_no_success(script: Script, engine: DockerEngine) -> None:
+    def pull(to: Handler) -> None:
+        to.stream(TOTAL)
+        to.end()
+
+    script.answers["POST /images/create"] = pull
+    with pytest.raises(EngineUnavailable, match="broke off"):
+        engine.perform(FETCH, Slip())
+
+
+def test_a_stream_that_breaks_off_is_no_success(script: Script, engine: DockerEngine) -> None:
+    def pull(to: Handler) -> None:
+        to.stream(TOTAL)
+        to.break_off()
+
+    script.answers["POST /images/create"] = pull
+    with pytest.raises(EngineUnavailable):
+        engine.perform(FETCH, Slip())
+
+
+def test_a_finished_stream_without_the_image_is_no_success(
+    script: Script, engine: DockerEngine
+) -> None:
+    def pull(to: Handler) -> None:
+        to.stream({"status": "Status: Downloaded newer image for web:1"})
+        to.end()
+
+    script.answers["POST /images/create"] = pull
+    with pytest.raises(EngineFailed, match="not there"):
+        engine.perform(FETCH, Slip())
+
+
+def test_an_error_in_the_stream_comes_in_the_engines_words(
+    script: Script, engine: DockerEngine
+) -> None:
+    words = "layers from manifest don't match image configuration"
+
+    def pull(to: Handler) -> None:
+        to.stream(TOTAL, {"errorDetail": {"message": words}, "error": words})
+        to.end()
+
+    script.answers["POST /images/create"] = pull
+    with pytest.raises(EngineFailed) as caught:
+        engine.perform(FETCH, Slip())
+    assert (str(caught.value), caught.value.status) == (words, 0)
+
+
+@pytest.mark.parametrize("when", ["before the answer", "in the stream"])
+def test_a_pull_is_given_up_whatever_it_waits_for(
+    script: Script, engine: DockerEngine, when: str
+) -> None:
+    def pull(to: Handler) -> None:
+        if when == "in the stream":
+            to.stream(TOTAL)
+        script.hang(to)
+
+    script.answers["POST /images/create"] = pull
+    slip, ended = Slip(), threading.Event()
+
+    def perform() -> None:
+        with pytest.raises(Cancelled):
+            engine.perform(FETCH, slip)
+        ended.set()
+
+    threading.Thread(target=perform).start()
+    eventually(lambda: any("create" in line for line in script.record))
+    began = time.monotonic()
+    slip.cancel()
+    assert ended.wait(2)
+    assert time.monotonic() - began < 0.2
+
+
+def test_retries_without_end_are_given_up(script: Script) -> None:
+    def pull(to: Handler) -> None:
+        to.stream(TOTAL)
+        while not script.over.wait(0.01):
+            to.stream({"id": "a", "status": "Retrying in 5 seconds"})
+
+    script.answers["POST /images/create"] = pull
+    client = Client(Link(script.socket))
+    puller = Puller(client, Observer(client, frozenset), lambda registry: None, stall=0.2)
+    with pytest.raises(DeadlineExceeded, match="not moved"):
+        puller.fetch(FETCH, Slip())
+
+
+def test_silence_is_given_up(script: Script) -> None:
+    def pull(to: Handler) -> None:
+        to.stream(TOTAL)
+        script.hang(to)
+
+    script.answers["POST /images/create"] = pull
+    client = Client(Link(script.socket))
+    puller = Puller(client, Observer(client, frozenset), lambda registry: None, stall=0.2)
+    with pytest.raises(DeadlineExceeded):
+        puller.fetch(FETCH, Slip())
+
+
+@pytest.mark.parametrize("auth", [None, {"username": "d_1", "password": "k"}])
+def test_credentials_go_with_each_pull(script: Script, auth: dict[str, str] | None) -> None:
+    import base64
+
+    asked: list[str] = []
+
+    def credentials(registry: str) -> dict[str, str] | None:
+        asked.append(registry)
+        return auth
+
+    script.answers["POST /images/create"] = said(500, "unauthorized")
+    engine = DockerEngine(script.socket, credentials=credentials)
+    with pytest.raises(EngineFailed, match="unauthorized"):
+        engine.perform(FETCH, Slip())
+    sent = base64.urlsafe_b64decode(script.headers[-1]["X-Registry-Auth"])
+    assert asked == ["registry.example"] and json.loads(sent) == (auth or {})
+    assert script.record[-1].endswith("?fromImage=registry.example%2Fweb&tag=1")
+
+
+# ---- events --------------------------------------------------------------------------------------
+
+
+class Watcher:
+    """A thread in `watch`, and what it told."""
+
+    def __init__(self, engine: DockerEngine) -> None:
+        self.engine = engine
+        self.seen: list[Touch] = []
+        self.opened = 0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        self.engine.watch(self.seen.append, self.stop, self._reconnected)
+
+    def _reconnected(self) -> None:
+        self.opened += 1
+
+    def end(self) -> float:
+        """Seconds until the thread has ended."""
+        began = time.monotonic()
+        self.stop.set()
+        self.engine.close()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        return time.monotonic() - began
+
+
+def test_a_broken_stream_wakes_everything_and_is_opened_again(
+    script: Script, engine: DockerEngine
+) -> None:
+    def events(to: Handler) -> None:
+        to.stream({"Type": "volume", "Action": "create", "Actor": {"ID": "1_data"}})
+        if len(script.record) < 3:
+            to.break_off()
+        else:
+            script.hang(to)
+
+    script.answers["GET /events"] = events
+    watcher = Watcher(engine)
+    eventually(lambda: watcher.opened == 3)
+    eventually(lambda: len(watcher.seen) == 5)
+    one, everything = Touch(volumes=frozenset({"1_data"})), Touch(everything=True)
+    assert watcher.seen == [one, everything, one, everything, one]
+    assert watcher.end() < 0.2
+    assert watcher.seen[-1] == one  # an end that we want wakes nobody
+
+
+def test_strange_events_touch_everything(script: Script, engine: DockerEngine) -> None:
+    def events(to: Handler) -> None:
+        to.stream({"odd": 1}, ["list"], {"Type": "network", "Action": "create", "Actor": {}})
+        script.hang(to)
+
+    script.answers["GET /events"] = events
+    watcher = Watcher(engine)
+    eventually(lambda: len(watcher.seen) == 3)
+    assert all(touch.everything for touch in watcher.seen)
+    watcher.end()
+
+
+@pytest.mark.parametrize("answer", ["hang", "refuse", "absent"])
+def test_watching_an_ill_engine_ends_at_once(
+    script: Script, engine: DockerEngine, answer: str
+) -> None:
+    script.answers["GET /events"] = script.hang if answer == "hang" else said(500, "ill")
+    if answer == "absent":
+        os.unlink(script.socket)
+    watcher = Watcher(engine)
+    if answer != "absent":
+        eventually(lambda: script.record)
+    assert watcher.end() < 0.2
+    assert (watcher.opened, watcher.seen) == (0, [])
+
+
+# ---- the lock directory --------------------------------------------------------------------------
+
+
+def test_a_shared_directory_is_made_with_its_parents(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_shared_directory(f"{tmp_path}/a/b/c")
+    assert (tmp_path / "a/b/c").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "a/b").stat().st_mode & 0o7777 == 0o755
+
+
+def test_links_and_ways_out_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for bad in (f"{tmp_path}/link/x", f"{tmp_path}/link", f"{tmp_path}/a/../b"):
+        with pytest.raises(OSError):
+            make_shared_directory(bad)
+    assert not list((tmp_path / "elsewhere").iterdir())

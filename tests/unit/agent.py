@@ -1,0 +1,110 @@
+"""A whole runtime on in-memory fakes, for tests of behaviour without bus, engine or root."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fakes.engine import FakeEngine
+from fakes.machine import FakeHost, FakeStore, ManualClock
+
+from balena_agent.core.intent import SetTarget
+from balena_agent.core.observed import HostFacts, Image, Observed
+from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.steps import Touch
+from balena_agent.core.target import read_local
+from balena_agent.runtime.policy import Memory, Policy
+from balena_agent.runtime.reconciler import Reconciler
+from balena_agent.runtime.state import Published
+from balena_agent.watchdog import Watchdog
+
+DEADLINE = 10.0
+
+
+@dataclass(slots=True)
+class Rig:
+    """The runtime and its fakes. `clock` stands still until a test moves it."""
+
+    engine: FakeEngine
+    host: FakeHost
+    store: FakeStore
+    clock: ManualClock
+    published: Published
+    reconciler: Reconciler
+    watchdog: Watchdog
+
+    def post(self, document: dict[str, Any], force: bool = False) -> None:
+        target = read_local(document)
+        command = SetTarget("local", json.dumps(document), target, force)
+        assert self.reconciler.submit(command).result(DEADLINE) == "accepted"
+
+    def until(self, wanted: Callable[[Snapshot], object], what: str = "") -> Snapshot:
+        """The first snapshot that is as wanted; moves the clock while nothing else moves."""
+        deadline = time.monotonic() + DEADLINE
+        snapshot = self.published.current
+        while not wanted(snapshot):
+            assert time.monotonic() < deadline, f"{what or 'condition'} not met:\n{snapshot.plan}"
+            newer = self.published.newer_than(snapshot.version, 0.02)
+            if newer is None:
+                self.clock.advance(0.25)
+                self.reconciler.wake(Touch(volumes=frozenset({"tick"})))
+            snapshot = newer or self.published.current
+        return snapshot
+
+    def settled(self) -> Snapshot:
+        return self.until(lambda s: s.settled and not s.update_pending, "settled")
+
+    def containers(self) -> dict[str, str]:
+        """service -> engine state."""
+        return {c.service: c.state for c in self.engine.observed.containers.values()}
+
+    def ids(self) -> dict[str, str]:
+        return {c.service: c.id for c in self.engine.observed.containers.values()}
+
+
+def image(name: str, identity: str = "") -> Image:
+    return Image(identity or f"sha256:{name}", frozenset({f"{name}:latest"}))
+
+
+def observed(*names: str) -> Observed:
+    return Observed(images={i.id: i for i in map(image, names)})
+
+
+@contextmanager
+def rig(
+    world: Observed | None = None,
+    memory: Memory | None = None,
+    policy: Policy | None = None,
+    engine: FakeEngine | None = None,
+) -> Iterator[Rig]:
+    made = engine or FakeEngine(world or observed("busybox"))
+    host, store, clock = FakeHost(), FakeStore(), ManualClock()
+    published = Published(Snapshot(facts=HostFacts(device_uuid="d0d0")))
+    watchdog = Watchdog(lambda state: None)
+    reconciler = Reconciler(
+        made, host, store, clock, watchdog, published, lambda app, service: "key",
+        memory or Memory(), policy or Policy(),
+    )  # fmt: skip
+    reconciler.start()
+    try:
+        yield Rig(made, host, store, clock, published, reconciler, watchdog)
+    finally:
+        reconciler.close(5.0)
+
+
+def service(name: str, number: int = 1, image: str = "busybox", **more: Any) -> dict[str, Any]:
+    return {
+        "imageId": number, "serviceName": name, "serviceId": number, "image": image,
+        "running": True, "environment": {}, "labels": {}, **more,
+    }  # fmt: skip
+
+
+def target(*services: dict[str, Any], commit: str = "c1", app: int = 1, **more: Any) -> dict[str, Any]:
+    return {"local": {"name": "dev", "config": {}, "apps": {str(app): {
+        "name": f"app{app}", "commit": commit, "releaseId": 1,
+        "services": {str(s["serviceId"]): s for s in services}, "volumes": {}, "networks": {}, **more,
+    }}}}  # fmt: skip

@@ -1,0 +1,79 @@
+"""The proof that the planner always comes to rest, and that the proof itself can fail."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+
+import pytest
+from convergence import Case, compiled, random_case, run, situation
+
+from balena_agent.core import planner as planner_module
+from balena_agent.core import services
+from balena_agent.core.planner import plan
+from balena_agent.core.spec import Difference
+from balena_agent.core.steps import CreateNetwork
+
+CASES = int(os.environ.get("BALENA_AGENT_PROOF_CASES", "3000"))
+
+
+def failures(count: int, **how: object) -> list[str]:
+    found = []
+    for seed in range(count):
+        if wrong := run(random_case(seed), **how):  # type: ignore[arg-type]
+            found.append(f"seed {seed}: {wrong}")
+    return found
+
+
+def test_every_random_case_settles_in_its_target() -> None:
+    assert failures(CASES) == []
+
+
+def test_a_settled_world_gets_no_steps_however_often_it_is_looked_at() -> None:
+    for seed in range(200):
+        case = random_case(seed)
+        assert run(case) == ""
+        for tick in (1000, 1001):
+            again = plan(compiled(case), case.world, situation(case, tick))
+            assert (again.steps, again.waits) == ((), ())
+
+
+def test_proof_catches_a_field_that_is_normalised_on_one_side_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The endless replace loop of meta-balena#3876, planted."""
+    honest = services.differences
+
+    def one_sided(wanted, actual, *rest):  # type: ignore[no-untyped-def]
+        if wanted.fields["Cmd"] == ["run1"]:
+            return (Difference("HostConfig.RestartPolicy", "", "no"),)
+        return honest(wanted, actual, *rest)
+
+    monkeypatch.setattr(services, "differences", one_sided)
+    assert failures(40)
+
+
+def test_proof_catches_a_deadlock_between_two_rules() -> None:
+    """A network that waits for its users, whose users wait for it (balena-supervisor#2349)."""
+
+    def deadlocked(desired, observed, now):  # type: ignore[no-untyped-def]
+        found = plan(desired, observed, now)
+        kept = tuple(s for s in found.steps if not isinstance(s, CreateNetwork))
+        return replace(found, steps=kept)
+
+    found = failures(40, planner=deadlocked)
+    assert found
+    assert re.search("still busy", found[0])
+
+
+def test_proof_catches_two_steps_on_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    case: Case | None = None
+
+    def twice(desired, observed, now):  # type: ignore[no-untyped-def]
+        return plan(desired, observed, replace(now, running={}))
+
+    wrong = [w for seed in range(60) if (w := run(case := random_case(seed), planner=twice))]
+    assert wrong and case is not None
+    assert any("under way" in line for line in wrong)
+    assert planner_module.plan is plan

@@ -1,0 +1,274 @@
+"""balena-agentctl without a bus: what is printed for which document, and which exit code follows.
+
+`data/ctl/NAME.json` are Describe documents; `NAME.status.txt` and `NAME.services.txt` what the
+commands print for them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balena_agent import ctl
+from balena_agent.core.errors import (
+    AgentError,
+    BusUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+)
+from balena_agent.ctl_client import Event, JobResult
+from balena_agent.ctl_view import Style, rows_of, service_table, signal_line, status_lines
+from balena_agent.host.wire import BusRefusal
+
+DATA = Path(__file__).parent / "data/ctl"
+DOCUMENTS = sorted(path.stem for path in DATA.glob("*.json"))
+WRITTEN_AT = 1000.0
+
+
+def document(name: str) -> dict[str, Any]:
+    loaded = json.loads((DATA / f"{name}.json").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+class Fake:
+    """A client that answers from a file and remembers what it was asked for."""
+
+    def __init__(self, name: str = "busy", error: AgentError | None = None) -> None:
+        self.name = name
+        self.error = error
+        self.result = JobResult("done", "started")
+        self.asked: list[tuple[Any, ...]] = []
+        self.closed = False
+
+    def _ask(self, *what: Any) -> None:
+        self.asked.append(what)
+        if self.error:
+            raise self.error
+
+    def describe(self) -> dict[str, Any]:
+        self._ask("describe")
+        return document(self.name)
+
+    def target(self) -> dict[str, Any]:
+        self._ask("target")
+        return {"local": {"name": "ü"}}
+
+    def power(self, off: bool, force: bool) -> None:
+        self._ask("power", off, force)
+
+    def service(
+        self, verb: str, app_id: int, name: str, force: bool, progress: Callable[[float], None]
+    ) -> JobResult:
+        self._ask("service", verb, app_id, name, force)
+        return self.result
+
+    def events(self) -> Iterator[Event]:
+        for number in range(1000):
+            yield Event(0.0, "UpdateStarted", "/io/balena/Agent1", [f"commit{number}"])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def run(fake: Fake, *words: str) -> tuple[int, str]:
+    out = io.StringIO()
+    code = ctl.main(words, connect=lambda: fake, out=out)  # type: ignore[arg-type, return-value]
+    assert fake.closed
+    return code, out.getvalue()
+
+
+# -- what is printed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_status_as_text(name: str) -> None:
+    lines = status_lines(document(name), Style(now=WRITTEN_AT))
+    assert "\n".join(lines) + "\n" == (DATA / f"{name}.status.txt").read_text()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_services_as_a_table(name: str) -> None:
+    lines = service_table(rows_of(document(name)), Style())
+    assert "\n".join(lines) + "\n" == (DATA / f"{name}.services.txt").read_text()
+
+
+def test_colours_and_bars_are_for_terminals() -> None:
+    rich = "\n".join(status_lines(document("busy"), Style(rich=True, now=WRITTEN_AT)))
+    assert "\x1b[31m" in rich and "[#########-----------] 45 %" in rich
+    _, out = run(Fake("busy"))
+    assert "\x1b" not in out and "###" not in out
+
+
+def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
+    assert "\x1b" in document("busy")["failures"][0]["error"]
+    for style in (Style(), Style(rich=True)):
+        for line in status_lines(document("busy"), style):
+            assert "\x1b[31mthing" not in line
+    assert "\x1b" not in signal_line("StepFailed", "/", ["app", "web", "start", "\x1b[2J"])
+
+
+def test_a_document_of_another_version_is_shown_as_far_as_it_goes() -> None:
+    assert list(status_lines({"version": "9", "news": 1}, Style()))
+    old = document("busy")
+    for name in ("waits", "failures", "running", "notices", "update"):
+        del old[name]
+    assert any("shop" in line for line in status_lines(old, Style()))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "body", "line"),
+    [
+        ("StepStarted", "", ["a", "web", "fetch", "image missing"],
+         "StepStarted        fetch web: image missing"),
+        ("StepStarted", "", ["", "", "reboot", ""], "StepStarted        reboot"),
+        ("UpdateFinished", "", ["0123456789", True, ""], "UpdateFinished     0123456 done"),
+        ("UpdateFinished", "", ["0123456", False, "no"], "UpdateFinished     0123456 failed: no"),
+        ("Finished", "/job/3", ["done", "started"], "Finished           job/3 done started"),
+        ("InterfacesAdded", "", ["/io/balena/Agent1/job/1", {}], "InterfacesAdded    job/1"),
+        ("AgentStopped", "", [], "AgentStopped"),
+        ("PropertiesChanged", "/app/a", ["x", {"Status": "settled"}, []],
+         "PropertiesChanged  app/a Status=settled"),
+    ],
+)  # fmt: skip
+def test_signals_as_lines(name: str, path: str, body: list[Any], line: str) -> None:
+    assert signal_line(name, "/io/balena/Agent1" + path, body) == line
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def test_status_is_the_default() -> None:
+    assert run(Fake("settled")) == run(Fake("settled"), "status")
+    assert run(Fake("settled"))[0] == ctl.DONE
+
+
+@pytest.mark.parametrize("words", [("--json",), ("status", "--json"), ("--json", "status")])
+def test_json_before_and_after_the_command(words: tuple[str, ...]) -> None:
+    code, out = run(Fake("busy"), *words)
+    assert (code, json.loads(out)) == (ctl.DONE, document("busy"))
+
+
+def test_services_and_target_as_json() -> None:
+    _, out = run(Fake("settled"), "services", "--json")
+    assert [(row["app"], row["appId"], row["name"]) for row in json.loads(out)] == [
+        ("shop", 7, "my-db"),
+        ("shop", 7, "web"),
+    ]
+    assert run(Fake(), "target", "show")[1] == '{\n  "local": {\n    "name": "ü"\n  }\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("start", "web"), ("service", "start", 7, "web", False)),
+        (("stop", "web"), ("service", "stop", 7, "web", False)),
+        (("restart", "--force", "shop/web"), ("service", "restart", 7, "web", True)),
+        (("stop", "7/my-db", "--force"), ("service", "stop", 7, "my-db", True)),
+        (("stop", "abc123/my-db"), ("service", "stop", 7, "my-db", False)),
+        (("stop", "bad one/x"), ("service", "stop", 9, "x", False)),
+        (("reboot",), ("power", False, False)),
+        (("poweroff", "--force"), ("power", True, True)),
+    ],
+)
+def test_commands_ask_for_the_right_thing(words: tuple[str, ...], asked: tuple[Any, ...]) -> None:
+    fake = Fake("busy")
+    assert run(fake, *words)[0] == ctl.DONE
+    assert fake.asked[-1] == asked
+
+
+def test_a_name_in_several_apps_has_to_be_made_clear() -> None:
+    several = document("busy")
+    several["apps"][1]["services"][0]["name"] = "web"
+    with pytest.raises(InvalidInput, match="shop/web, bad one/web"):
+        ctl.resolve(several, "web")
+    assert ctl.resolve(several, "9/web") == (9, "web")
+    with pytest.raises(NotFound):
+        ctl.resolve(several, "8/web")
+
+
+def test_monitor_ends_after_its_count() -> None:
+    code, out = run(Fake(), "monitor", "--count", "2")
+    assert code == ctl.DONE
+    assert [line.split()[-1] for line in out.splitlines()] == ["commit0", "commit1"]
+    _, out = run(Fake(), "monitor", "--count", "1", "--json")
+    assert json.loads(out)["signal"] == "UpdateStarted"
+
+
+# -- exit codes -----------------------------------------------------------------------------------
+
+LOCKED = "io.balena.Agent1.Error.Locked"
+DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+CHALLENGE = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BusRefusal("io.balena.Agent1.Error.RefusedByHost", "no"), ctl.FAILED),
+        (DeadlineExceeded("25 s"), ctl.FAILED),
+        (BusRefusal(LOCKED, "shop/web"), ctl.LOCKED),
+        (BusRefusal(DENIED, "no"), ctl.REFUSED),
+        (BusRefusal(CHALLENGE, "no"), ctl.REFUSED),
+        (BusUnavailable("no bus"), ctl.NOT_RUNNING),
+    ],
+)
+def test_exit_codes_of_errors(error: AgentError, code: int, capsys: Any) -> None:
+    assert run(Fake(error=error), "reboot")[0] == code
+    said = capsys.readouterr().err
+    assert said.startswith("balena-agentctl: ")
+    assert ("systemctl status balena-agent" in said) == (code == ctl.NOT_RUNNING)
+    code_again, out = run(Fake(error=error), "reboot", "--json")
+    assert code_again == code and set(json.loads(out)) == {"error", "message"}
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (JobResult("done", "started"), ctl.DONE),
+        (JobResult("failed", "no", "org.freedesktop.DBus.Error.Failed"), ctl.FAILED),
+        (JobResult("failed", "lock held", LOCKED), ctl.LOCKED),
+        (JobResult("cancelled", "the agent is stopping"), ctl.FAILED),
+    ],
+)
+def test_exit_codes_of_jobs(result: JobResult, code: int, capsys: Any) -> None:
+    fake = Fake()
+    fake.result = result
+    got, out = run(fake, "start", "web")
+    assert got == code
+    assert result.message in (out if code == ctl.DONE else capsys.readouterr().err)
+    assert json.loads(run(fake, "start", "web", "--json")[1])["state"] == result.state
+
+
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["start"], ["monitor", "--count", "0"], ["target"]]
+)
+def test_wrong_usage(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        ctl.main(words, connect=Fake)  # type: ignore[arg-type]
+    assert caught.value.code == ctl.USAGE
+
+
+def test_an_unknown_service_is_a_failure_and_an_unclear_one_wrong_usage(capsys: Any) -> None:
+    assert run(Fake(), "start", "nothing")[0] == ctl.FAILED
+    assert "no service 'nothing'" in capsys.readouterr().err
+    assert run(Fake(error=InvalidInput("unclear")), "start", "web")[0] == ctl.USAGE
+
+
+def test_help_does_not_load_the_bus_library() -> None:
+    program = (
+        "import sys; from balena_agent import ctl\n"
+        "try: ctl.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(n.split('.')[0] in ('dbus_next', 'asyncio') for n in sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True, capture_output=True)

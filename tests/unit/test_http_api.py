@@ -1,0 +1,731 @@
+"""The HTTP API at the WSGI level: the numbered cases of spec 10, and what they leave out.
+
+The application gets a hand-made snapshot and a reconciler that only records what it is asked for;
+locks and the like are played by that recorder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import device_states
+import pytest
+
+from balena_agent.api.auth import Auth
+from balena_agent.api.body import BODY_LIMIT
+from balena_agent.api.http import Application, Settings, build
+from balena_agent.core.errors import (
+    AgentError,
+    Broken,
+    Cancelled,
+    EngineFailed,
+    EngineUnavailable,
+    Locked,
+    RefusedByHost,
+)
+from balena_agent.core.intent import (
+    Command,
+    Power,
+    RestartService,
+    SetTarget,
+    StartService,
+    StopService,
+)
+from balena_agent.core.plan import Plan, Wait
+from balena_agent.core.scopes import EVERYTHING, Scope
+from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.steps import RemoveImage, StartContainer
+from balena_agent.runtime.state import Published
+
+CASES = json.loads((Path(__file__).parent / "data" / "api-cases.json").read_text())["cases"]
+
+NOT_HERE = {
+    29: "POST /v1/blink is not served yet",
+    30: "POST /v1/restart is not served yet",
+    31: "POST /v1/restart is not served yet",
+}
+
+KEYS = {"G": "a" * 32, "A": "b" * 32, "B": "c" * 32, "bad": "badkey"}
+SCOPES = {"G": EVERYTHING, "A": Scope(app_id=1011), "B": Scope(app_id=2022)}
+FIXTURES: dict[str, Callable[[], Snapshot]] = {
+    "M1": device_states.m1,
+    "M2": device_states.m2,
+    "U": device_states.unmanaged,
+    "L": device_states.local_mode,
+}
+LOCK_TEXT = "Lockfile exists for { appId: 1011, service: main }"
+
+
+class FixedKeys:
+    def global_key(self) -> str:
+        return KEYS["G"]
+
+    def service_key(self, app_id: int, service: str) -> str:
+        return KEYS["A"]
+
+    def scopes_of(self, key: str) -> Scope | None:
+        return {KEYS[name]: scope for name, scope in SCOPES.items()}.get(key)
+
+
+@dataclass
+class Reconciler:
+    """Records commands. `refuse` tells with which error a command ends; None: it is met. With
+    `hold` no command is ever met."""
+
+    refuse: Callable[[Command], AgentError | None] = lambda _: None
+    hold: bool = False
+    seen: list[Command] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def submit(self, command: Command) -> Future[str]:
+        self.seen.append(command)
+        future: Future[str] = Future()
+        error = self.refuse(command)
+        if error:
+            future.set_exception(error)
+        elif not self.hold:
+            future.set_result("done")
+        self.asked.set()
+        return future
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Device:
+    """The application under test, with all that it stands on."""
+
+    published: Published
+    reconciler: Reconciler
+    app: Application
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        key: str | None = "G",
+        raw: bytes | None = None,
+        address: str = "::ffff:192.168.1.20",
+        **headers: str,
+    ) -> Reply:
+        sent = dict(headers)
+        if key:
+            sent["Authorization"] = f"Bearer {KEYS.get(key, key)}"
+        if body is not None:
+            raw = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        return self.call(environ_of(method, path, raw or b"", sent) | {"REMOTE_ADDR": address})
+
+    def call(self, environ: dict[str, Any]) -> Reply:
+        answers: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
+            answers.append((status, headers))
+
+        body = b"".join(self.app(environ, start_response))
+        ((status, headers),) = answers
+        return Reply(int(status[:3]), dict(headers), body)
+
+
+def environ_of(method: str, path: str, raw: bytes, headers: dict[str, str]) -> dict[str, Any]:
+    where, _, query = path.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": where,
+        "QUERY_STRING": query,
+        "REMOTE_ADDR": "::ffff:192.168.1.20",
+        "SERVER_ADDR": "::ffff:192.168.1.5",
+        "SERVER_NAME": "balena-agent",
+        "SERVER_PORT": "48484",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SCRIPT_NAME": "",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(raw),
+        "wsgi.errors": io.StringIO(),
+        "CONTENT_LENGTH": str(len(raw)),
+    }
+    for name, value in headers.items():
+        key = name.upper().replace("-", "_")
+        environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
+    return environ
+
+
+def device(snapshot: Snapshot, reconciler: Reconciler | None = None, **more: Any) -> Device:
+    published = Published(snapshot)
+    asked = reconciler or Reconciler()
+    settings = more.pop("settings", None)
+    app = build(published, asked.submit, Auth(FixedKeys()), settings=settings, **more)
+    return Device(published, asked, app)
+
+
+# -- the numbered cases
+
+
+def played(case: dict[str, Any]) -> Callable[[Command], AgentError | None]:
+    """What locks and the host would say in a case's setup."""
+    setup = set(case.get("setup", ()))
+
+    def refuse(command: Command) -> AgentError | None:
+        if isinstance(command, (SetTarget, StartService)) or getattr(command, "force", False):
+            return None
+        if isinstance(command, Power) and "hup" in setup:
+            return Locked("Waiting for Host OS update to finish")
+        of_main = isinstance(command, Power) or command.key[0] == f"{1011:032x}"  # type: ignore[union-attr]
+        if setup & {"lock", "dirlock", "legacylock"} and of_main:
+            return Locked(LOCK_TEXT)
+        return None
+
+    return refuse
+
+
+def device_for(case: dict[str, Any]) -> Device:
+    setup = case.get("setup", ())
+    snapshot = FIXTURES[case["fx"]]()
+    if "engine_down" in setup:
+        snapshot = replace(snapshot, engine_error="connection refused")
+    if "settle1" in setup:
+        document = device_states.local_document("web")
+        snapshot = device_states.local_device(document)
+    healthy = "cloud_down" not in setup
+    return device(snapshot, Reconciler(played(case)), healthy=lambda: healthy)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"test_A{case['n']}")
+def test_case(case: dict[str, Any]) -> None:
+    if reason := NOT_HERE.get(case["n"]):
+        pytest.skip(reason)
+    raw = case.get("raw")
+    sent = b'"' + b"x" * (11 << 20) + b'"' if raw == "@11MiB" else raw.encode() if raw else None
+    headers = {k: v.replace("$G", KEYS["G"]) for k, v in case.get("headers", {}).items()}
+    # The cases were recorded on the device itself.
+    reply = device_for(case).ask(
+        case["method"],
+        case["path"].replace("$G", KEYS["G"]),
+        case["body"],
+        case["auth"],
+        sent,
+        "::ffff:127.0.0.1",
+        **headers,
+    )
+    assert reply.status in case["status"], reply
+    assert reply.headers["Content-Type"].startswith(case.get("ct", ""))
+    check(case["expect"], reply)
+
+
+def check(expect: dict[str, Any], reply: Reply) -> None:
+    if "json" in expect:
+        assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert alike(reply.json, expect["json"]), (reply.json, expect["json"])
+    if "text" in expect:
+        assert reply.text == expect["text"]
+    if "text_matches" in expect:
+        assert re.search(expect["text_matches"], reply.text)
+
+
+PLACEHOLDERS: dict[str, Callable[[Any], bool]] = {
+    "<str>": lambda v: isinstance(v, str),
+    "<obj>": lambda v: isinstance(v, dict),
+    "<bool>": lambda v: isinstance(v, bool),
+    "<empty>": lambda v: v in (None, ""),
+    "<hex64>": lambda v: re.fullmatch(r"[0-9a-f]{64}", v) is not None,
+    "<iso>": lambda v: re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", v) is not None,
+    "<semver>": lambda v: re.fullmatch(r"\d+\.\d+\.\d+(\+.+)?", v) is not None,
+    "<len1>": lambda v: len(v) == 1,
+    "<len2>": lambda v: len(v) == 2,
+}
+
+
+def alike(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str) and wanted in PLACEHOLDERS:
+        return PLACEHOLDERS[wanted](found)
+    if isinstance(wanted, dict):
+        names = set(wanted) - {"..."}
+        more = set(found) - names
+        return not (more and "..." not in wanted) and all(
+            key in found and alike(found[key], wanted[key]) for key in names
+        )
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(alike, found, wanted))
+    return bool(found == wanted)
+
+
+# -- what becomes of a request
+
+
+ACTION = "/v2/applications/1011/{}-service"
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "command"),
+    [
+        ("start", {}, StartService((f"{1011:032x}", "main"))),
+        ("stop", {}, StopService((f"{1011:032x}", "main"))),
+        ("stop", {"force": "on"}, StopService((f"{1011:032x}", "main"), True)),
+        ("restart", {"force": 1}, RestartService((f"{1011:032x}", "main"), True)),
+        ("restart", {"force": "yes"}, RestartService((f"{1011:032x}", "main"), False)),
+    ],
+)
+def test_actions_become_commands(action: str, body: dict[str, Any], command: Command) -> None:
+    here = device(device_states.m1())
+    reply = here.ask("POST", ACTION.format(action), {"serviceName": "main", **body})
+    assert (reply.status, reply.text) == (200, "OK")
+    assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert here.reconciler.seen == [command]
+
+
+@pytest.mark.parametrize(("path", "off"), [("/v1/reboot", False), ("/v1/shutdown", True)])
+def test_power(path: str, off: bool) -> None:
+    here = device(device_states.m1())
+    reply = here.ask("POST", path, {"force": True}, key="A")
+    assert (reply.status, reply.json) == (202, {"Data": "OK", "Error": ""})
+    (power,) = here.reconciler.seen
+    assert isinstance(power, Power)
+    assert (power.off, power.force) == (off, True)
+    assert power.who == "HTTP client ::ffff:192.168.1.20 with the key of app 1011"
+
+
+def test_forced_power_without_the_engine() -> None:
+    here = device(replace(device_states.m1(), engine_error="gone"))
+    assert here.ask("POST", "/v1/reboot", {"force": "true"}).status == 202
+    assert here.ask("POST", "/v1/reboot", {}).status == 500
+    assert len(here.reconciler.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "action", "query", "go"),
+    [
+        (Locked(LOCK_TEXT), 423, 423, 423),
+        (EngineUnavailable("gone"), 503, 503, 500),
+        (EngineFailed("no space"), 503, 503, 500),
+        (RefusedByHost("not now"), 503, 503, 500),
+        (Cancelled("new target"), 503, 503, 500),
+        (Broken("bug"), 503, 503, 500),
+    ],
+)
+def test_how_errors_look(error: AgentError, action: int, query: int, go: int) -> None:
+    here = device(device_states.unmanaged(), Reconciler(lambda _: error))
+    there = device(device_states.m1(), Reconciler(lambda _: error))
+    failed = {"status": "failed", "message": str(error)}
+    reply = there.ask("POST", ACTION.format("restart"), {"serviceName": "main"})
+    assert (reply.status, reply.json) == (action, failed)
+    reply = here.ask("POST", "/v2/local/target-state", {})
+    assert (reply.status, reply.json) == (query, failed)
+    reply = there.ask("POST", "/v1/reboot", {})
+    assert (reply.status, reply.json) == (go, {"Data": "", "Error": str(error)})
+
+
+def test_a_defect_is_told_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    def crash(_: Command) -> AgentError:
+        raise RuntimeError("secret detail")
+
+    here = device(device_states.m1(), Reconciler(crash))
+    reply = here.ask("POST", ACTION.format("start"), {"serviceName": "main"})
+    assert reply.status == 503
+    assert reply.json["status"] == "failed"
+    assert "secret" not in reply.text
+    assert "Traceback" not in reply.text
+    assert "secret detail" in caplog.text, "the journal has it"
+
+
+def test_a_defect_outside_of_the_endpoints() -> None:
+    here = device(device_states.m1())
+    here.published._current = None  # type: ignore[assignment]
+    reply = here.ask("GET", "/v2/version")
+    assert (reply.status, reply.json["status"]) == (503, "failed")
+
+
+def test_trouble_with_the_keys() -> None:
+    class Lost(FixedKeys):
+        def scopes_of(self, key: str) -> Scope | None:
+            raise Broken("disk gone")
+
+    here = device(device_states.m1())
+    here.app._auth = Auth(Lost())
+    reply = here.ask("GET", "/v2/version")
+    assert (reply.status, reply.text) == (503, "Unexpected error: disk gone")
+
+
+# -- local targets
+
+
+def test_a_target_is_submitted_as_it_came() -> None:
+    here = device(device_states.unmanaged())
+    document = device_states.local_document("web", "db") | {"unknown": [1]}
+    reply = here.ask("POST", "/v2/local/target-state", document | {"force": "true"}, key=None)
+    assert reply.json == {"status": "success", "message": "OK"}
+    (command,) = here.reconciler.seen
+    assert isinstance(command, SetTarget)
+    assert (command.source, command.force) == ("local", True)
+    assert json.loads(command.raw) == document
+    release = command.target.apps["1"].release
+    assert release
+    assert sorted(release.services) == ["db", "web"]
+
+
+def test_what_is_shown_can_be_posted_back() -> None:
+    document = device_states.local_document("web", "db") | {"unknown": [1]}
+    here = device(device_states.local_device(document))
+    state = here.ask("GET", "/v2/local/target-state", key=None).json["state"]
+    assert here.ask("POST", "/v2/local/target-state", state, key=None).status == 200
+    (command,) = here.reconciler.seen
+    assert isinstance(command, SetTarget)
+    now = here.published.current.target
+    assert now
+    assert command.target.apps == now.apps
+    assert json.loads(command.raw)["unknown"] == [1]
+
+
+def test_a_bad_target_is_refused_with_every_problem() -> None:
+    here = device(device_states.unmanaged())
+    document = {"local": {"name": 5, "apps": {"1": None, "abc": {}}}}
+    reply = here.ask("POST", "/v2/local/target-state", document, key=None)
+    lines = reply.json["message"].split("\n")
+    assert (reply.status, lines[0]) == (400, "Invalid target state.")
+    assert len(lines) >= 4
+    assert not here.reconciler.seen
+
+
+@pytest.mark.parametrize("body", [None, {}, []])
+def test_an_empty_target_removes_everything(body: Any) -> None:
+    here = device(device_states.unmanaged())
+    assert here.ask("POST", "/v2/local/target-state", body, key=None).status == 200
+    (command,) = here.reconciler.seen
+    assert isinstance(command, SetTarget)
+    assert command.target.apps == {}
+
+
+def test_no_local_target_outside_local_mode() -> None:
+    reply = device(device_states.m1()).ask("POST", "/v2/local/target-state", {})
+    assert reply.status == 400
+    assert reply.json["message"] == "Target state can only set when device is in local mode"
+
+
+def test_the_answer_waits_for_the_store() -> None:
+    here = device(
+        device_states.unmanaged(), Reconciler(hold=True), settings=Settings(answer_limit=0.01)
+    )
+    reply = here.ask("POST", "/v2/local/target-state", {}, key=None)
+    assert (reply.status, reply.json["status"]) == (503, "failed")
+
+
+def test_applying_from_the_moment_of_the_answer() -> None:
+    here = device(device_states.unmanaged())
+    here.published.publish(replace(here.published.current, update_pending=True))
+    assert here.ask("GET", "/v2/state/status", key=None).json["appState"] == "applying"
+
+
+# -- without the engine
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v2/applications/state", None),
+        ("GET", "/v2/state/status", None),
+        ("GET", "/v2/containerId", None),
+        ("GET", "/v2/containerId?serviceName=main", None),
+        ("GET", "/v2/local/target-state", None),
+        ("POST", "/v2/local/target-state", {}),
+        ("POST", ACTION.format("start"), {"serviceName": "main"}),
+        ("POST", ACTION.format("stop"), {"serviceName": "main"}),
+        ("POST", ACTION.format("restart"), {"serviceName": "main"}),
+    ],
+)
+def test_engine_down(method: str, path: str, body: Any) -> None:
+    here = device(replace(device_states.local_mode(), engine_error="connection refused"))
+    reply = here.ask(method, path, body)
+    assert reply.status == 503
+    assert reply.json["status"] == "failed"
+    assert "connection refused" in reply.json["message"]
+    assert reply.headers["Retry-After"]
+    assert not here.reconciler.seen
+
+
+def test_the_plan_is_told_without_the_engine() -> None:
+    here = device(replace(device_states.m1(), engine_error="connection refused"))
+    assert here.ask("GET", "/v2/state/plan").status == 200
+
+
+# -- order of checks, scopes
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key", "status"),
+    [
+        ("/v2/applications/0/start-service", {}, "A", 400),
+        ("/v2/applications/2022/start-service", {}, "A", 401),
+        ("/v2/applications/1011.0/start-service", {}, "A", 400),
+        ("/v2/applications/99999/start-service", {}, "G", 400),
+        ("/v2/applications/99999/start-service", {"serviceName": "x"}, "G", 404),
+        ("/v2/applications/1011/start-service", {"imageId": 0}, "G", 400),
+        ("/v2/applications/1011/start-service", {"serviceName": "x"}, "G", 404),
+        ("/v2/applications/1011/start-service", {"serviceName": ["main"]}, "G", 400),
+        ("/V2/Applications/1011/Start-Service/", {"serviceName": "main"}, "G", 200),
+    ],
+)
+def test_order_of_checks(path: str, body: dict[str, Any], key: str, status: int) -> None:
+    assert device(device_states.m1()).ask("POST", path, body, key).status == status
+
+
+def test_the_target_is_shown_within_scope() -> None:
+    here = device(device_states.m2())
+    state = here.ask("GET", "/v2/local/target-state", key="A").json["state"]
+    assert list(state["local"]["apps"]) == ["1011"]
+    everything = here.ask("GET", "/v2/local/target-state", key="G").json["state"]
+    assert list(everything["local"]["apps"]) == ["1011", "2022", "3033"]
+
+
+def test_the_plan_within_scope() -> None:
+    mine, other = f"{1011:032x}", f"{2022:032x}"
+    plan = Plan(
+        (
+            StartContainer(mine, "main", "1", "was stopped"),
+            StartContainer(other, "solo", "2", "was stopped"),
+            RemoveImage("old:1", "unused"),
+        ),
+        (Wait("service side", "waits for main"), Wait("service solo", "waits", 5.0)),
+    )
+    here = device(replace(device_states.m2(), plan=plan))
+    seen = here.ask("GET", "/v2/state/plan", key="A").json
+    assert [step["service"] for step in seen["steps"]] == ["main"]
+    assert seen["waits"] == [
+        {"subject": "service side", "reason": "waits for main", "until": None}
+    ]
+    everything = here.ask("GET", "/v2/state/plan", key="G").json
+    assert [step["cause"] for step in everything["steps"]] == ["was stopped"] * 2 + ["unused"]
+    assert everything["waits"][1]["until"] == 5.0
+    assert (everything["status"], everything["settled"]) == ("success", False)
+
+
+# -- waiting
+
+
+@pytest.fixture
+def held() -> Iterator[Device]:
+    """A device whose reconciler never answers, with a single slot for waiting requests."""
+    here = device(
+        device_states.m1(), Reconciler(hold=True), settings=Settings(held_requests=1)
+    )
+    yield here
+    here.app.close()
+
+
+def in_background(here: Device, results: list[Reply], path: str) -> threading.Thread:
+    thread = threading.Thread(
+        target=lambda: results.append(here.ask("POST", path, {"serviceName": "main"}))
+    )
+    thread.start()
+    assert here.reconciler.asked.wait(10)
+    return thread
+
+
+def test_too_many_waiting_requests(held: Device) -> None:
+    results: list[Reply] = []
+    waiting = in_background(held, results, ACTION.format("start"))
+    reply = held.ask("POST", ACTION.format("start"), {"serviceName": "main"})
+    assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+    assert len(held.reconciler.seen) == 1, "nothing was asked for"
+    assert held.ask("GET", "/ping", key=None).status == 200
+    held.app.close()
+    waiting.join(10)
+    assert results[0].status == 503
+
+
+def test_closing_wakes_who_waits(held: Device) -> None:
+    results: list[Reply] = []
+    waiting = in_background(held, results, ACTION.format("restart"))
+    held.app.close()
+    waiting.join(10)
+    assert results[0].json == {"status": "failed", "message": "The agent is stopping"}
+    late = held.ask("POST", ACTION.format("restart"), {"serviceName": "main"})
+    assert late.status == 503
+
+
+def test_a_stop_is_answered_after_the_grace_period() -> None:
+    here = device(
+        device_states.m1(), Reconciler(hold=True), settings=Settings(answer_limit=0.01)
+    )
+    assert here.ask("POST", ACTION.format("stop"), {"serviceName": "main"}).text == "OK"
+    reply = here.ask("POST", ACTION.format("restart"), {"serviceName": "main"})
+    assert reply.status == 503
+    assert here.ask("POST", "/v1/reboot").status == 500
+
+
+# -- bodies
+
+
+TARGET = "/v2/local/target-state"
+NAMED = b'{"local":{"name":"n"}}'
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+@pytest.mark.parametrize(
+    ("raw", "headers", "name"),
+    [
+        (NAMED, {"Content-Type": "application/json"}, "n"),
+        (NAMED, {"Content-Type": "Application/JSON; charset=UTF-8"}, "n"),
+        (NAMED.decode().encode("utf-16"), {"Content-Type": JSON + "; charset=utf-16"}, "n"),
+        (gzip.compress(NAMED), {"Content-Type": JSON, "Content-Encoding": "gzip"}, "n"),
+        (b"local[name]=n", {"Content-Type": FORM}, "n"),
+        (NAMED, {"Content-Type": "text/plain"}, None),
+        (NAMED, {}, None),
+        (b"", {"Content-Type": "application/json"}, None),
+        (b"[]", {"Content-Type": "application/json"}, None),
+    ],
+)
+def test_bodies_that_are_read(raw: bytes, headers: dict[str, str], name: str | None) -> None:
+    here = device(device_states.unmanaged())
+    assert here.ask("POST", TARGET, key=None, raw=raw, **headers).status == 200
+    (command,) = here.reconciler.seen
+    assert isinstance(command, SetTarget)
+    assert command.target.name == name
+
+
+@pytest.mark.parametrize(
+    ("raw", "headers"),
+    [
+        (b'"x"', {"Content-Type": "application/json"}),
+        (b"null", {"Content-Type": "application/json"}),
+        (b"5", {"Content-Type": "application/json"}),
+        (b'{"a":NaN}', {"Content-Type": "application/json"}),
+        (b"[" * 100_000, {"Content-Type": "application/json"}),
+        (b"\xff{}", {"Content-Type": "application/json"}),
+        (b"{}", {"Content-Type": "application/json; charset=latin1"}),
+        (b"{}", {"Content-Type": "application/json", "Content-Encoding": "br"}),
+        (b"no gzip", {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
+        (gzip.compress(b"{}")[:-4], {"Content-Type": JSON, "Content-Encoding": "gzip"}),
+        (
+            gzip.compress(b" " * (BODY_LIMIT + 1)),
+            {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+        ),
+        (b"&".join([b"a=1"] * 2000), {"Content-Type": FORM}),
+    ],
+)
+def test_bodies_that_are_refused(raw: bytes, headers: dict[str, str]) -> None:
+    reply = device(device_states.unmanaged()).ask("POST", TARGET, key=None, raw=raw, **headers)
+    assert (reply.status, reply.json["status"]) == (503, "failed")
+
+
+def test_a_body_of_nine_mebibytes_is_read() -> None:
+    raw = b'{"pad":"' + b"x" * (9 << 20) + b'"}'
+    here = device(device_states.unmanaged())
+    headers = {"Content-Type": "application/json"}
+    assert here.ask("POST", TARGET, key=None, raw=raw, **headers).status == 200
+
+
+def test_unread_bodies_are_drained() -> None:
+    here = device(device_states.m1())
+    environ = environ_of("POST", "/v1/reboot", b"x" * 200_000, {"Content-Type": "text/plain"})
+    assert here.call(environ).status == 401
+    assert environ["wsgi.input"].read() == b""
+
+
+# -- paths and methods
+
+
+@pytest.mark.parametrize("path", ["/ping", "/PING/", "/v2/version", "/v2/state/status"])
+def test_head(path: str) -> None:
+    here = device(device_states.m1())
+    got, head = here.ask("GET", path), here.ask("HEAD", path)
+    assert (head.status, head.body, head.headers) == (got.status, b"", got.headers)
+    assert head.headers["Content-Length"] == str(len(got.body))
+
+
+def test_options() -> None:
+    here = device(device_states.m1())
+    reply = here.ask("OPTIONS", "/v2/local/target-state")
+    assert (reply.status, reply.text) == (200, "GET,HEAD,POST")
+    assert here.ask("OPTIONS", "/v2/local/target-state", key=None).status == 401
+    assert here.ask("OPTIONS", "/nosuch").status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/version"),
+        ("GET", "/v1/reboot"),
+        ("PATCH", "/ping"),
+        ("GET", "//ping"),
+        ("GET", "/"),
+    ],
+)
+def test_wrong_method_or_path(method: str, path: str) -> None:
+    reply = device(device_states.m1()).ask(method, path)
+    assert (reply.status, reply.text) == (404, f"Cannot {method} {path}")
+    assert "Allow" not in reply.headers
+
+
+def test_only_get_and_head_of_open_paths_are_open() -> None:
+    assert device(device_states.m1()).ask("POST", "/ping", key=None).status == 401
+
+
+@pytest.mark.parametrize("path", ["/nosuch", "/v1/a_b{c}|\"%", "/v2/x\ny"])
+def test_texts_pass_the_cloud_proxy(path: str) -> None:
+    reply = device(device_states.m1()).ask("GET", path)
+    assert re.fullmatch(r"[A-Za-z0-9\s:'.?!,/-]*", reply.text)
+
+
+def test_unhealthy() -> None:
+    def broken() -> bool:
+        raise OSError("no watchdog")
+
+    for healthy in (lambda: False, broken):
+        reply = device(device_states.m1(), healthy=healthy).ask("GET", "/v1/healthy", key=None)
+        assert (reply.status, reply.text) == (500, "Unhealthy")
+        assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+# -- reads follow the snapshot
+
+
+def test_pages_follow_the_snapshot() -> None:
+    here = device(device_states.m1())
+    first = here.ask("GET", "/v2/applications/state")
+    assert here.ask("GET", "/v2/applications/state").body == first.body
+    here.published.publish(replace(here.published.current, target=None))
+    assert here.ask("GET", "/v2/applications/state").json == {}
+    assert here.ask("GET", "/v2/state/status", key="B").json["containers"] == []
+    assert here.ask("GET", "/v2/state/status", key="A").json["containers"] != []
+
+
+# -- the log
+
+
+def test_one_line_per_request_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    here = device(device_states.m1())
+    here.ask("GET", f"/v2/version?apikey={KEYS['G']}")
+    here.ask("POST", "/v1/nosuch\nFAKE", {"token": "hidden"})
+    here.ask("GET", "/ping", key=None)
+    lines = [r for r in caplog.records if r.name == "balena_agent.api.http"]
+    said = [record.getMessage().rsplit(" - ", 1)[0] for record in lines]
+    assert said == ["GET /v2/version 200", "POST /v1/nosuch?FAKE 404", "GET /ping 200"]
+    assert [record.levelno for record in lines] == [logging.INFO, logging.INFO, logging.DEBUG]
+    assert lines[0].__dict__["HTTP_STATUS"] == "200"
+    assert KEYS["G"] not in caplog.text
+    assert "hidden" not in caplog.text

@@ -1,0 +1,317 @@
+"""The HTTP server on a real socket of the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import device_states
+import pytest
+
+from balena_agent.api.auth import Auth
+from balena_agent.api.http import Application, build
+from balena_agent.api.server import HEADER_LIMIT, HttpServer
+from balena_agent.core.errors import Unavailable
+from balena_agent.core.intent import Command
+from balena_agent.core.scopes import EVERYTHING, Scope
+from balena_agent.runtime.state import Published
+
+KEY = "a" * 32
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class FixedKeys:
+    def global_key(self) -> str:
+        return KEY
+
+    def service_key(self, app_id: int, service: str) -> str:
+        return KEY
+
+    def scopes_of(self, key: str) -> Scope | None:
+        return EVERYTHING if key == KEY else None
+
+
+class Asked:
+    """A reconciler that never answers."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def submit(self, _: Command) -> Future[str]:
+        self.event.set()
+        return Future()
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def app(asked: Asked) -> Application:
+    return build(Published(device_states.m1()), asked.submit, Auth(FixedKeys()))
+
+
+@pytest.fixture
+def server(app: Application) -> Iterator[HttpServer]:
+    running = HttpServer(app, 0)
+    running.start()
+    yield running
+    running.stop()
+
+
+class Client:
+    """A bare HTTP/1.1 client that keeps its connection."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.wire = socket.create_connection((host, port), 10)
+        self._rest = b""
+
+    def send(self, head: str, body: bytes = b"", **headers: str) -> None:
+        lines = [f"{head} HTTP/1.1", "Host: x", f"Authorization: Bearer {KEY}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        self.wire.sendall("\r\n".join((*lines, "", "")).encode() + body)
+
+    def receive(self) -> Answer:
+        while b"\r\n\r\n" not in self._rest:
+            self._more()
+        head, _, self._rest = self._rest.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        length = int(headers.get("content-length", "0"))
+        while len(self._rest) < length:
+            self._more()
+        body, self._rest = self._rest[:length], self._rest[length:]
+        return int(status.split()[1]), headers, body
+
+    def _more(self) -> None:
+        data = self.wire.recv(65536)
+        if not data:
+            raise ConnectionError("closed")
+        self._rest += data
+
+    def ask(self, head: str, body: bytes = b"", **headers: str) -> Answer:
+        self.send(head, body, **headers)
+        return self.receive()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server ends the connection (waits for it, at most ten seconds)."""
+        try:
+            return self.wire.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def test_requests_share_a_connection(server: HttpServer) -> None:
+    client = Client(server.port)
+    for _ in range(3):
+        status, headers, body = client.ask("GET /v2/version")
+        assert status == 200
+        assert json.loads(body)["version"] == "19.0.5"
+        assert headers.get("connection") != "close"
+    assert headers["content-type"] == "application/json; charset=utf-8"
+
+
+def test_pipelined_requests_are_answered_in_order(server: HttpServer) -> None:
+    client = Client(server.port)
+    client.send("GET /ping")
+    client.send("GET /v2/version")
+    client.send("GET /nosuch")
+    assert [client.receive()[0] for _ in range(3)] == [200, 200, 404]
+
+
+def test_eight_clients_at_once(server: HttpServer) -> None:
+    def visit(_: int) -> set[int]:
+        client = Client(server.port)
+        return {client.ask("GET /v2/applications/state")[0] for _ in range(25)}
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set().union(*pool.map(visit, range(8))) == {200}
+
+
+def test_both_address_families(server: HttpServer) -> None:
+    assert Client(server.port).ask("GET /ping")[0] == 200
+    try:
+        client = Client(server.port, "::1")
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    assert client.ask("GET /ping")[0] == 200
+
+
+def test_without_ipv6_it_listens_on_ipv4(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.socket
+
+    def no_ipv6(family: int = -1, *more: int, **named: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return real(family, *more, **named)
+
+    running = HttpServer(app, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("cheroot.server.socket.socket", no_ipv6)
+        running.start()
+    try:
+        assert running.probe(5)
+    finally:
+        running.stop()
+
+
+def test_absolute_request_lines(server: HttpServer) -> None:
+    assert Client(server.port).ask("GET http://0123.balena:48484/ping")[0] == 200
+
+
+def test_oversized_header(server: HttpServer) -> None:
+    client = Client(server.port)
+    status, headers, body = client.ask("GET /ping", X_Long="x" * HEADER_LIMIT * 2)
+    assert (status, body, headers["connection"]) == (431, b"", "close")
+    assert client.closed
+
+
+def test_oversized_request_line(server: HttpServer) -> None:
+    client = Client(server.port)
+    assert client.ask("GET /" + "x" * HEADER_LIMIT * 2)[0] == 431
+
+
+def test_a_header_just_below_the_limit(server: HttpServer) -> None:
+    assert Client(server.port).ask("GET /ping", X_Long="x" * (HEADER_LIMIT - 300))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "line", [b"nonsense\r\n\r\n", b"GET /ping FTP/1.1\r\n\r\n", b"\x16\x03\r\n"]
+)
+def test_garbage(server: HttpServer, line: bytes) -> None:
+    client = Client(server.port)
+    client.wire.sendall(line)
+    status, headers, body = client.receive()
+    assert (status, body, headers["connection"]) == (400, b"", "close")
+
+
+def test_oversized_body_leaves_the_connection_usable(server: HttpServer) -> None:
+    client = Client(server.port)
+    kind = {"Content_Type": "application/json"}
+    status, _, body = client.ask("POST /v1/reboot", b"x" * (11 << 20), **kind)
+    assert (status, json.loads(body)["status"]) == (503, "failed")
+    assert client.ask("GET /ping")[0] == 200
+
+
+def test_a_monstrous_body_is_refused_by_its_announcement(server: HttpServer) -> None:
+    client = Client(server.port)
+    client.send("POST /v1/reboot", Content_Type="application/json", Content_Length=str(1 << 40))
+    status, _, body = client.receive()
+    assert (status, json.loads(body)["message"]) == (503, "request entity too large")
+
+
+def test_chunked_bodies(server: HttpServer) -> None:
+    client = Client(server.port)
+    head = {"Transfer_Encoding": "chunked", "Content_Type": "application/json"}
+    client.send("POST /v2/local/target-state", **head)
+    client.wire.sendall(b"2\r\n{}\r\n0\r\n\r\n")
+    status, _, body = client.receive()
+    assert (status, "local mode" in body.decode()) == (400, True)
+    assert client.ask("GET /ping")[0] == 200
+
+
+def test_probe(server: HttpServer) -> None:
+    assert server.probe(5)
+    port = server.port
+    assert server.stop()
+    assert not server.probe(0.5)
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_probe_does_not_wait_for_ever(app: Application) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        running = HttpServer(app, silent.getsockname()[1])
+        assert not running.probe(0.05)
+
+
+@pytest.mark.parametrize("taken_by", ["127.0.0.1", "0.0.0.0"])
+def test_port_in_use(app: Application, taken_by: str) -> None:
+    with socket.create_server((taken_by, 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(Unavailable, match=f"^Port {port} is in use by another program$"):
+            HttpServer(app, port).start()
+
+
+def http_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("http")]
+
+
+def idle(client: Client, _: Asked) -> None:
+    """A connection that is kept open after a request."""
+    assert client.ask("GET /ping")[0] == 200
+
+
+def half_a_request(client: Client, _: Asked) -> None:
+    client.wire.sendall(b"GET /ping HTTP/1.1\r\nHost")
+
+
+def half_a_body(client: Client, _: Asked) -> None:
+    client.send("POST /v1/reboot", Content_Type="application/json", Content_Length="1000")
+
+
+def waiting_for_its_command(client: Client, asked: Asked) -> None:
+    client.send("POST /v1/reboot", b"{}")
+    assert asked.event.wait(10)
+
+
+@pytest.mark.parametrize("hold", [idle, half_a_request, half_a_body, waiting_for_its_command])
+def test_stop_ends_though_a_client_holds_on(
+    server: HttpServer, asked: Asked, hold: Callable[[Client, Asked], None]
+) -> None:
+    client = Client(server.port)
+    hold(client, asked)
+    before = time.monotonic()
+    assert server.stop(2.0)
+    assert time.monotonic() - before < 2.0
+    with contextlib.suppress(ConnectionError):
+        while not client.closed:
+            pass
+    assert not http_threads()
+
+
+def test_a_stuck_handler_does_not_hold_up_the_stop(asked: Asked) -> None:
+    free = threading.Event()
+    inside = threading.Event()
+
+    def healthy() -> bool:
+        inside.set()
+        free.wait(30)
+        return True
+
+    app = build(Published(device_states.m1()), asked.submit, Auth(FixedKeys()), healthy)
+    running = HttpServer(app, 0)
+    running.start()
+    client = Client(running.port)
+    client.send("GET /v1/healthy")
+    assert inside.wait(10)
+    before = time.monotonic()
+    assert not running.stop(0.2)
+    assert time.monotonic() - before < 1.5
+    stuck = http_threads()
+    assert stuck
+    assert all(thread.daemon for thread in stuck)
+    free.set()
+    for thread in stuck:
+        thread.join(10)
+
+
+def test_stop_twice_and_before_start(app: Application) -> None:
+    running = HttpServer(app, 0)
+    assert running.stop()
+    running = HttpServer(app, 0)
+    running.start()
+    assert running.stop()
+    assert running.stop()

@@ -1,0 +1,109 @@
+"""Reboot and power-off: who may stop them, and what is asked where logind is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked, RefusedByHost
+from balena_agent.core.steps import ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks
+from balena_agent.host.adapter import MachineHost
+from balena_agent.host.locks import BREADCRUMBS, UpdateLocks
+from balena_agent.host.logind import IN_PROGRESS, BlockedByHost, Logind
+from balena_agent.host.wire import BusRefusal
+
+LOGIND, SYSTEMD = "org.freedesktop.login1", "org.freedesktop.systemd1"
+BLOCK = ["sleep:shutdown", "updater", "busy", "block", 0, 1]
+
+
+class FakeBus:
+    """Answers by member; an exception as an answer is raised. Keeps what was called."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers: dict[str, Any] = {"ListInhibitors": [[]], **answers}
+        self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    def call(
+        self, destination: str, path: str, interface: str, member: str, signature: str = "",
+        body: Sequence[Any] = (), timeout: float = 25.0, with_fds: bool = False,
+    ) -> list[Any]:  # fmt: skip
+        self.calls.append((destination, member, tuple(body)))
+        answer = self.answers.get(member if destination == LOGIND else f"{SYSTEMD}.{member}", [])
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+
+class Ticket:
+    cancelled = False
+
+    def on_cancel(self, action: Any) -> None: ...
+
+    def progress(self, percent: float) -> None: ...
+
+
+def logind(bus: FakeBus) -> Logind:
+    return Logind(bus)  # type: ignore[arg-type]
+
+
+def test_a_reboot_is_asked_without_password_prompts() -> None:
+    bus = FakeBus()
+    logind(bus).reboot()
+    assert bus.calls == [(LOGIND, "ListInhibitors", ()), (LOGIND, "Reboot", (False,))]
+
+
+def test_a_block_refuses_and_force_overrides_it() -> None:
+    bus = FakeBus(ListInhibitors=[[BLOCK]])
+    with pytest.raises(BlockedByHost, match=r"^Blocked by updater: busy$"):
+        logind(bus).power_off()
+    assert [member for _, member, _ in bus.calls] == ["ListInhibitors"]
+    logind(bus).power_off(force=True)
+    assert bus.calls[-1] == (LOGIND, "PowerOff", (False,))
+
+
+def test_a_reboot_under_way_is_what_was_asked_for() -> None:
+    logind(FakeBus(Reboot=BusRefusal(IN_PROGRESS, "already"))).reboot()
+
+
+def test_logind_refusal_and_silence_are_told() -> None:
+    with pytest.raises(RefusedByHost, match="no root here"):
+        logind(FakeBus(Reboot=BusRefusal("org.x.No", "no root here"))).reboot()
+    with pytest.raises(DeadlineExceeded):
+        logind(FakeBus(Reboot=DeadlineExceeded("late"))).reboot()
+
+
+def test_without_logind_systemd_is_asked() -> None:
+    gone = BusUnavailable("no such name")
+    bus = FakeBus(ListInhibitors=gone, Reboot=gone, PowerOff=gone)
+    logind(bus).reboot()
+    assert bus.calls[-1] == (SYSTEMD, "Reboot", ())
+    logind(bus).power_off()
+    assert bus.calls[-1] == (SYSTEMD, "PowerOff", ())
+
+
+@pytest.mark.parametrize("step", [RequestReboot, RequestPowerOff])
+@pytest.mark.parametrize("crumb", BREADCRUMBS)
+def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str) -> None:
+    (tmp_path / crumb).touch()
+    bus = FakeBus()
+    host = MachineHost(UpdateLocks(str(tmp_path / "a" / "b")), logind(bus), str(tmp_path))
+    with pytest.raises(Locked, match=r"^Waiting for Host OS update to finish$"):
+        host.perform(step(), Ticket())
+    assert bus.calls == []
+    host.perform(step(force=True), Ticket())
+    assert len(bus.calls) == 1
+    (tmp_path / crumb).unlink()
+    host.perform(step(), Ticket())
+
+
+def test_lock_steps_reach_the_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("balena_agent.host.locks.os.fchown", lambda *_: None)
+    locks = UpdateLocks(str(tmp_path / "a" / "b"))
+    host = MachineHost(locks, logind(FakeBus()), str(tmp_path))
+    host.perform(TakeLocks("u", 7, ("web",)), Ticket())
+    assert host.held_locks() == {7}
+    host.perform(ReleaseLocks("u", 7), Ticket())
+    assert host.held_locks() == frozenset()
