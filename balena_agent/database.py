@@ -181,26 +181,33 @@ class Database:
 
     def _fault(self, path: Path) -> str:
         """What makes a file unfit for use, or "". OperationalError: it cannot be read at all."""
+        if path.read_bytes()[18:20] not in (b"\x01\x01", b"\x02\x02"):
+            return "damaged: not a database of a known format"
         db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        db.text_factory = bytes.decode  # text that is none is damage
         try:
             verdict = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
-            return f"damaged: {verdict}" if verdict != "ok" else self._schema_fault(db)
+            return f"damaged: {verdict}" if verdict != "ok" else self._content_fault(db)
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:
             return f"damaged: {error}"
         finally:
             db.close()
 
-    def _schema_fault(self, db: sqlite3.Connection) -> str:
+    def _content_fault(self, db: sqlite3.Connection) -> str:
         version, known = _version(db), len(self._migrations)
         if version > known:
             return f"written by a newer agent (schema {version}, known up to {known})"
         with contextlib.closing(sqlite3.connect(":memory:")) as model:
             for script in self._migrations[:version]:
                 model.executescript(script)
-            missing = sorted(_tables(model) - _tables(db))
-        return f"damaged: table {', '.join(missing)} is missing" if missing else ""
+            wrong = sorted(_tables(model) ^ _tables(db))
+        if wrong:
+            return f"damaged: table {', '.join(wrong)} is missing or unknown"
+        for table in sorted(_tables(db)):
+            db.execute(f'SELECT * FROM "{table}"').fetchall()
+        return ""
 
     def _open_in_memory(self) -> sqlite3.Connection:
         """What can still be read, in a database that lives as long as the process."""
@@ -216,7 +223,7 @@ class Database:
         memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         with contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True)) as db:
             verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok" or self._schema_fault(db):
+            if verdict != "ok" or self._content_fault(db):
                 raise sqlite3.DatabaseError(f"{path} is of no use")
             db.backup(memory)
         self._migrate(memory)
@@ -227,6 +234,7 @@ class Database:
         if isinstance(path, Path):
             _create(path)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        db.text_factory = lambda raw: raw.decode(errors="replace")
         try:
             for pragma in ("journal_mode = WAL", "foreign_keys = ON", "cache_size = -512",
                            "journal_size_limit = 1048576", "wal_autocheckpoint = 256"):  # fmt: skip
@@ -306,12 +314,13 @@ def _translated(verb: str) -> Iterator[None]:
 
 
 def _version(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
+    """The schema's version; 0 for a number that can only come from damage."""
+    return max(int(db.execute("PRAGMA user_version").fetchone()[0]), 0)
 
 
 def _tables(db: sqlite3.Connection) -> frozenset[str]:
     rows = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    return frozenset(row[0] for row in rows)
+    return frozenset(name for (name,) in rows if not name.startswith("sqlite_"))
 
 
 def _has_content(path: Path) -> bool:

@@ -135,7 +135,7 @@ class Store:
     def setting(self, key: str) -> Json:
         """A kept setting; None when there is none."""
         rows = self._db.rows("SELECT v FROM setting WHERE k = ?", (key,))
-        return json.loads(rows[0][0]) if rows else None
+        return _json(rows[0][0]) if rows else None
 
     def set_setting(self, key: str, value: Json) -> None:
         """Keep a setting; None removes it."""
@@ -173,7 +173,7 @@ class Store:
     def scopes_of(self, key: str) -> Scope | None:
         """What a key may reach; None for a key that is not ours."""
         rows = self._db.rows("SELECT scopes FROM api_key WHERE key = ?", (key,))
-        return scope_from_json(json.loads(rows[0][0])) if rows else None
+        return scope_from_json(_json(rows[0][0])) if rows else None
 
     def _seed(self) -> str:
         with self._db.lock:
@@ -276,3 +276,11 @@ class Store:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ()
+
+
+def _json(text: str) -> Json:
+    """What a text of ours means; None if it was damaged."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -23,6 +23,7 @@ import bottle
 
 from ..core.errors import AccessDenied, AgentError, Broken, InvalidInput
 from ..core.scopes import Scope
+from ..core.snapshot import Snapshot
 from ..runtime.state import Published
 from .auth import Auth, Caller, passed_key
 from .body import BODY_LIMIT, drain, read_body
@@ -138,17 +139,20 @@ class Application:
             return
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
         caller = Caller(environ.get("REMOTE_ADDR", ""), environ.get("SERVER_ADDR", ""))
+        key = passed_key(query, environ.get("HTTP_AUTHORIZATION", ""))
+        scope = self._scope(snapshot, caller, key)
+        ignored = path in _BODY_IGNORED and method == "POST"
+        body = {} if ignored else self._body(environ)
+        environ[_REQUEST] = Request(snapshot, scope, {}, query, body, _who(caller, scope))
+
+    def _scope(self, snapshot: Snapshot, caller: Caller, key: str | None) -> Scope:
         try:
-            key = passed_key(query, environ.get("HTTP_AUTHORIZATION", ""))
-            scope = self._auth.scope(snapshot, caller, key)
+            return self._auth.scope(snapshot, caller, key)
         except AccessDenied as error:
             raise _response(text_answer(error.message, 401, TEXT_TYPE)) from None
         except AgentError as error:
             text = f"Unexpected error: {error.message}"
             raise _response(text_answer(text, 503, HTML_TYPE)) from error
-        ignored = path in _BODY_IGNORED and method == "POST"
-        body = {} if ignored else self._body(environ)
-        environ[_REQUEST] = Request(snapshot, scope, {}, query, body, _who(caller, scope))
 
     def _body(self, environ: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -170,9 +170,7 @@ class V2:
 
     def _do(self, command: Command) -> None:
         if not self._patience.ask(command, self._limit):
-            raise DeadlineExceeded(
-                f"Not done after {self._limit:g} seconds, still being worked on"
-            )
+            raise DeadlineExceeded(f"Not done after {self._limit:g} seconds, still being worked on")
 
 
 def _in_app(act: Callable[[Request, int], Answer]) -> Callable[[Request], Answer]:

@@ -180,9 +180,7 @@ def compiled_service(service: Service, scope: Scope, notes: Notes) -> Compiled:
     volumes = service_volumes(asked.get("volumes"), app.app_id, notes)
     fields, at_create = _fields(asked, config, networks, scope, notes)
     below = {**config.environment, **scope.injected}
-    fields["Env"] = environment(
-        service, asked.get("environment"), below, extras.environment, notes
-    )
+    fields["Env"] = environment(service, asked.get("environment"), below, extras.environment, notes)
     fields["Labels"] = all_labels
     _add_mounts(fields, app.app_id, service.name, config, volumes, extras, notes)
     _settle_conflicts(fields, asked, facts, notes)

@@ -16,7 +16,7 @@ from .names import normal_image
 from .observed import Container
 from .plan import Wait
 from .scopes import EVERYTHING, Scope
-from .snapshot import Failure, Running, Snapshot
+from .snapshot import NOT_ASKED, Failure, Running, Snapshot
 from .status import View, applying, local_mode, overall_progress, target_apps, view_of
 from .steps import Step, identity, service_of, subject, verb
 from .steps import describe as words_for
@@ -278,7 +278,7 @@ def status_line(snapshot: Snapshot) -> str:
 
 def _status(snapshot: Snapshot) -> str:
     if not snapshot.engine_up:
-        if snapshot.engine_error == Snapshot().engine_error:
+        if snapshot.engine_error == NOT_ASKED:
             return "Starting"
         return f"Engine is not answering: {snapshot.engine_error}"
     doing = _doing(snapshot)

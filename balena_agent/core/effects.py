@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from .body import resolved
 from .names import SUPERVISOR_NETWORK, normal_image
 from .observed import Container, Image, Network, Observed, Volume
 from .spec import NetworkSpec
@@ -145,7 +146,12 @@ def _with_container(observed: Observed, step: CreateContainer, new_id: str) -> O
         service_id=service.service_id,
         name=service.container_name,
         state="created",
-        spec=service.spec,
+        spec=resolved(service.spec, _ids(observed, service.app_uuid)),
         raw_name=name,
     )
     return replace(observed, containers={**observed.containers, made.id: made})
+
+
+def _ids(observed: Observed, app_uuid: str) -> dict[str, str]:
+    """Container ids of an app's services, for `network_mode: service:x` and its like."""
+    return {c.service: c.id for c in observed.containers.values() if c.app_uuid == app_uuid}

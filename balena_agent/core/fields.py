@@ -160,9 +160,7 @@ def strings(value: Json, name: str, notes: Notes) -> list[str] | None:
     return [item for item in found if item is not None]
 
 
-def text_map(
-    value: Json, name: str, notes: Notes, null: str | None = None
-) -> dict[str, str]:
+def text_map(value: Json, name: str, notes: Notes, null: str | None = None) -> dict[str, str]:
     """A map of texts, or the list form `K=V` (D2). `null` stands for a missing value; with None
     such an entry is left out. Values are never shown: they may be secrets."""
     if isinstance(value, list):

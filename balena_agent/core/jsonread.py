@@ -20,7 +20,7 @@ Json = Any
 """Whatever `json.loads` returns: None, bool, int, float, str, list, dict."""
 
 _SHOWN = 60
-_INTEGER = re.compile(r"-?[0-9]+(\.0*)?\Z")
+_INTEGER = re.compile(r"-?[0-9]{1,18}(\.0*)?\Z")
 _SECRET_KEYS = re.compile(r"(?i)(key|token|secret|passw|credential)")
 
 

@@ -85,9 +85,7 @@ def _map(value: Json, where: str, notes: Notes) -> Mapping[str, Json]:
     return {}
 
 
-def _note_unknown(
-    raw: Mapping[str, Json], known: frozenset[str], where: str, notes: Notes
-) -> None:
+def _note_unknown(raw: Mapping[str, Json], known: frozenset[str], where: str, notes: Notes) -> None:
     spelled = known | {camel(name) for name in known}
     unknown = [key for key in raw if key not in spelled]
     if unknown:

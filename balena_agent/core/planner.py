@@ -12,7 +12,7 @@ services, networks and volumes that must come, locks; last images that nobody us
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .desired import Desired, DesiredApp
 from .names import SUPERVISOR_NETWORK, normal_image
@@ -93,20 +93,25 @@ def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
     by_id = {app.app_id: app.uuid for app in desired.apps}
     world: dict[str, _Belongings] = {}
 
+    def owner(uuid: str, app_id: int) -> str:
+        return uuid if uuid in known else by_id.get(app_id, uuid or str(app_id))
+
     def of(uuid: str, app_id: int) -> _Belongings:
-        owner = uuid if uuid in known else by_id.get(app_id, uuid or str(app_id))
-        return world.setdefault(owner, _Belongings(app_id))
+        return world.setdefault(owner(uuid, app_id), _Belongings(app_id))
 
     for container in observed.containers.values():
         if container.name is not None:
-            mine = of(container.app_uuid, container.app_id)
+            uuid = owner(container.app_uuid, container.app_id)
+            if uuid != container.app_uuid:
+                container = replace(container, app_uuid=uuid)
+            mine = of(uuid, container.app_id)
             mine.containers.setdefault(container.service, []).append(container)
     for network in observed.networks.values():
         if network.engine_name != SUPERVISOR_NETWORK:
             of(network.app, network.app_id).networks.append(network)
     for volume in observed.volumes.values():
-        owner = by_id.get(volume.app_id, volume.app_uuid or str(volume.app_id))
-        world.setdefault(owner, _Belongings(volume.app_id)).volumes.append(volume)
+        uuid = by_id.get(volume.app_id, volume.app_uuid or str(volume.app_id))
+        world.setdefault(uuid, _Belongings(volume.app_id)).volumes.append(volume)
     return world
 
 
@@ -131,8 +136,7 @@ def _plan_app(
 ) -> Draft:
     draft = Draft(situation, app.uuid, app.app_id)
     if app.problem:
-        draft.wait(f"app {app.name or app.uuid}", f"is left as it is: {app.problem}")
-        return draft
+        return draft  # rejected: nothing of it is touched, and there is nothing to wait for
     replaced = _replaced_networks(app, mine)
     replaced |= _replaced_volumes(app, mine, removed=not in_target and not situation.keep_volumes)
     present = {n.engine_name for n in mine.networks} | {v.engine_name for v in mine.volumes}

@@ -135,9 +135,7 @@ def _policy(name: str, retries: int = 0) -> dict[str, Json]:
     return {"Name": name, "MaximumRetryCount": retries}
 
 
-def healthcheck(
-    value: Json, image: Mapping[str, Json], name: str, notes: Notes
-) -> dict[str, Json]:
+def healthcheck(value: Json, image: Mapping[str, Json], name: str, notes: Notes) -> dict[str, Json]:
     """The health check of a service laid over that of its image, field by field (spec 21 §3.5)."""
     if not isinstance(value, Mapping):
         notes.ignored(name, value, "expecting a map")

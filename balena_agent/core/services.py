@@ -47,6 +47,13 @@ class Ground:
     usable: frozenset[str]
     replaced: Mapping[str, str]
 
+    @property
+    def declared(self) -> frozenset[str]:
+        """Networks and volumes that the plan itself provides; the engine has or makes others."""
+        networks = (network.engine_name for network in self.app.networks)
+        volumes = (volume.engine_name for volume in self.app.volumes)
+        return frozenset((*networks, *volumes, SUPERVISOR_NETWORK))
+
     def missing_images(self) -> list[str]:
         return [s.name for s in self.app.services if not s.image_present]
 
@@ -141,9 +148,6 @@ def _why_replace(
 ) -> str:
     if container.id in draft.situation.intent.recreate:
         return "restart was asked for"
-    parent = current.get(service.spec.parent)
-    if parent and container.spec.parent not in (parent.id, service.spec.parent):
-        return f"shares the network of {service.spec.parent}, which was replaced"
     for used in (*container.spec.networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
@@ -179,11 +183,8 @@ def _create(
         return
     if SUPERVISOR_NETWORK in service.spec.networks and SUPERVISOR_NETWORK not in ground.usable:
         draft.emit(EnsureSupervisorNetwork(f"service {service.name} uses it"))
-    absent = [
-        name
-        for name in (*service.spec.networks, *sorted(service.spec.volumes))
-        if name not in ground.usable
-    ]
+    used = (*service.spec.networks, *sorted(service.spec.volumes))
+    absent = [name for name in used if name in ground.declared and name not in ground.usable]
     absent += [
         f"container of service {parent}"
         for parent in sorted(parents(service.spec))

@@ -17,8 +17,7 @@ from .plan import Plan
 from .steps import Step
 from .target import Target
 
-
-NOT_ASKED = "not asked yet"
+NOT_ASKED = "the first look at it has not ended yet"
 """`Snapshot.engine_error` before the first look has ended."""
 
 

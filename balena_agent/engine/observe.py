@@ -15,28 +15,24 @@ Any sequence of partial looks that covers what changed must end equal to a full 
 got lost on its way does no harm: the next look at the kind repeats it. Looks may run side by side,
 but their answers have to be applied in the order in which the looks began.
 
-What cannot change is asked once: an image's configuration is remembered by the image's id, and a
-container whose inspect answer is the same, byte for byte, is the same value as before. A look
-costs by what changed, not by what exists.
+What cannot change is asked once: an image's configuration is remembered by the image's id. So a
+partial look costs by what changed, not by what exists.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..core.body import container_from_inspect, image_from_inspect
-from ..core.errors import EngineFailed
 from ..core.names import SUPERVISOR_NETWORK, current_labels, is_supervised, normal_image
 from ..core.networks import is_supervisor_network, network_from_inspect, volume_from_inspect
 from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
 from ..core.spec import NetworkSpec
 from ..core.steps import Patch, Touch
 from .client import Client, path
-from .failures import is_missing, translated
 
 LOOK_LIMIT = 60.0
 
@@ -54,7 +50,6 @@ class _Memory:
         self._names: dict[str, set[str]] = {}
         self._kinds: dict[str, set[str]] = {}
         self._images: dict[str, Image] = {}
-        self._containers: dict[str, tuple[bytes, Container]] = {}
 
     def restart(self, observed: Observed) -> None:
         """A full look: forget what is gone."""
@@ -67,7 +62,6 @@ class _Memory:
             for kind in ("networks", "volumes", "images"):
                 self._kinds[kind] = set(getattr(observed, kind))
             self._images = _only(self._images, {*observed.images, *used})
-            self._containers = _only(self._containers, observed.containers)
 
     def reported(self, container: Container) -> None:
         with self._lock:
@@ -93,15 +87,6 @@ class _Memory:
     def keep_image(self, image: Image) -> None:
         with self._lock:
             self._images[image.id] = image
-
-    def same_container(self, answer: bytes, container_id: str) -> Container | None:
-        with self._lock:
-            known = self._containers.get(container_id)
-        return known[1] if known and known[0] == answer else None
-
-    def keep_container(self, answer: bytes, container: Container) -> None:
-        with self._lock:
-            self._containers[container.id] = (answer, container)
 
 
 class Observer:
@@ -159,23 +144,11 @@ class Observer:
 
     def _container(self, client: Client, key: str) -> Container | None:
         """One container of ours by id or name; None when it is gone or foreign."""
-        try:
-            answer = client.request("GET", path("containers", key, "json"))
-        except EngineFailed as error:
-            if is_missing(error):
-                return None
-            raise
-        known = self._memory.same_container(answer, key)
-        return known or self._read_container(client, answer)
-
-    def _read_container(self, client: Client, answer: bytes) -> Container | None:
-        with translated("reading a container"):
-            inspect = json.loads(answer)
+        inspect = client.find(path("containers", key, "json"))
+        if inspect is None or not is_ours(inspect["Config"].get("Labels")):
+            return None
         config = self._config(client, str(inspect.get("Image") or ""))
-        container = container_from_inspect(inspect, config)
-        if container:
-            self._memory.keep_container(answer, container)
-        return container
+        return container_from_inspect(inspect, config)
 
     def _config(self, client: Client, image_id: str) -> ImageConfig:
         """What the image contributed; nothing, when it was removed under its container."""

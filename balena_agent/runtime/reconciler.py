@@ -20,6 +20,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
+from ..core.body import resolved
 from ..core.desired import DesiredService
 from ..core.errors import AgentError, Broken, Cancelled, EngineUnavailable
 from ..core.intent import Apply, Command, Intent, Power, ServiceCommand, SetTarget
@@ -27,7 +28,7 @@ from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
-from ..core.snapshot import NOT_ASKED, Running
+from ..core.snapshot import NOT_ASKED
 from ..core.steps import (
     CreateContainer,
     Fetch,
@@ -38,8 +39,6 @@ from ..core.steps import (
     Step,
     StopContainer,
     Touch,
-    identity,
-    subject,
 )
 from ..core.target import images_of
 from ..watchdog import Watchdog
@@ -54,6 +53,7 @@ from .orders import Order, OrderBook, containers_of, intend, pruned
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
 from .state import Published
+from .underway import UnderWay
 from .world import World
 
 _log = logging.getLogger(__name__)
@@ -95,8 +95,7 @@ class Reconciler:
         self._notes = Notes(
             store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits
         )
-        self._running: dict[str, Running] = {}
-        self._cancelling: set[str] = set()
+        self._under_way = UnderWay(self._executor)
         self._orders = OrderBook()
         self._stop_answers: list[Future[str]] = []
         self._power_until = 0.0
@@ -179,7 +178,7 @@ class Reconciler:
     def _retry_is_due(self) -> bool:
         now = self._clock.wall()
         return any(
-            failure.retry_at <= now and name not in self._running
+            failure.retry_at <= now and name not in self._under_way
             for name, failure in self._now.failures.items()
         )
 
@@ -187,8 +186,8 @@ class Reconciler:
         match message:
             case Outcome():
                 self._ended(message)
-            case Progress():
-                self._progressed(message)
+            case Progress(step=step, percent=percent):
+                self._under_way.progress(step, percent)
             case Looked():
                 self._looked(message)
             case Given():
@@ -278,7 +277,7 @@ class Reconciler:
         self._now = replace(self._now, intent=intent)
 
     def _settle_orders(self) -> None:
-        busy = frozenset(subject(running.step) for running in self._running.values())
+        busy = self._under_way.subjects()
         error = "" if self._now.engine_error == NOT_ASKED else self._now.engine_error
         before = self._now.intent
         after = self._orders.settle(before, self._world.observed, self._ledger, busy, error)
@@ -297,9 +296,8 @@ class Reconciler:
     # ---- what comes back ------------------------------------------------------------------
 
     def _ended(self, outcome: Outcome) -> None:
-        step, name = outcome.step, identity(outcome.step)
-        self._running.pop(name, None)
-        self._cancelling.discard(name)
+        step = outcome.step
+        self._under_way.ended(step)
         if outcome.patch is None:
             self._lookout.ask(Touch(everything=True))
         else:
@@ -325,11 +323,15 @@ class Reconciler:
             self._orders.power_accepted()
 
     def _created(self, step: CreateContainer) -> None:
-        name = str(step.service.container_name)
-        for container in self._world.observed.containers.values():
+        """Remember what the container was asked to be: that is what later looks compare."""
+        name, known = str(step.service.container_name), self._world.observed.containers
+        app = step.service.app_uuid
+        ids = {c.service: c.id for c in known.values() if c.app_uuid == app}
+        spec = resolved(step.service.spec, ids)
+        for container in known.values():
             if container.raw_name == name:
-                self._world.intend(container.id, step.service.spec)
-                self._notes.asked(container.id, step.service.spec)
+                self._world.intend(container.id, spec)
+                self._notes.asked(container.id, spec)
                 return
 
     def _failed(self, step: Step, error: AgentError) -> None:
@@ -341,12 +343,6 @@ class Reconciler:
             now = self._clock.wall()
             text = telling.failed(self._ledger.fail(step, error, now), error, now)
             self._now = replace(self._now, update_failed=True, last_error=text)
-
-    def _progressed(self, progress: Progress) -> None:
-        name = identity(progress.step)
-        known = self._running.get(name)
-        if known:
-            self._running[name] = replace(known, percent=progress.percent)
 
     def _looked(self, looked: Looked) -> None:
         match looked.seen:
@@ -388,7 +384,7 @@ class Reconciler:
         planned = self._plan()
         self._now = replace(self._now, plan=planned)
         if self._may_act():
-            self._cancel_unwanted(planned)
+            self._under_way.give_up_unwanted(planned.wanted)
             for step in planned.steps:
                 self._begin(step)
         self._settle_orders()
@@ -413,7 +409,7 @@ class Reconciler:
     def _situation(self) -> Situation:
         policy = self._policy
         return Situation(
-            running={name: running.step for name, running in self._running.items()},
+            running=self._under_way.steps(),
             backoff=self._ledger.pauses(self._clock.wall()),
             intent=self._now.intent,
             locked=self._host.held_locks(),
@@ -429,23 +425,13 @@ class Reconciler:
     def _begin(self, step: Step) -> None:
         if isinstance(step, StopContainer) and (step.final or self._now.stopping):
             self._notes.stop(step.container_id)
-        telling.begun(step)
-        self._running[identity(step)] = Running(step, since=self._clock.wall())
-        self._executor.start(step)
-
-    def _cancel_unwanted(self, planned: Plan) -> None:
-        """Give up downloads that no plan wants any more (balena-supervisor#1956)."""
-        for name, running in self._running.items():
-            unwanted = isinstance(running.step, Fetch) and name not in planned.wanted
-            if unwanted and name not in self._cancelling:
-                self._cancelling.add(name)
-                self._executor.cancel(name)
+        self._under_way.begin(step, self._clock.wall())
 
     def _flags(self, planned: Plan) -> None:
         """Flags for the API, commits that are wholly applied, and the end of a forced update."""
         if not self._now.looked:
             return
-        idle = not self._running
+        idle = not self._under_way
         settled = idle and not planned.steps and not planned.waits
         if settled:
             self._now = replace(
@@ -494,7 +480,7 @@ class Reconciler:
 
     def _publish(self) -> None:
         self._now = replace(
-            self._now, running=dict(self._running), failures=self._ledger.failures()
+            self._now, running=self._under_way.shown(), failures=self._ledger.failures()
         )
         if replace(self._now, version=0) != replace(self._published.current, version=0):
             self._now = self._published.publish(self._now)

@@ -2,8 +2,7 @@
 
 The real one is named by BALENA_AGENT_TEST_ENGINE=/path/to/docker.sock; without it its half of the
 suite is skipped. Everything that a world makes carries its token, and `clean` removes all of it.
-Images come from a busybox file, downloads from a registry at 127.0.0.1:5000 that a `Front` can
-slow down, break and count.
+Images come from a busybox file, downloads from a registry at 127.0.0.1:5000 (engine_front.py).
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import io
 import os
 import secrets
 import shutil
-import socket
 import tarfile
 import threading
 import time
@@ -21,19 +19,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from engine_front import REGISTRY, registry_answers
+from engine_likeness import disagreements
 from fakes.engine import FakeEngine
 
-from balena_agent.core.body import differences
 from balena_agent.core.compose import desired_app
 from balena_agent.core.desired import DesiredApp, DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.names import LOCK_ROOT, SUPERVISOR_NETWORK
-from balena_agent.core.networks import network_differences
-from balena_agent.core.observed import Container, HostFacts, Network, Observed, Volume
+from balena_agent.core.observed import Container, HostFacts, Observed
 from balena_agent.core.steps import (
     CreateContainer,
     CreateNetwork,
@@ -48,16 +46,22 @@ from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import Client, Link, filters, path
 
 ENGINE_VARIABLE = "BALENA_AGENT_TEST_ENGINE"
-REGISTRY = "127.0.0.1:5000"
 LIMIT = 20.0
-NOT_IN_THE_MODEL = ("HostConfig.RestartPolicy",)
-"""A final stop takes the restart policy away, which `effect` does not tell."""
 SLEEP = ["/bin/busybox", "sleep", "600"]
 
 
 def real_engine_socket() -> str:
     """The socket of the engine to test, or "" (then the real half is skipped)."""
     return os.environ.get(ENGINE_VARIABLE, "")
+
+
+NO_ENGINE = f"no real engine: {ENGINE_VARIABLE}=/path/to/docker.sock names none"
+NO_REGISTRY = "no registry answers at 127.0.0.1:5000"
+
+needs_engine = pytest.mark.skipif(not real_engine_socket(), reason=NO_ENGINE)
+needs_registry = pytest.mark.skipif(
+    not (real_engine_socket() and registry_answers()), reason=f"{NO_ENGINE}, or {NO_REGISTRY}"
+)
 
 
 def eventually(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
@@ -321,167 +325,6 @@ def _archive(padding: int) -> bytes:
             entry.size, entry.mode = len(content), 0o755
             archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()
-
-
-# ---- comparing -----------------------------------------------------------------------------------
-
-
-def disagreements(model: Observed, real: Observed, world: World) -> list[str]:
-    """In what two looks at one app differ, but for ids and times (which no model can know)."""
-    return [
-        *_container_disagreements(model, real, world),
-        *_network_disagreements(model, real, world),
-        *_unequal("volumes", _volumes(model, world), _volumes(real, world)),
-        *_unequal("images", _images(model, world), _images(real, world)),
-    ]
-
-
-def _unequal(what: str, model: Any, real: Any) -> list[str]:
-    return [] if model == real else [f"{what}: the model has {model}, the engine {real}"]
-
-
-def _container_disagreements(model: Observed, real: Observed, world: World) -> list[str]:
-    ours, theirs = _by_name(model, world), _by_name(real, world)
-    found = _unequal("containers", sorted(ours), sorted(theirs))
-    for name in ours.keys() & theirs.keys():
-        left, right = ours[name], theirs[name]
-        facts = ("app_uuid", "app_id", "service", "service_id", "name", "state", "stop_timeout")
-        for fact in facts:
-            found += _unequal(f"{name} {fact}", getattr(left, fact), getattr(right, fact))
-        parent = left.spec.parent
-        owner = next((c.id for c in theirs.values() if c.service == parent), None)
-        found += [
-            f"{name}: {each}"
-            for each in differences(left.spec, right.spec, owner)
-            if each.field not in NOT_IN_THE_MODEL
-        ]
-        found += _unequal(f"{name} networks", set(left.spec.networks), set(right.spec.networks))
-    return found
-
-
-def _by_name(observed: Observed, world: World) -> dict[str, Container]:
-    return {c.raw_name: c for c in observed.containers.values() if c.app_uuid == world.uuid}
-
-
-def _network_disagreements(model: Observed, real: Observed, world: World) -> list[str]:
-    ours, theirs = _networks(model, world), _networks(real, world)
-    found = _unequal("networks", sorted(ours), sorted(theirs))
-    for name in ours.keys() & theirs.keys():
-        left, right = ours[name], theirs[name]
-        for fact in ("app", "app_id", "name"):
-            found += _unequal(f"{name} {fact}", getattr(left, fact), getattr(right, fact))
-        found += [f"{name}: {each}" for each in network_differences(left.spec, right.spec)]
-    return found
-
-
-def _networks(observed: Observed, world: World) -> dict[str, Network]:
-    """The app's networks and `supervisor0`."""
-    mine = (world.uuid, "")
-    return {n.engine_name: n for n in observed.networks.values() if n.app in mine}
-
-
-def _volumes(observed: Observed, world: World) -> dict[str, Volume]:
-    return {k: v for k, v in observed.volumes.items() if v.app_id == world.app_id}
-
-
-def _images(observed: Observed, world: World) -> set[str]:
-    """Names by tag. A pull by tag also records a digest, which the model cannot know."""
-    return {
-        name for image in observed.images.values() for name in image.tags if world.token in name
-    }
-
-
-def unlike(seen: Observed, truth: Observed) -> list[str]:
-    """In what two looks at the same engine differ at all, ids and times included."""
-    found = []
-    for kind in ("containers", "networks", "volumes", "images"):
-        left, right = getattr(seen, kind), getattr(truth, kind)
-        for key in sorted(left.keys() | right.keys()):
-            if left.get(key) != right.get(key):
-                found.append(f"{kind}: seen {left.get(key)}, but there is {right.get(key)}")
-    return found
-
-
-# ---- a registry that can be slow, broken and counted ---------------------------------------------
-
-
-class Front:
-    """Stands before the registry. `pace` limits each download to so many bytes a second (0: no
-    limit), `without_layers` answers 404 for every layer, `requests` counts what the engine asks."""
-
-    def __init__(self) -> None:
-        self.pace = 0
-        self.without_layers = False
-        self.requests = 0
-        self.sent = 0
-        front = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                front.answer(self)
-
-            def do_HEAD(self) -> None:
-                front.answer(self)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Nothing: the test speaks."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="front")
-        self._thread.start()
-
-    def through(self, reference: str) -> str:
-        """The reference as seen through this front."""
-        return reference.replace(REGISTRY, self.address)
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        self.requests += 1
-        behind = HTTPConnection(REGISTRY, timeout=10)
-        headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
-        behind.request(request.command, request.path, headers=headers)
-        got = behind.getresponse()
-        content = got.read()
-        if self.without_layers and "/blobs/" in request.path and len(content) > 4096:
-            request.send_error(404)
-            return
-        request.send_response(got.status)
-        for name in ("Content-Type", "Docker-Content-Digest", "Docker-Distribution-Api-Version"):
-            if value := got.headers.get(name):
-                request.send_header(name, value)
-        request.send_header("Content-Length", got.headers.get("Content-Length", "0"))
-        request.end_headers()
-        self._send(request, content)
-        behind.close()
-
-    def _send(self, request: BaseHTTPRequestHandler, content: bytes) -> None:
-        chunk = 64 * 1024
-        try:
-            for start in range(0, len(content), chunk):
-                part = content[start : start + chunk]
-                request.wfile.write(part)
-                self.sent += len(part)
-                if self.pace and len(content) > chunk:
-                    time.sleep(len(part) / self.pace)
-        except OSError:
-            request.close_connection = True
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def registry_answers() -> bool:
-    host, _, port = REGISTRY.partition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

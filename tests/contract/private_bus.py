@@ -37,19 +37,23 @@ class Daemon:
             pytest.skip("dbus-daemon is not installed: apt-get install dbus-daemon (or dbus)")
         self._directory = TemporaryDirectory(prefix="bus-")  # a short path: sockets have a limit
         directory = Path(self._directory.name)
-        socket = directory / "bus"
         config = directory / "bus.conf"
-        config.write_text(CONFIG.format(socket=socket))
-        self.address = f"unix:path={socket}"
+        config.write_text(CONFIG.format(socket=directory / "bus"))
         self._process = subprocess.Popen(
-            [program, f"--config-file={config}", "--nofork", "--nopidfile"],
+            [program, f"--config-file={config}", "--nofork", "--nopidfile", "--print-address"],
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
         )
-        eventually(socket.exists, "the bus socket")
+        assert self._process.stdout
+        self.address = self._process.stdout.readline().strip()  # printed once it listens
+        assert self.address, "dbus-daemon did not start"
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait(10)
+        assert self._process.stdout
+        self._process.stdout.close()
         self._directory.cleanup()
 
 

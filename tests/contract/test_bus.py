@@ -8,13 +8,24 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from private_bus import Daemon, eventually
 
 from balena_agent.core.errors import Broken, BusUnavailable, DeadlineExceeded, NotFound
-from balena_agent.host.bus import Bus, Reply, Variant
-from balena_agent.host.wire import BusRefusal, Call, Match, Signal
+from balena_agent.host.bus import Bus, Reply
+from balena_agent.host.connection import Connection
+from balena_agent.host.wire import (
+    BusRefusal,
+    Call,
+    Match,
+    Message,
+    MessageFlag,
+    MessageType,
+    Signal,
+    Variant,
+)
 
 NAME, PATH, FACE = "test.Service", "/test/object", "test.Face"
 
@@ -275,3 +286,72 @@ def test_the_connection_for_descriptors_is_a_second_one(service: Bus, client: Bu
     second = client.call(NAME, PATH, FACE, "Who", with_fds=True)
     assert first != second
     assert client.call(NAME, PATH, FACE, "Who", with_fds=True) == second
+
+
+# -- file descriptors ------------------------------------------------------------------------------
+
+
+class Giver:
+    """A service that hands out descriptors, as logind does, on a connection of its own."""
+
+    def __init__(self, bus: Bus, address: str) -> None:
+        self.asked: list[Any] = []
+        self.reader, self.writer = os.pipe()
+        self.connection = bus.run(Connection.open(address, self._received, with_fds=True), 5)
+        self._bus = bus
+
+    def _received(self, message: Any) -> None:
+        if message.message_type is MessageType.METHOD_CALL:
+            self.asked.append(message)
+            if message.member == "Give":
+                self.give(message)
+
+    def give(self, message: Any) -> None:
+        self.connection.send(Message.new_method_return(message, "h", [0], [self.writer]))
+
+    def abandoned(self) -> bool:
+        """Whether nobody but us has the writing end any more: the pipe is at its end."""
+        os.close(self.writer)
+        return os.read(self.reader, 1) == b""
+
+
+@pytest.fixture
+def giver(daemon: Daemon, service: Bus) -> Giver:
+    return Giver(service, daemon.address)
+
+
+def test_a_descriptor_belongs_to_the_caller_and_to_no_child(giver: Giver, client: Bus) -> None:
+    (fd,) = client.call(giver.connection.unique_name, PATH, FACE, "Give", with_fds=True)
+    assert not os.get_inheritable(fd)
+    assert os.write(fd, b"x") == 1 and os.read(giver.reader, 1) == b"x"
+    os.close(fd)
+    assert giver.abandoned()
+
+
+def test_a_descriptor_that_comes_too_late_is_closed(giver: Giver, client: Bus) -> None:
+    """Else a logind lock that nobody knows of would delay every shutdown."""
+    name = giver.connection.unique_name
+    with pytest.raises(DeadlineExceeded):
+        client.call(name, PATH, FACE, "Late", timeout=0.1, with_fds=True)
+    giver._bus.post(giver.give, giver.asked[0])
+    (fd,) = client.call(name, PATH, FACE, "Give", with_fds=True)  # what came before is handled
+    os.close(fd)
+    assert giver.abandoned()
+
+
+def test_descriptors_that_nobody_asked_for_do_not_pile_up(
+    daemon: Daemon, giver: Giver, client: Bus
+) -> None:
+    (fd,) = client.call(giver.connection.unique_name, PATH, FACE, "Give", with_fds=True)
+    os.close(fd)
+    stranger = giver.asked[0].sender
+    for _ in range(20):
+        call = Message(
+            destination=stranger, path=PATH, interface=FACE, member="Take", signature="h",
+            body=[0], unix_fds=[giver.writer], flags=MessageFlag.NO_REPLY_EXPECTED, serial=7,
+        )  # fmt: skip
+        giver._bus.post(giver.connection.send, call)
+    giver._bus.probe()
+    (fd,) = client.call(giver.connection.unique_name, PATH, FACE, "Give", with_fds=True)
+    os.close(fd)
+    assert giver.abandoned()

@@ -125,6 +125,9 @@ class Agent:
         self.published.publish(change(self.published.current))
 
     def heard(self, member: str, path: str = ROOT) -> list[list[Any]]:
+        """Bodies of the signals so far. The ping comes back after what was sent before it, so a
+        round of announcements is here whole or not at all."""
+        self.client.call(NAME, "/", "org.freedesktop.DBus.Peer", "Ping")
         mine = [s for s in list(self.signals) if s.member == member and s.path == path]
         return [plain(signal.body) for signal in mine]
 

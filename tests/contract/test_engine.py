@@ -2,7 +2,7 @@
 
 After each verb, `observe()` equals `effect(before)`; doing it again changes nothing and fails
 never; any sequence of partial looks ends equal to a full look. So the fake that the planner's and
-the reconciler's tests stand on cannot drift from reality.
+the reconciler's tests stand on cannot drift from reality. Downloads: test_engine_images.py.
 """
 
 from __future__ import annotations
@@ -11,30 +11,18 @@ import itertools
 import os
 import random
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from engine_worlds import (
-    ENGINE_VARIABLE,
-    FakeWorld,
-    Front,
-    RealWorld,
-    Slip,
-    World,
-    eventually,
-    real_engine_socket,
-    registry_answers,
-    unlike,
-    watching,
-)
+from engine_likeness import unlike
+from engine_worlds import RealWorld, Slip, World, eventually, needs_engine, watching
 from fakes.engine import FakeEngine
 
-from balena_agent.core.errors import AgentError, Broken, Cancelled, EngineFailed, EngineUnavailable
+from balena_agent.core.errors import Broken, Cancelled, EngineFailed, EngineUnavailable
 from balena_agent.core.names import SUPERVISOR_NETWORK, lock_directory
 from balena_agent.core.observed import Observed
 from balena_agent.core.spec import Endpoint
@@ -56,35 +44,14 @@ from balena_agent.core.steps import (
     touched,
 )
 from balena_agent.engine.adapter import DockerEngine
+from balena_agent.runtime.ports import Engine
 
-NO_ENGINE = f"no real engine: {ENGINE_VARIABLE}=/path/to/docker.sock names none"
-NO_REGISTRY = "no registry answers at 127.0.0.1:5000"
-
-needs_engine = pytest.mark.skipif(not real_engine_socket(), reason=NO_ENGINE)
-needs_registry = pytest.mark.skipif(
-    not (real_engine_socket() and registry_answers()), reason=f"{NO_ENGINE}, or {NO_REGISTRY}"
-)
+pytest_plugins = ["engine_fixtures"]
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=needs_engine)])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    made = FakeWorld() if request.param == "fake" else RealWorld(real_engine_socket())
-    yield made
-    made.clean()
-
-
-@pytest.fixture
-def real() -> Iterator[RealWorld]:
-    made = RealWorld(real_engine_socket())
-    yield made
-    made.clean()
-
-
-@pytest.fixture
-def front() -> Iterator[Front]:
-    made = Front()
-    yield made
-    made.close()
+def as_port(engine: FakeEngine | DockerEngine) -> Engine:
+    """Both satisfy the runtime's port: for the type checker."""
+    return engine
 
 
 # ---- each verb: as the model says, and twice -----------------------------------------------------
@@ -100,8 +67,8 @@ def test_networks(world: World) -> None:
             "labels": {"colour": "red"},
         },
     }
-    for network in world.app({}, networks).networks:
-        world.checked(CreateNetwork(world.uuid, world.app_id, network))
+    for wanted in world.app({}, networks).networks:
+        world.checked(CreateNetwork(world.uuid, world.app_id, wanted))
     for network in list(world.engine.observe().networks.values()):
         if network.app == world.uuid:
             world.checked(RemoveNetwork(world.uuid, network.engine_name, network.id))
@@ -440,118 +407,6 @@ def test_eight_workers_on_one_adapter(world: World) -> None:
         removals = [RemoveContainer(world.uuid, c.service, c.id) for c in world.containers()]
         list(workers.map(world.do, removals))
     assert world.containers() == []
-
-
-# ---- images --------------------------------------------------------------------------------------
-
-
-def fetch(world: World, reference: str) -> Fetch:
-    return Fetch(reference, world.uuid, world.app_id, "web")
-
-
-def test_a_present_image_is_fetched_without_progress(world: World) -> None:
-    world.checked(fetch(world, world.image))
-    world.checked(RemoveImage(world.image))
-
-
-@needs_registry
-def test_a_download(real: RealWorld) -> None:
-    reference = real.provide("one", padding=3_000_000)
-    slip = Slip()
-    before = real.engine.observe()
-    real.engine.perform(fetch(real, reference), slip)
-    assert slip.told[-1] == 100 and slip.told == sorted(slip.told)
-    assert before.image(reference) is None and real.engine.observe().image(reference)
-    real.checked(fetch(real, reference))
-    real.checked(RemoveImage(reference))
-
-
-@needs_registry
-def test_a_download_by_digest_can_be_removed_again(real: RealWorld) -> None:
-    tagged = real.provide("one")
-    reference = real.digest(tagged)
-    real.do(fetch(real, reference))
-    image = real.engine.observe().image(reference)
-    assert image and image.tags == {f"{reference.partition('@')[0]}:latest"}
-    elsewhere = "registry.example/other@" + reference.partition("@")[2]
-    real.do(fetch(real, elsewhere))  # the same digest is the same image, whatever its name
-    real.do(RemoveImage(reference))
-    assert real.engine.observe().image(reference) is None
-    assert image.id not in real.engine.observe().images
-    real.do(RemoveImage(reference))
-
-
-@needs_registry
-def test_a_present_image_makes_no_traffic(real: RealWorld, front: Front) -> None:
-    reference = front.through(real.provide("one"))
-    real.do(fetch(real, reference))
-    asked = front.requests
-    assert asked > 0
-    real.do(fetch(real, reference))
-    assert front.requests == asked
-
-
-@needs_engine
-def test_an_image_that_does_not_exist(real: RealWorld, front: Front) -> None:
-    if not registry_answers():
-        pytest.skip(NO_REGISTRY)
-    with pytest.raises(EngineFailed, match="not found") as caught:
-        real.do(fetch(real, f"{front.address}/{real.token}/nothing:1"))
-    assert caught.value.status == 404
-
-
-@needs_registry
-def test_an_error_inside_the_stream_is_an_error(real: RealWorld, front: Front) -> None:
-    reference = front.through(real.provide("one", padding=100_000))
-    front.without_layers = True
-    with pytest.raises(EngineFailed) as caught:
-        real.do(fetch(real, reference))
-    assert caught.value.status == 0 and str(caught.value)
-    assert real.engine.observe().image(reference) is None
-
-
-@needs_registry
-def test_a_running_download_is_given_up_at_once(real: RealWorld, front: Front) -> None:
-    reference = front.through(real.provide("big", padding=20_000_000))
-    front.pace = 2_000_000
-    slip, failure = Slip(), []
-    thread = threading.Thread(target=_perform, args=(real, fetch(real, reference), slip, failure))
-    thread.start()
-    eventually(lambda: len(slip.told) >= 2)
-    began = time.monotonic()
-    slip.cancel()
-    thread.join(5)
-    assert time.monotonic() - began < 0.5
-    assert isinstance(failure[0], Cancelled)
-    assert real.engine.observe().image(reference) is None
-    sent = front.sent
-    eventually(lambda: _still(lambda: front.sent), 5)
-    assert front.sent - sent < 10_000_000
-
-
-def _still(value: Callable[[], int]) -> bool:
-    before = value()
-    time.sleep(0.5)
-    return value() == before
-
-
-def _perform(world: World, step: Any, slip: Slip, failure: list[AgentError]) -> None:
-    try:
-        world.engine.perform(step, slip)
-    except AgentError as error:
-        failure.append(error)
-
-
-@needs_registry
-def test_progress_comes_at_a_bounded_pace(real: RealWorld, front: Front) -> None:
-    reference = front.through(real.provide("big", padding=6_000_000))
-    front.pace = 3_000_000
-    slip = Slip()
-    began = time.monotonic()
-    real.engine.perform(fetch(real, reference), slip)
-    took = time.monotonic() - began
-    assert 2 <= len(slip.told) <= took * 2 + 1
-    assert slip.told == sorted(slip.told)
 
 
 # ---- an engine that is away, and events ----------------------------------------------------------

@@ -103,8 +103,10 @@ def service(name: str, number: int = 1, image: str = "busybox", **more: Any) -> 
     }  # fmt: skip
 
 
-def target(*services: dict[str, Any], commit: str = "c1", app: int = 1, **more: Any) -> dict[str, Any]:
-    return {"local": {"name": "dev", "config": {}, "apps": {str(app): {
-        "name": f"app{app}", "commit": commit, "releaseId": 1,
-        "services": {str(s["serviceId"]): s for s in services}, "volumes": {}, "networks": {}, **more,
-    }}}}  # fmt: skip
+def target(*services: dict[str, Any], commit: str = "c1", app: int = 1) -> dict[str, Any]:
+    by_id = {str(s["serviceId"]): s for s in services}
+    entry = {
+        "name": f"app{app}", "commit": commit, "releaseId": 1, "services": by_id,
+        "volumes": {}, "networks": {},
+    }  # fmt: skip
+    return {"local": {"name": "dev", "config": {}, "apps": {str(app): entry}}}

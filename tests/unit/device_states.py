@@ -49,9 +49,7 @@ def container(app_: App, release_: Release, service_: Service, **more: Any) -> C
         app_id=app_.app_id,
         service=service_.name,
         service_id=service_.service_id,
-        name=ContainerName(
-            service_.name, service_.image_id, release_.release_id, release_.commit
-        ),
+        name=ContainerName(service_.name, service_.image_id, release_.release_id, release_.commit),
         spec=ContainerSpec(image=image_of(service_).id),
         **{
             "state": "running",
@@ -107,9 +105,7 @@ def device(facts: HostFacts, *apps: App, **more: Any) -> Snapshot:
             target=Target(facts.device_name, {}, {app_.uuid: app_ for app_ in apps}),
             source=facts.api_endpoint or "local",
             desired=Desired(desired),
-            observed=Observed(
-                containers={c.id: c for c in live}, images={i.id: i for i in images}
-            ),
+            observed=Observed(containers={c.id: c for c in live}, images={i.id: i for i in images}),
             facts=facts,
             commits={app_.uuid: app_.release.commit for app_ in apps if app_.release},
             engine_error="",

@@ -111,8 +111,25 @@ class Client:
             return True
 
 
-def test_requests_share_a_connection(server: HttpServer) -> None:
-    client = Client(server.port)
+Connect = Callable[..., Client]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Opens connections, and closes them when the test is over."""
+    clients: list[Client] = []
+
+    def opened(port: int, host: str = "127.0.0.1") -> Client:
+        clients.append(Client(port, host))
+        return clients[-1]
+
+    yield opened
+    for client in clients:
+        client.wire.close()
+
+
+def test_requests_share_a_connection(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
     for _ in range(3):
         status, headers, body = client.ask("GET /v2/version")
         assert status == 200
@@ -121,35 +138,33 @@ def test_requests_share_a_connection(server: HttpServer) -> None:
     assert headers["content-type"] == "application/json; charset=utf-8"
 
 
-def test_pipelined_requests_are_answered_in_order(server: HttpServer) -> None:
-    client = Client(server.port)
+def test_pipelined_requests_are_answered_in_order(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
     client.send("GET /ping")
     client.send("GET /v2/version")
     client.send("GET /nosuch")
     assert [client.receive()[0] for _ in range(3)] == [200, 200, 404]
 
 
-def test_eight_clients_at_once(server: HttpServer) -> None:
+def test_eight_clients_at_once(server: HttpServer, connect: Connect) -> None:
     def visit(_: int) -> set[int]:
-        client = Client(server.port)
+        client = connect(server.port)
         return {client.ask("GET /v2/applications/state")[0] for _ in range(25)}
 
     with ThreadPoolExecutor(8) as pool:
         assert set().union(*pool.map(visit, range(8))) == {200}
 
 
-def test_both_address_families(server: HttpServer) -> None:
-    assert Client(server.port).ask("GET /ping")[0] == 200
+def test_both_address_families(server: HttpServer, connect: Connect) -> None:
+    assert connect(server.port).ask("GET /ping")[0] == 200
     try:
-        client = Client(server.port, "::1")
+        client = connect(server.port, "::1")
     except OSError:
         pytest.skip("no IPv6 on this machine")
     assert client.ask("GET /ping")[0] == 200
 
 
-def test_without_ipv6_it_listens_on_ipv4(
-    app: Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ipv6_it_listens_on_ipv4(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.socket
 
     def no_ipv6(family: int = -1, *more: int, **named: int) -> socket.socket:
@@ -167,53 +182,55 @@ def test_without_ipv6_it_listens_on_ipv4(
         running.stop()
 
 
-def test_absolute_request_lines(server: HttpServer) -> None:
-    assert Client(server.port).ask("GET http://0123.balena:48484/ping")[0] == 200
+def test_absolute_request_lines(server: HttpServer, connect: Connect) -> None:
+    assert connect(server.port).ask("GET http://0123.balena:48484/ping")[0] == 200
 
 
-def test_oversized_header(server: HttpServer) -> None:
-    client = Client(server.port)
+def test_oversized_header(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
     status, headers, body = client.ask("GET /ping", X_Long="x" * HEADER_LIMIT * 2)
     assert (status, body, headers["connection"]) == (431, b"", "close")
     assert client.closed
 
 
-def test_oversized_request_line(server: HttpServer) -> None:
-    client = Client(server.port)
+def test_oversized_request_line(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
     assert client.ask("GET /" + "x" * HEADER_LIMIT * 2)[0] == 431
 
 
-def test_a_header_just_below_the_limit(server: HttpServer) -> None:
-    assert Client(server.port).ask("GET /ping", X_Long="x" * (HEADER_LIMIT - 300))[0] == 200
+def test_a_header_just_below_the_limit(server: HttpServer, connect: Connect) -> None:
+    assert connect(server.port).ask("GET /ping", X_Long="x" * (HEADER_LIMIT - 300))[0] == 200
 
 
 @pytest.mark.parametrize(
     "line", [b"nonsense\r\n\r\n", b"GET /ping FTP/1.1\r\n\r\n", b"\x16\x03\r\n"]
 )
-def test_garbage(server: HttpServer, line: bytes) -> None:
-    client = Client(server.port)
+def test_garbage(server: HttpServer, line: bytes, connect: Connect) -> None:
+    client = connect(server.port)
     client.wire.sendall(line)
     status, headers, body = client.receive()
     assert (status, body, headers["connection"]) == (400, b"", "close")
 
 
-def test_oversized_body_leaves_the_connection_usable(server: HttpServer) -> None:
-    client = Client(server.port)
+def test_oversized_body_leaves_the_connection_usable(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
     kind = {"Content_Type": "application/json"}
     status, _, body = client.ask("POST /v1/reboot", b"x" * (11 << 20), **kind)
     assert (status, json.loads(body)["status"]) == (503, "failed")
     assert client.ask("GET /ping")[0] == 200
 
 
-def test_a_monstrous_body_is_refused_by_its_announcement(server: HttpServer) -> None:
-    client = Client(server.port)
+def test_a_monstrous_body_is_refused_by_its_announcement(
+    server: HttpServer, connect: Connect
+) -> None:
+    client = connect(server.port)
     client.send("POST /v1/reboot", Content_Type="application/json", Content_Length=str(1 << 40))
     status, _, body = client.receive()
     assert (status, json.loads(body)["message"]) == (503, "request entity too large")
 
 
-def test_chunked_bodies(server: HttpServer) -> None:
-    client = Client(server.port)
+def test_chunked_bodies(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
     head = {"Transfer_Encoding": "chunked", "Content_Type": "application/json"}
     client.send("POST /v2/local/target-state", **head)
     client.wire.sendall(b"2\r\n{}\r\n0\r\n\r\n")
@@ -269,9 +286,9 @@ def waiting_for_its_command(client: Client, asked: Asked) -> None:
 
 @pytest.mark.parametrize("hold", [idle, half_a_request, half_a_body, waiting_for_its_command])
 def test_stop_ends_though_a_client_holds_on(
-    server: HttpServer, asked: Asked, hold: Callable[[Client, Asked], None]
+    server: HttpServer, connect: Connect, asked: Asked, hold: Callable[[Client, Asked], None]
 ) -> None:
-    client = Client(server.port)
+    client = connect(server.port)
     hold(client, asked)
     before = time.monotonic()
     assert server.stop(2.0)
@@ -282,7 +299,7 @@ def test_stop_ends_though_a_client_holds_on(
     assert not http_threads()
 
 
-def test_a_stuck_handler_does_not_hold_up_the_stop(asked: Asked) -> None:
+def test_a_stuck_handler_does_not_hold_up_the_stop(asked: Asked, connect: Connect) -> None:
     free = threading.Event()
     inside = threading.Event()
 
@@ -294,7 +311,7 @@ def test_a_stuck_handler_does_not_hold_up_the_stop(asked: Asked) -> None:
     app = build(Published(device_states.m1()), asked.submit, Auth(FixedKeys()), healthy)
     running = HttpServer(app, 0)
     running.start()
-    client = Client(running.port)
+    client = connect(running.port)
     client.send("GET /v1/healthy")
     assert inside.wait(10)
     before = time.monotonic()

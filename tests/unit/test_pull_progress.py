@@ -105,9 +105,9 @@ def test_an_unknown_total_is_out_of_reach(kind: str) -> None:
 def test_only_the_last_line_finishes() -> None:
     progress = Progress("docker")
     fed(progress, layer("a", "Pull complete"), {"status": "Digest: sha256:1"})
-    assert not progress.finished
+    before = progress.finished
     progress.feed({"status": "Status: Image is up to date for web:1"})
-    assert progress.finished == "Status: Image is up to date for web:1"
+    assert (before, progress.finished) == ("", "Status: Image is up to date for web:1")
 
 
 @pytest.mark.parametrize(

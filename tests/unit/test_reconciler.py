@@ -423,9 +423,7 @@ def test_a_rebuilt_image_behind_the_same_name_replaces_the_container() -> None:
         before = agent.ids()
         newer = image("busybox", "sha256:newer")
         agent.engine.change(
-            lambda seen: Observed(
-                seen.containers, seen.networks, seen.volumes, {newer.id: newer}
-            ),
+            lambda seen: Observed(seen.containers, seen.networks, seen.volumes, {newer.id: newer}),
             Touch(),
         )
         agent.post(target(service("one")))

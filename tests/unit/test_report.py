@@ -378,7 +378,7 @@ def lines() -> list[tuple[Snapshot, str]]:
     ]
 
 
-@pytest.mark.parametrize(("snapshot", "line"), lines(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(("snapshot", "line"), lines())
 def test_status_line(snapshot: Snapshot, line: str) -> None:
     assert status_line(snapshot) == line
 

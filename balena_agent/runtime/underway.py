@@ -1,0 +1,62 @@
+"""The steps under way: begun, making progress, given up, ended.
+
+Theory: a step in flight is part of the situation that the next plan is made for. So there is one
+list of them, kept by the reconciler's thread alone, while the executor's workers do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from ..core.snapshot import Running
+from ..core.steps import Fetch, Step, identity, subject
+from . import telling
+from .executor import Executor
+
+
+class UnderWay:
+    """Used by one thread."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._running: dict[str, Running] = {}
+        self._cancelling: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._running
+
+    def begin(self, step: Step, now: float) -> None:
+        telling.begun(step)
+        self._running[identity(step)] = Running(step, since=now)
+        self._executor.start(step)
+
+    def progress(self, step: Step, percent: float) -> None:
+        known = self._running.get(identity(step))
+        if known:
+            self._running[identity(step)] = replace(known, percent=percent)
+
+    def ended(self, step: Step) -> None:
+        self._running.pop(identity(step), None)
+        self._cancelling.discard(identity(step))
+
+    def give_up_unwanted(self, wanted: Collection[str]) -> None:
+        """Drop downloads that no plan wants any more (balena-supervisor#1956)."""
+        for name, running in self._running.items():
+            unwanted = isinstance(running.step, Fetch) and name not in wanted
+            if unwanted and name not in self._cancelling:
+                self._cancelling.add(name)
+                self._executor.cancel(name)
+
+    def steps(self) -> dict[str, Step]:
+        return {name: running.step for name, running in self._running.items()}
+
+    def subjects(self) -> frozenset[str]:
+        return frozenset(subject(running.step) for running in self._running.values())
+
+    def shown(self) -> Mapping[str, Running]:
+        """For the snapshot: a copy that never changes."""
+        return dict(self._running)
