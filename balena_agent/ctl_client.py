@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .host.bus import Bus
-from .host.wire import DAEMON, PEER, PROPERTIES, Match, Signal, plain
+from .host.wire import DAEMON, PEER, PROPERTIES, BusRefusal, Match, Signal, plain
 
 NAME = "io.balena.Agent1"
 ROOT = "/io/balena/Agent1"
@@ -97,7 +97,10 @@ class Client:
         how = ("us", app_id, name) if verb == "start" else ("usb", app_id, name, force)
         (path,) = self._call(_METHODS[verb], *how)
         while True:
-            job = self._properties(path, JOB)
+            try:
+                job = self._properties(path, JOB)
+            except BusRefusal:  # jobs do not outlive the process that made them
+                return JobResult("failed", "the agent was restarted meanwhile; see: services")
             progress(job["Progress"] if job["State"] == "running" else -1.0)
             if job["State"] != "running":
                 return JobResult(job["State"], job["Message"], job["Error"])

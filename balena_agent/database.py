@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 ASIDE_KEPT = 6
 NOTES_KEPT = 10_000
 
+_WORLD = ("unable to open", "locked", "I/O error", "full", "readonly", "out of memory")
+"""What SQLite says when the file itself may be sound."""
+
 Statement = tuple[str, Sequence[Any]]
 
 
@@ -181,16 +184,18 @@ class Database:
 
     def _fault(self, path: Path) -> str:
         """What makes a file unfit for use, or "". OperationalError: it cannot be read at all."""
-        if path.read_bytes()[18:20] not in (b"\x01\x01", b"\x02\x02"):
+        with open(path, "rb") as file:
+            header = file.read(20)
+        if header[18:20] not in (b"\x01\x01", b"\x02\x02"):
             return "damaged: not a database of a known format"
         db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         db.text_factory = bytes.decode  # text that is none is damage
         try:
             verdict = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
             return f"damaged: {verdict}" if verdict != "ok" else self._content_fault(db)
-        except sqlite3.OperationalError:
-            raise
         except (sqlite3.DatabaseError, ValueError) as error:
+            if any(word in str(error) for word in _WORLD):
+                raise
             return f"damaged: {error}"
         finally:
             db.close()

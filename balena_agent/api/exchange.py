@@ -90,7 +90,9 @@ class Endpoint:
 
 
 def compact(document: Json) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON in UTF-8 without blanks. Half characters, which JSON can spell, become `?`."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def json_answer(document: Json, status: int = 200) -> Answer:

@@ -146,7 +146,7 @@ class V2:
         _engine_needed(request.snapshot)
         document = {key: value for key, value in request.body.items() if key != "force"}
         target = read_local(document)
-        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        raw = json.dumps(document, separators=(",", ":"))
         self._do(SetTarget("local", raw, target, request.flag("force")))
         return json_answer({"status": "success", "message": "OK"})
 

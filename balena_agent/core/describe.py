@@ -112,7 +112,7 @@ def _waiting(snapshot: Snapshot, app_uuid: str, service: str, image: str) -> str
 def _subjects(app_uuid: str, service: str, image: str) -> set[str]:
     """The subjects under which the planner names a service's waits."""
     images = {f"image {image}", f"image {normal_image(image)}"} if image else set()
-    return {f"service {service}", f"service {app_uuid}/{service}"} | images
+    return {f"service {app_uuid}/{service}"} | images
 
 
 def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:
@@ -287,8 +287,9 @@ def _status(snapshot: Snapshot) -> str:
     if snapshot.stopping:
         return "Stopping"
     if snapshot.plan.waits:
-        waits = [str(wait).removeprefix("service ") for wait in snapshot.plan.waits]
-        return f"Waiting: {waits[0]}" + (f" (+{len(waits) - 1})" if waits[1:] else "")
+        first, *more = snapshot.plan.waits
+        subject = first.subject.rpartition("/")[2] if "service " in first.subject else first.subject
+        return f"Waiting: {subject}: {first.reason}" + (f" (+{len(more)})" if more else "")
     if not snapshot.looked:
         return "Looking at the engine"
     return _settled(snapshot)
@@ -314,7 +315,10 @@ def _settled(snapshot: Snapshot) -> str:
         return "Settled: no target state yet"
     apps = target_apps(snapshot)
     services = sum(len(app.release.services) for app in apps if app.release)
-    return f"Settled: {_count(services, 'service')} in {_count(len(apps), 'app')}"
+    line = f"Settled: {_count(services, 'service')} in {_count(len(apps), 'app')}"
+    rejected = [a for a in snapshot.desired.apps if a.problem]
+    told = [f"app {app.name or app.uuid} is rejected: {app.problem}" for app in rejected]
+    return "; ".join([line, *told])
 
 
 def _count(number: int, noun: str) -> str:

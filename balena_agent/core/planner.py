@@ -54,8 +54,9 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     world = _by_app(desired, observed)
     if situation.stopping:
         return _plan_stopping(desired, observed, situation)
+    busy = {subject(step) for step in situation.running.values()}
     if situation.intent.power:
-        return _plan_power(world, situation)
+        return _plan_power(world, situation, busy)
     users = _users(observed, situation)
     drafts: list[Draft] = []
     settled: set[str] = set()
@@ -66,20 +67,20 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
-        draft = _plan_app(app, mine, users, shared, situation, uuid in apps)
+        draft = Draft(situation, busy, app.uuid, app.app_id)
+        _plan_app(draft, app, mine, users, shared, uuid in apps)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
-    drafts.append(_orphan_locks(situation, {draft.app_id for draft in drafts}))
-    drafts.append(_plan_images(desired, observed, situation))
-    return _joined(drafts, frozenset(settled))
+    device = Draft(situation, busy)
+    _orphan_locks(device, {draft.app_id for draft in drafts})
+    _plan_images(device, desired, observed)
+    return _joined([*drafts, device], frozenset(settled))
 
 
 def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
-    """One plan of all drafts; two apps may want the same image or network: that is one step."""
-    steps = {subject(step): step for draft in reversed(drafts) for step in reversed(draft.steps)}
     return Plan(
-        tuple(reversed(steps.values())),
+        tuple(step for draft in drafts for step in draft.steps),
         tuple(wait for draft in drafts for wait in draft.waits),
         frozenset().union(*(draft.wanted for draft in drafts)),
         settled,
@@ -127,18 +128,19 @@ def _users(observed: Observed, situation: Situation) -> frozenset[str]:
 
 
 def _plan_app(
+    draft: Draft,
     app: DesiredApp,
     mine: _Belongings,
     users: frozenset[str],
     shared: frozenset[str],
-    situation: Situation,
     in_target: bool,
-) -> Draft:
-    draft = Draft(situation, app.uuid, app.app_id)
+) -> None:
     if app.problem:
-        return draft  # rejected: nothing of it is touched, and there is nothing to wait for
+        return  # rejected: nothing of it is touched, and there is nothing to wait for
     replaced = _replaced_networks(app, mine)
-    replaced |= _replaced_volumes(app, mine, removed=not in_target and not situation.keep_volumes)
+    replaced |= _replaced_volumes(
+        app, mine, removed=not in_target and not draft.situation.keep_volumes
+    )
     present = {n.engine_name for n in mine.networks} | {v.engine_name for v in mine.volumes}
     containers = {name: tuple(known) for name, known in mine.containers.items()}
     ground = Ground(app, containers, frozenset(present - replaced.keys()) | shared, replaced)
@@ -147,7 +149,6 @@ def _plan_app(
     services = {service.name for service in app.services} | containers.keys()
     draft.take_locks(tuple(sorted(services)))
     _release_locks(draft, app)
-    return draft
 
 
 def _release_locks(draft: Draft, app: DesiredApp) -> None:
@@ -164,12 +165,10 @@ def _release_locks(draft: Draft, app: DesiredApp) -> None:
         draft.emit(ReleaseLocks(app.uuid, app.app_id, "nothing left to do"))
 
 
-def _orphan_locks(situation: Situation, known: set[int]) -> Draft:
+def _orphan_locks(draft: Draft, known: set[int]) -> None:
     """Locks of apps that have gone altogether."""
-    draft = Draft(situation)
-    for app_id in sorted(situation.locked - known):
+    for app_id in sorted(draft.situation.locked - known):
         draft.emit(ReleaseLocks("", app_id, "the app is gone"))
-    return draft
 
 
 def _replaced_networks(app: DesiredApp, mine: _Belongings) -> dict[str, str]:
@@ -236,14 +235,12 @@ def _remove_unused(draft: Draft, step: RemoveNetwork | RemoveVolume, users: froz
         draft.emit(step)
 
 
-def _plan_images(desired: Desired, observed: Observed, situation: Situation) -> Draft:
+def _plan_images(draft: Draft, desired: Desired, observed: Observed) -> None:
     """References that we own and nobody needs: neither a target, nor a container, nor a creation
     under way. An app that is left as it is keeps all it has."""
-    draft = Draft(situation)
-    if situation.keep_images:
-        return draft
-    if any(app.problem for app in desired.apps):
-        return draft
+    situation = draft.situation
+    if situation.keep_images or any(app.problem for app in desired.apps):
+        return
     wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
     used = {c.spec.image for c in observed.containers.values()}
     for step in situation.running.values():
@@ -253,20 +250,19 @@ def _plan_images(desired: Desired, observed: Observed, situation: Situation) -> 
         image = observed.image(reference)
         if image is not None and image.id not in used:
             draft.emit(RemoveImage(reference, "no service uses it"))
-    return draft
 
 
-def _plan_power(world: Mapping[str, _Belongings], situation: Situation) -> Plan:
+def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:
     """A reboot or power-off: all update locks first, then nothing but the request. No other step
     is planned, and running downloads are dropped because no plan wants them."""
     power = situation.intent.power
     assert power is not None
-    device = Draft(situation)
+    device = Draft(situation, busy)
     drafts = [device]
     word = "power-off" if power.off else "reboot"
     for uuid, mine in sorted(world.items()):
         if mine.containers and mine.app_id not in situation.locked:
-            draft = Draft(situation, uuid, mine.app_id)
+            draft = Draft(situation, busy, uuid, mine.app_id)
             force = power.force or situation.override_locks
             names = tuple(sorted(mine.containers))
             draft.emit(TakeLocks(uuid, mine.app_id, names, force, f"{word} was asked for"))
@@ -288,7 +284,7 @@ def _plan_power(world: Mapping[str, _Belongings], situation: Situation) -> Plan:
 def _plan_stopping(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     """The host goes down: stop every running container, dependents before what they depend on.
     Locks do not matter any more, and nothing else is begun (architecture B9)."""
-    draft = Draft(situation)
+    draft = Draft(situation, {subject(step) for step in situation.running.values()})
     running = [c for c in observed.containers.values() if c.running]
     up = {container.key for container in running}
     dependents: dict[tuple[str, str], set[str]] = {}
@@ -300,7 +296,7 @@ def _plan_stopping(desired: Desired, observed: Observed, situation: Situation) -
     for container in sorted(running, key=lambda c: (c.key, c.id)):
         if above := dependents.get(container.key):
             after = ", ".join(sorted(above))
-            draft.wait(f"service {container.service}", f"stops after {after}")
+            draft.wait("service " + "/".join(container.key), f"stops after {after}")
         else:
             where = (container.app_uuid, container.service, container.id)
             cause = "the host is shutting down"

@@ -158,9 +158,7 @@ def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> N
     """Stop, then remove; never before every image of the new release is here (spec 20 §15)."""
     if missing and container.running:
         names = ", ".join(missing)
-        draft.wait(
-            f"service {container.service}", f"keeps running until there is: image of {names}"
-        )
+        draft.wait_service(container.service, f"keeps running until there is: image of {names}")
         return
     where = (container.app_uuid, container.service, container.id)
     if container.running:
@@ -179,7 +177,7 @@ def _create(
 ) -> None:
     """Create, when all that a container needs for its creation is there."""
     if missing:
-        draft.wait(f"service {service.name}", "waits for the image of " + ", ".join(missing))
+        draft.wait_service(service.name, "waits for the image of " + ", ".join(missing))
         return
     if SUPERVISOR_NETWORK in service.spec.networks and SUPERVISOR_NETWORK not in ground.usable:
         draft.emit(EnsureSupervisorNetwork(f"service {service.name} uses it"))
@@ -191,7 +189,7 @@ def _create(
         if parent not in current
     ]
     if absent:
-        draft.wait(f"service {service.name}", "waits for " + ", ".join(absent))
+        draft.wait_service(service.name, "waits for " + ", ".join(absent))
         return
     draft.emit(CreateContainer(service, "no container yet"), needs_lock=True)
 
@@ -251,7 +249,7 @@ def _start(
         if (reason := _unmet(draft, dependency, wanted, current, ground))
     ]
     if unmet:
-        draft.wait(f"service {service.name}", "waits for " + ", ".join(unmet))
+        draft.wait_service(service.name, "waits for " + ", ".join(unmet))
         return
     cause = "created, not started yet" if container.state == "created" else "was stopped"
     draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))

@@ -49,9 +49,12 @@ class Situation:
 
 
 class Draft:
-    """A plan in the making, for one app or for the device as a whole."""
+    """A plan in the making, for one app or for the device as a whole. All drafts of one plan share
+    `busy`, the subjects of steps under way or planned: so two apps never plan for one thing."""
 
-    def __init__(self, situation: Situation, app_uuid: str = "", app_id: int = -1) -> None:
+    def __init__(
+        self, situation: Situation, busy: set[str], app_uuid: str = "", app_id: int = -1
+    ) -> None:
         self.situation = situation
         self.app_uuid = app_uuid
         self.app_id = app_id
@@ -60,7 +63,7 @@ class Draft:
         self.wanted: set[str] = set()
         self.down = False
         """Whether a service that should run is not there yet: half-way through a replacement."""
-        self._busy = {subject(step) for step in situation.running.values()}
+        self._busy = busy
         self._lock_causes: list[str] = []
 
     @property
@@ -95,6 +98,10 @@ class Draft:
         wait = Wait(about, reason, until)
         if wait not in self.waits:
             self.waits.append(wait)
+
+    def wait_service(self, name: str, reason: str) -> None:
+        """A wait of one of the app's services, under the subject that its steps have too."""
+        self.wait(f"service {self.app_uuid}/{name}", reason)
 
     def take_locks(self, services: tuple[str, ...]) -> None:
         """One step for all locks that the steps so far asked for, and only if any did."""

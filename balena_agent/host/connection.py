@@ -65,7 +65,7 @@ class Connection:
             await asyncio.wait_for(bus.connect(), _CONNECT_LIMIT)
         except Exception as error:
             _close_socket(bus)
-            raise BusUnavailable(f"the system bus did not let us in: {error!r}") from error
+            raise BusUnavailable(f"cannot reach the system bus: {error!r}") from error
         return cls(bus, on_message, on_lost)
 
     @property

@@ -126,12 +126,12 @@ def clean(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A received value without its Variants."""
+    """A received value without its Variants; structs are lists, whatever the library makes."""
     if isinstance(value, Variant):
         return plain(value.value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
 

@@ -97,6 +97,7 @@ class Reconciler:
         )
         self._under_way = UnderWay(self._executor)
         self._orders = OrderBook()
+        self._accepted: list[Future[str]] = []
         self._stop_answers: list[Future[str]] = []
         self._power_until = 0.0
         self._dirty = True
@@ -148,7 +149,12 @@ class Reconciler:
         while True:
             messages, touch = self._mailbox.take(self._rest())
             try:
-                if not self.turn(messages, touch):
+                goes_on = self.turn(messages, touch)
+                # Only now: whoever was told "accepted" reads the state that says so.
+                accepted, self._accepted = self._accepted, []
+                for answer in accepted:
+                    answer.set_result("accepted")
+                if not goes_on:
                     return
             except Exception:
                 # A defect of ours: say so and go on from a fresh look, at a calm pace.
@@ -209,10 +215,10 @@ class Reconciler:
         try:
             if isinstance(command, SetTarget):
                 self._set_target(command)
-                answer.set_result("accepted")
+                self._accepted.append(answer)
             elif isinstance(command, Apply):
                 self._apply(command.force)
-                answer.set_result("accepted")
+                self._accepted.append(answer)
             else:
                 self._order(command, answer)
         except AgentError as error:

@@ -7,7 +7,7 @@ import logging
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from balena_agent.api.dbus import AgentService
 from balena_agent.api.dbus_interface import OURS, READ_CONFIG, ROOT
 from balena_agent.api.dbus_polkit import POLKIT, Authority
 from balena_agent.api.dbus_tree import Facts
-from balena_agent.core.errors import DeadlineExceeded, Locked
+from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked
 from balena_agent.core.intent import (
     Command,
     Intent,
@@ -35,6 +35,7 @@ from balena_agent.core.snapshot import Failure, Running, Snapshot
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import Fetch, StartContainer, identity
 from balena_agent.core.target import App, Release, Service, Target
+from balena_agent.ctl_client import Client, JobResult
 from balena_agent.host.bus import Bus, Reply, Variant
 from balena_agent.host.wire import BusRefusal, Call, Match, Signal, plain
 from balena_agent.runtime.state import Published
@@ -279,7 +280,7 @@ def test_values_of_a_settled_device(agent: Agent) -> None:
 def test_lookups(agent: Agent) -> None:
     assert agent.call("GetApp", "u", 7) == [APP_PATH]
     assert agent.call("GetService", "us", 7, "my-db") == [DB]
-    assert agent.call("ListServices") == [
+    assert plain(agent.call("ListServices")) == [
         [[7, "my-db", "Running", "id-my-db", DB], [7, "web", "Running", "id-web", WEB]]
     ]
     assert json.loads(agent.call("Describe")[0])["version"] == "1.2.3"
@@ -663,3 +664,40 @@ def test_the_log_level_is_roots(agent: Agent, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BusRefusal, match="only root"):
         set_log(agent, "LogLevel", "debug")
     assert agent.logger.level == logging.INFO
+
+
+# -- balena-agentctl's client ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(daemon: Daemon, agent: Agent) -> Iterator[Client]:
+    client = Client.connect(daemon.address)
+    yield client
+    client.close()
+
+
+def test_the_client_waits_for_the_end_of_a_job(agent: Agent, client: Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.service, "stop", 7, "web", True)
+        eventually(lambda: agent.submitted, "the command")
+        agent.submitted[0][1].set_exception(Locked("shop/web"))
+        assert waiting.result(10) == JobResult("failed", "shop/web", f"{NAME}.Error.Locked")
+    assert agent.submitted[0][0] == StopService(("abc123", "web"), True)
+
+
+def test_the_client_reads_and_listens(agent: Agent, client: Client) -> None:
+    assert client.describe()["version"] == "1.2.3"
+    assert client.target()["local"]["name"] == "kitchen"
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, client.events())
+        while not first.done():  # it may not listen yet
+            agent.publish(lambda now: replace(now, update_pending=not now.update_pending))
+    assert first.result().name in ("UpdateStarted", "UpdateFinished", "PropertiesChanged")
+
+
+def test_the_client_of_an_absent_agent_says_so(daemon: Daemon) -> None:
+    client = Client.connect(daemon.address)
+    for call in (client.describe, lambda: next(client.events())):
+        with pytest.raises(BusUnavailable):
+            call()
+    client.close()

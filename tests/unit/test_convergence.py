@@ -15,7 +15,7 @@ from balena_agent.core.planner import plan
 from balena_agent.core.spec import Difference
 from balena_agent.core.steps import CreateNetwork
 
-CASES = int(os.environ.get("BALENA_AGENT_PROOF_CASES", "3000"))
+CASES = int(os.environ.get("BALENA_AGENT_PROOF_CASES", "2000"))
 
 
 def failures(count: int, **how: object) -> list[str]:

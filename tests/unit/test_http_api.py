@@ -399,6 +399,21 @@ def test_what_is_shown_can_be_posted_back() -> None:
     assert json.loads(command.raw)["unknown"] == [1]
 
 
+def test_half_characters_break_nothing() -> None:
+    here = device(device_states.unmanaged())
+    raw = b'{"local":{"name":"a\\ud800"},"\\udfff":1}'
+    reply = here.ask("POST", TARGET, key=None, raw=raw, **{"Content-Type": JSON})
+    assert reply.status == 200
+    (command,) = here.reconciler.seen
+    assert isinstance(command, SetTarget)
+    now = here.published.current
+    here.published.publish(
+        replace(now, target=command.target, raw_target=command.raw, source="local")
+    )
+    state = here.ask("GET", TARGET, key=None).json["state"]
+    assert state["local"]["name"] == "a?"
+
+
 def test_a_bad_target_is_refused_with_every_problem() -> None:
     here = device(device_states.unmanaged())
     document = {"local": {"name": 5, "apps": {"1": None, "abc": {}}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -518,3 +519,20 @@ def test_a_write_that_really_fails_does_not_stop_the_notes(home: Path) -> None:
     assert "refused" in said.stdout and said.stdout.endswith("41 True\n")
     again = opened(home)
     assert again.targets() == {"cloud": '{"v": 2}'} and again.problems == ()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_damage_whatever_keeps_the_agent_from_starting(home: Path, seed: int) -> None:
+    """Bytes turned, ends cut off, foreign -wal files: the store opens and takes a target."""
+    filled(home).close()
+    dice = random.Random(seed)
+    content = bytearray((home / FILE).read_bytes())
+    for _ in range(dice.choice((1, 5, 50))):
+        content[dice.randrange(dice.choice((100, len(content))))] = dice.randrange(256)
+    (home / FILE).write_bytes(content[: dice.choice((None, dice.randrange(len(content))))])
+    if dice.random() < 0.3:
+        (home / (FILE + "-wal")).write_bytes(dice.randbytes(5000))
+    store = opened(home)
+    everything(store)
+    store.save_target("cloud", '{"v": 3}')
+    assert store.targets()["cloud"] == '{"v": 3}'
