@@ -158,7 +158,7 @@ def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> N
     """Stop, then remove; never before every image of the new release is here (spec 20 §15)."""
     if missing and container.running:
         names = ", ".join(missing)
-        draft.wait_service(container.service, f"keeps running until there is: image of {names}")
+        draft.wait_service(container.service, f"keeps running until the image of {names} is here")
         return
     where = (container.app_uuid, container.service, container.id)
     if container.running:

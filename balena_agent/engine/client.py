@@ -51,21 +51,21 @@ class Deadline:
 
 
 class Link:
-    """The socket, and the library's session on it once somebody needs one."""
+    """The socket, and the library's client of it once somebody needs one."""
 
     def __init__(self, socket: str, version: str = API_VERSION, limit: float = CALL_LIMIT) -> None:
         self.socket = socket
         self.version = version
         self.limit = limit
-        self._session: Any = None
+        self._api: Any = None
         self._lock = threading.Lock()
 
-    def session(self) -> Any:
+    def api(self) -> Any:
         with self._lock:
-            if self._session is None:
+            if self._api is None:
                 with translated("connecting"):
-                    self._session = self._connected()
-            return self._session
+                    self._api = self._connected()
+            return self._api
 
     def _connected(self) -> Any:
         from docker import APIClient  # 6 MB: only when there is something to say to the engine
@@ -81,9 +81,9 @@ class Link:
 
     def close(self) -> None:
         with self._lock:
-            if self._session is not None:
-                self._session.close()
-            self._session = None
+            if self._api is not None:
+                self._api.close()
+            self._api = None
 
 
 class Client:
@@ -108,7 +108,7 @@ class Client:
         limit = limit or self.link.limit
         if self._deadline:
             limit = self._deadline.left(limit)
-        api = self.link.session()
+        api = self.link.api()
         url = f"{api.base_url}/v{self.link.version}{path}"
         with translated(f"{method} {path}"):
             answer = api.request(method, url, params=params, json=body, timeout=limit)
@@ -118,24 +118,25 @@ class Client:
 
     def get(self, path: str, params: Params | None = None, limit: float | None = None) -> Any:
         """A read: the engine's JSON."""
-        answer = self.request("GET", path, params, limit=limit)
-        with translated(f"GET {path}"):
-            return json.loads(answer)
+        return self._read(path, self.request("GET", path, params, limit=limit))
 
     def post(self, path: str, params: Params | None, body: Mapping[str, Any]) -> Any:
         """A change that answers with JSON."""
-        answer = self.request("POST", path, params, body)
-        with translated(f"POST {path}"):
-            return json.loads(answer)
+        return self._read(path, self.request("POST", path, params, body))
 
-    def find(self, path: str) -> Any:
+    def find(self, path: str, limit: float | None = None) -> Any:
         """A read of something that may be missing: its JSON, or None."""
         try:
-            return self.get(path)
+            return self.get(path, limit=limit)
         except EngineFailed as error:
             if is_missing(error):
                 return None
             raise
+
+    @staticmethod
+    def _read(path: str, answer: bytes) -> Any:
+        with translated(path):
+            return json.loads(answer)
 
     def ping(self, limit: float = PING_LIMIT) -> None:
         """EngineUnavailable unless the engine answers within `limit` seconds."""

@@ -17,16 +17,21 @@ but their answers have to be applied in the order in which the looks began.
 
 What cannot change is asked once: an image's configuration is remembered by the image's id. So a
 partial look costs by what changed, not by what exists.
+
+An engine can hold the lock of one sick container for ever; asking about it then never ends. Such a
+container stays as it was last seen, so that it does not blind us for all others.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..core.body import container_from_inspect, image_from_inspect
+from ..core.errors import DeadlineExceeded
 from ..core.names import SUPERVISOR_NETWORK, current_labels, is_supervised, normal_image
 from ..core.networks import is_supervisor_network, network_from_inspect, volume_from_inspect
 from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
@@ -34,7 +39,11 @@ from ..core.spec import NetworkSpec
 from ..core.steps import Patch, Touch
 from .client import Client, path
 
+_LOG = logging.getLogger(__name__)
+
 LOOK_LIMIT = 60.0
+PATIENCE = 10.0
+"""Seconds that a full look waits for one container."""
 
 KnownApps = Callable[[], frozenset[int]]
 """The ids of the apps of the target: a volume without labels that is named after one is ours."""
@@ -50,6 +59,7 @@ class _Memory:
         self._names: dict[str, set[str]] = {}
         self._kinds: dict[str, set[str]] = {}
         self._images: dict[str, Image] = {}
+        self._last: dict[str, Container] = {}
 
     def restart(self, observed: Observed) -> None:
         """A full look: forget what is gone."""
@@ -62,10 +72,16 @@ class _Memory:
             for kind in ("networks", "volumes", "images"):
                 self._kinds[kind] = set(getattr(observed, kind))
             self._images = _only(self._images, {*observed.images, *used})
+            self._last = dict(observed.containers)
 
     def reported(self, container: Container) -> None:
         with self._lock:
             self._names.setdefault(container.raw_name, set()).add(container.id)
+            self._last[container.id] = container
+
+    def last_seen(self, container_id: str) -> Container | None:
+        with self._lock:
+            return self._last.get(container_id)
 
     def ids_of(self, key: str) -> set[str]:
         """The key itself and every id that had it for a name."""
@@ -92,9 +108,10 @@ class _Memory:
 class Observer:
     """The eyes of the adapter. Raises EngineUnavailable, EngineFailed, DeadlineExceeded."""
 
-    def __init__(self, client: Client, known_apps: KnownApps) -> None:
+    def __init__(self, client: Client, known_apps: KnownApps, patience: float = PATIENCE) -> None:
         self._client = client
         self._known_apps = known_apps
+        self._patience = patience
         self._memory = _Memory()
 
     def everything(self) -> Observed:
@@ -105,7 +122,7 @@ class Observer:
             containers=self._containers(client),
             networks=_networks(client),
             volumes=self._volumes(client),
-            images=self._images(client),
+            images=self.images(client),
         )
         self._memory.restart(observed)
         return observed
@@ -117,18 +134,25 @@ class Observer:
             containers=self._touched(client, touch.containers),
             networks=memory.absolute("networks", _networks(client)) if touch.networks else {},
             volumes=memory.absolute("volumes", self._volumes(client)) if touch.volumes else {},
-            images=memory.absolute("images", self._images(client)) if touch.images else {},
+            images=memory.absolute("images", self.images(client)) if touch.images else {},
         )
-
-    def images(self, client: Client) -> dict[str, Image]:
-        """All images there are, as values; for the adapter's own use."""
-        return self._images(client)
 
     def _containers(self, client: Client) -> dict[str, Container]:
         listed = client.get("/containers/json", {"all": "1"})
         ours = [each["Id"] for each in listed if is_ours(each.get("Labels"))]
-        seen = (self._container(client, container_id) for container_id in ours)
+        seen = (self._patiently(client, container_id) for container_id in ours)
         return {container.id: container for container in seen if container}
+
+    def _patiently(self, client: Client, container_id: str) -> Container | None:
+        """One container of a full look; DeadlineExceeded only if it was never seen before."""
+        try:
+            return self._container(client, container_id, self._patience)
+        except DeadlineExceeded:
+            known = self._memory.last_seen(container_id)
+            if known is None:
+                raise
+            _LOG.warning("the engine cannot tell about %s: taken as last seen", known.raw_name)
+            return known
 
     def _touched(self, client: Client, keys: Iterable[str]) -> dict[str, Container | None]:
         wanted: set[str] = set().union(*map(self._memory.ids_of, keys))
@@ -142,9 +166,9 @@ class Observer:
                 result.setdefault(key, None)
         return result
 
-    def _container(self, client: Client, key: str) -> Container | None:
+    def _container(self, client: Client, key: str, limit: float | None = None) -> Container | None:
         """One container of ours by id or name; None when it is gone or foreign."""
-        inspect = client.find(path("containers", key, "json"))
+        inspect = client.find(path("containers", key, "json"), limit)
         if inspect is None or not is_ours(inspect["Config"].get("Labels")):
             return None
         config = self._config(client, str(inspect.get("Image") or ""))
@@ -161,7 +185,8 @@ class Observer:
         seen = (volume_from_inspect(each, apps) for each in listed)
         return {volume.engine_name: volume for volume in seen if volume}
 
-    def _images(self, client: Client) -> dict[str, Image]:
+    def images(self, client: Client) -> dict[str, Image]:
+        """All images there are; the puller asks too."""
         listed = client.get("/images/json")
         seen = (self._listed_image(client, entry) for entry in listed)
         return {image.id: image for image in seen if image}

@@ -236,7 +236,7 @@ class RealWorld(World):
     def import_image(self, reference: str, padding: int = 0) -> None:
         """An image of busybox, something that is no program, and so many random bytes."""
         repository, _, tag = reference.rpartition(":")
-        api = self.client.link.session()
+        api = self.client.link.api()
         answer = api.post(
             f"{api.base_url}/v1.41/images/create",
             params={"fromSrc": "-", "repo": repository, "tag": tag},
@@ -249,7 +249,7 @@ class RealWorld(World):
         reference = f"{REGISTRY}/{self.token}/{name}:1"
         self.import_image(reference, padding)
         target = path("images", reference.rpartition(":")[0], "push")
-        api = self.client.link.session()
+        api = self.client.link.api()
         url = f"{api.base_url}/v1.41{target}"
         answer = api.post(url, params={"tag": "1"}, headers={"X-Registry-Auth": "e30="}, timeout=60)
         assert '"error"' not in answer.text, answer.text

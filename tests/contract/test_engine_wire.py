@@ -101,6 +101,29 @@ def test_a_container_that_vanishes_during_the_look_is_skipped(
     assert "GET /containers/c1/json" in script.record
 
 
+def test_one_container_that_hangs_does_not_blind_us(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {"io.balena.supervised": "true", "io.balena.app-id": "1", "io.balena.service-id": "1"}
+    config = {"Labels": {**labels, "io.balena.service-name": "web"}}
+    inspect = {"Id": "c1", "Name": "/web_1_1_a", "Config": config, "State": {"Status": "running"}}
+    listed = [{"Id": "c1", "Labels": labels}]
+    script.answers["GET /containers/json"] = lambda to: to.say(200, listed)
+    script.answers["GET /containers/c1/json"] = lambda to: to.say(200, inspect)
+    script.answers["GET /networks"] = lambda to: to.say(200, [])
+    script.answers["GET /volumes"] = lambda to: to.say(200, {"Volumes": None})
+    observer = Observer(Client(Link(script.socket)), frozenset, patience=0.2)
+    seen = observer.everything()
+    assert seen.containers["c1"].state == "running"
+    script.answers["GET /containers/c1/json"] = script.hang
+    with caplog.at_level(logging.WARNING):
+        assert observer.everything() == seen
+    assert "web_1_1_a" in caplog.text
+    fresh = Observer(Client(Link(script.socket)), frozenset, patience=0.2)
+    with pytest.raises(DeadlineExceeded):
+        fresh.everything()
+
+
 # ---- the stop ladder -----------------------------------------------------------------------------
 
 

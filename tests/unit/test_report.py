@@ -117,7 +117,7 @@ def updating() -> Snapshot:
         version=7,
         plan=Plan(
             (CreateContainer(now.desired.apps[1].services[0], "no container yet"),),
-            (keeps, Wait("service side", "waits")),
+            (keeps, Wait(f"service {FLEET.uuid}/side", "waits")),
         ),
         failures={identity(failed): Failure(failed, 2, "registry says no", 1234.5)},
         update_failed=True,
@@ -355,7 +355,7 @@ def lines() -> list[tuple[Snapshot, str]]:
     now = states.m2()
     solo = StartContainer("u", "solo", "1", "was stopped")
     many = tuple(StartContainer("u", f"s{n}", str(n)) for n in range(5))
-    wait = Wait("service web", "lock held by db: /tmp/updates.lock")
+    wait = Wait("service 1/web", "lock held by db: /tmp/updates.lock")
     return [
         (Snapshot(), "Starting"),
         (replace(now, engine_error="no socket"), "Engine is not answering: no socket"),
@@ -384,7 +384,7 @@ def test_status_line(snapshot: Snapshot, line: str) -> None:
 
 
 def test_a_status_line_is_short() -> None:
-    waits = (Wait("service web", "x" * 1000),)
+    waits = (Wait("service 1/web", "x" * 1000),)
     assert len(status_line(replace(states.m1(), plan=Plan(waits=waits)))) == 200
 
 

@@ -1,0 +1,87 @@
+"""Devices for the end-to-end tests, their cleaning, and the evidence of failures.
+
+Most tests share one device, which is cleaned before each of them. Tests that reboot, cut the power
+or take the bus away have a device of their own, so that no test stands on a damaged one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from device import DeviceError, Machine, supported, sweep
+from e2e_device import Device, evidence
+
+ARTEFACTS = Path(__file__).parents[1] / "artefacts"
+FIXTURES = ("device", "rough")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    reason = supported() if here else ""
+    if reason:
+        for item in here:
+            item.add_marker(pytest.mark.skip(reason=f"no virtual device: {reason}"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if not report.failed:
+        return
+    funcargs = getattr(item, "funcargs", {})
+    for name in FIXTURES:
+        if isinstance(device := funcargs.get(name), Device):
+            into = ARTEFACTS / re.sub(r"[^\w.-]+", "_", item.name)[:80]
+            if report.when != "teardown" or not into.exists():
+                shutil.rmtree(into, ignore_errors=True)
+                evidence(device, into)
+            report.sections.append(("evidence", str(into)))
+
+
+def _made(name: str) -> Iterator[Device]:
+    sweep.collect()
+    with Machine(f"{name}-{os.getpid()}", owned=True) as machine:
+        machine.up()
+        device = Device(machine)
+        device.furnish()
+        yield device
+
+
+@pytest.fixture(scope="session")
+def shared_device() -> Iterator[Device]:
+    yield from _made("e2e")
+
+
+@pytest.fixture(scope="session")
+def rough_device() -> Iterator[Device]:
+    yield from _made("rough")
+
+
+@pytest.fixture
+def device(shared_device: Device) -> Device:
+    """A clean device that works, whatever the test before did to it."""
+    return _fresh(shared_device)
+
+
+@pytest.fixture
+def rough(rough_device: Device) -> Device:
+    """The same for tests that reboot it, cut its power or break its bus."""
+    return _fresh(rough_device)
+
+
+def _fresh(device: Device) -> Device:
+    try:
+        device.clean()
+    except (DeviceError, AssertionError, OSError):
+        device.machine.down()
+        device.machine.up()
+        device.furnish()
+        device.clean()
+    device.mark()
+    return device

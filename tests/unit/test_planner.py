@@ -1,0 +1,278 @@
+"""Plans compared as text: whole behaviours in a few lines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from convergence import spec
+
+from balena_agent.core.desired import (
+    Dependency,
+    Desired,
+    DesiredApp,
+    DesiredNetwork,
+    DesiredService,
+    DesiredVolume,
+)
+from balena_agent.core.intent import Intent, Power
+from balena_agent.core.names import ContainerName
+from balena_agent.core.observed import Container, Image, Network, Observed, Volume
+from balena_agent.core.planner import plan
+from balena_agent.core.situation import Backoff, Situation
+from balena_agent.core.spec import NetworkSpec, VolumeSpec
+from balena_agent.core.steps import CreateContainer, StartContainer, StopContainer, identity
+
+NETWORK = DesiredNetwork("default", "1_default", NetworkSpec())
+VOLUME = DesiredVolume("data", "1_data", VolumeSpec())
+LOCKED = Situation(locked=frozenset({1}))
+
+
+def wanted(name: str, **more: object) -> DesiredService:
+    made = DesiredService(
+        app_uuid="1", app_id=1, name=name, container_name=ContainerName(name, 1, 1, "c1"),
+        service_id=1, image="i1:latest", image_present=True, running=True,
+        spec=spec("i1:latest", 1, ["1_default"], [], ""),
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def there(service: DesiredService, state: str = "running", **more: object) -> Container:
+    made = Container(
+        id=f"id-{service.name}", app_uuid="1", app_id=1, service=service.name, service_id=1,
+        name=service.container_name, state=state, spec=service.spec,
+        raw_name=str(service.container_name),
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def target(*services: DesiredService, **more: object) -> Desired:
+    app = DesiredApp("1", 1, "shop", "c1", services=services, networks=(NETWORK,))
+    return Desired((replace(app, **more),))  # type: ignore[arg-type]
+
+
+def world(*containers: Container, network: bool = True) -> Observed:
+    made = Network("n1", "1_default", "1", 1, "default", NetworkSpec())
+    return Observed(
+        {c.id: c for c in containers},
+        {"n1": made} if network else {},
+        {},
+        {"sha256:i1:latest": Image("sha256:i1:latest", frozenset({"i1:latest"}))},
+    )
+
+
+def text(desired: Desired, observed: Observed, situation: Situation = LOCKED) -> list[str]:
+    return str(plan(desired, observed, situation)).splitlines()
+
+
+def test_a_fresh_app_begins_with_its_network_and_takes_its_locks_for_the_services() -> None:
+    web = wanted("web")
+    assert text(target(web), world(network=False), Situation()) == [
+        "create-network 1_default: no such network yet",
+        "wait service 1/web: waits for 1_default",
+    ]
+    assert text(target(web), world(), Situation()) == [
+        "take-locks 1: create service 1/web: no container yet"
+    ]
+    assert text(target(web), world()) == ["create web: no container yet"]
+
+
+def test_what_is_right_needs_nothing_and_locks_go_back() -> None:
+    web = wanted("web")
+    assert text(target(web), world(there(web)), Situation()) == []
+    assert text(target(web), world(there(web))) == ["release-locks 1: nothing left to do"]
+
+
+def test_a_difference_is_the_cause_of_the_stop() -> None:
+    web = wanted("web")
+    old = there(web, spec=spec("i1:latest", 0, ["1_default"], [], ""))
+    (line,) = text(target(web), world(old))
+    assert line.startswith("stop web: ")
+    assert "run0" in line and "run1" in line
+
+
+def test_nothing_is_stopped_before_every_image_is_here() -> None:
+    web, db = wanted("web"), wanted("db", image="new:latest", image_present=False)
+    old = there(web, spec=spec("i1:latest", 0, ["1_default"], [], ""))
+    assert text(target(web, db), world(old, there(db))) == [
+        "fetch new:latest for db: image is missing",
+        "release-locks 1: nothing left to do",
+        "wait service 1/web: keeps running until the image of db is here",
+    ]
+
+
+def test_dependencies_order_starts_and_name_what_they_wait_for() -> None:
+    db = wanted("db")
+    web = wanted("web", depends_on=(Dependency("db", "healthy"),))
+    both = target(db, web)
+    created = world(there(db, "created"), there(web, "created"))
+    assert text(both, created) == [
+        "start db: created, not started yet",
+        "wait service 1/web: waits for db to be started",
+    ]
+    starting = world(there(db, health="starting"), there(web, "created"))
+    assert text(both, starting) == ["wait service 1/web: waits for db to be healthy (is starting)"]
+    healthy = world(there(db, health="healthy"), there(web, "created"))
+    assert text(both, healthy) == ["start web: created, not started yet"]
+
+
+@pytest.mark.parametrize(("code", "met"), [(0, True), (1, False)])
+def test_completed_means_exited_with_success(code: int, met: bool) -> None:
+    job = wanted("job")
+    web = wanted("web", depends_on=(Dependency("job", "completed"),))
+    seen = world(there(job, "exited", exit_code=code), there(web, "created"))
+    lines = text(target(job, web), seen)
+    assert lines == (
+        ["start web: created, not started yet"]
+        if met
+        else ["wait service 1/web: waits for job to complete (is exited)"]
+    )
+
+
+def test_S09_an_exited_container_is_left_to_the_engine() -> None:
+    web = wanted("web")
+    assert text(target(web), world(there(web, "exited")), Situation()) == []
+
+
+def test_an_exited_container_is_started_when_asked_or_when_the_agent_stopped_it() -> None:
+    web = wanted("web")
+    seen = world(there(web, "exited"))
+    asked = Situation(intent=Intent(start=frozenset({web.key})))
+    ours = Situation(stopped_by_agent=frozenset({"id-web"}))
+    for situation in (asked, ours):
+        assert text(target(web), seen, situation) == ["start web: was stopped"]
+
+
+def test_S36_of_two_containers_the_right_and_newest_stays() -> None:
+    web = wanted("web")
+    old = there(web, id="old", created_at="1", raw_name="old_web_1_1_c1")
+    new = there(web, id="new", created_at="2")
+    (line,) = text(target(web), world(old, new))
+    assert line == "stop web: second container of the service"
+    (step,) = plan(target(web), world(old, new), LOCKED).steps
+    assert isinstance(step, StopContainer) and step.container_id == "old"
+
+
+def test_S44_dead_containers_go_without_a_lock() -> None:
+    web = wanted("web")
+    assert text(target(web), world(there(web, "dead")), Situation()) == [
+        "remove web: container is dead"
+    ]
+
+
+def test_S21_a_changed_network_drives_its_users_out_first() -> None:
+    web = wanted("web")
+    changed = replace(NETWORK, spec=NetworkSpec(internal=True))
+    lines = text(target(web, networks=(changed,)), world(there(web)))
+    assert lines[0].startswith("stop web: uses 1_default, which has to go: internal")
+    assert "wait removal of 1_default: a container still uses it" in lines
+    gone = text(target(web, networks=(changed,)), world())
+    assert gone[0].startswith("remove-network 1_default: internal")
+
+
+def test_S26_volumes_outlive_the_target_until_their_app_goes_for_good() -> None:
+    kept = Volume("1_data", 1, "1", "data", VolumeSpec())
+    seen = replace(world(), volumes={"1_data": kept}, networks={})
+    without = target(networks=())
+    assert text(without, seen, Situation(keep_volumes=False)) == []
+    assert text(Desired(), seen, Situation(keep_volumes=True)) == []
+    assert text(Desired(), seen, Situation(keep_volumes=False)) == [
+        "remove-volume 1_data: app is not in the target"
+    ]
+
+
+def test_S25_a_changed_volume_is_replaced_after_its_users_are_gone() -> None:
+    web = wanted("web", spec=spec("i1:latest", 1, ["1_default"], ["1_data"], ""))
+    changed = replace(VOLUME, spec=VolumeSpec(labels={"a": "b"}))
+    old = Volume("1_data", 1, "1", "data", VolumeSpec())
+    seen = replace(world(there(web)), volumes={"1_data": old})
+    assert text(target(web, volumes=(changed,)), seen)[0].startswith("stop web: uses 1_data")
+    free = replace(world(), volumes={"1_data": old})
+    assert text(target(web, volumes=(changed,)), free) == [
+        'remove-volume 1_data: labels: {} -> {"a": "b"}',
+        "wait service 1/web: waits for 1_data",
+    ]
+
+
+def test_S60_a_container_of_a_foreign_name_is_left_alone() -> None:
+    stranger = there(wanted("x"), name=None, raw_name="by-hand")
+    assert text(target(), replace(world(stranger)), Situation()) == []
+
+
+def test_an_app_with_a_problem_is_left_exactly_as_it_is() -> None:
+    web = wanted("web")
+    broken = target(web, problem="service web: ports: bad")
+    assert text(broken, world(there(wanted("other"))), Situation()) == []
+
+
+def test_steps_under_way_and_steps_in_back_off_are_not_planned_again() -> None:
+    web = wanted("web")
+    create = CreateContainer(web)
+    under_way = replace(LOCKED, running={identity(create): create})
+    assert text(target(web), world(), under_way) == []
+    paused = replace(LOCKED, backoff={identity(create): Backoff(5.0, "no such device", 3)})
+    assert text(target(web), world(), paused) == [
+        "wait service 1/web: no such device (attempt 3 failed)"
+    ]
+    assert identity(create) in plan(target(web), world(), paused).wanted
+
+
+def test_no_two_steps_on_one_service_at_once() -> None:
+    web = wanted("web", running=False)
+    start = StartContainer("1", "web", "id-web")
+    situation = replace(LOCKED, running={identity(start): start})
+    assert text(target(web), world(there(web)), situation) == []
+
+
+def test_a_network_that_a_creation_under_way_will_use_is_not_removed() -> None:
+    create = CreateContainer(wanted("web"))
+    situation = Situation(running={identity(create): create})
+    assert text(Desired(), world(), situation) == [
+        "wait removal of 1_default: a container still uses it"
+    ]
+
+
+def test_a_reboot_takes_all_locks_waits_for_steps_and_plans_nothing_else() -> None:
+    web = wanted("web")
+    intent = Intent(power=Power(who="test"))
+    seen = world(there(web, "created"))
+    assert text(target(web), seen, Situation(intent=intent)) == [
+        "take-locks 1: reboot was asked for"
+    ]
+    start = StartContainer("1", "web", "id-web")
+    busy = replace(LOCKED, intent=intent, running={identity(start): start})
+    assert text(target(web), seen, busy) == ["wait reboot: waits for start service 1/web to end"]
+    assert text(target(web), seen, replace(LOCKED, intent=intent)) == [
+        "reboot device: asked for by test"
+    ]
+    accepted = replace(LOCKED, intent=intent, power_requested=True)
+    assert text(target(web), seen, accepted) == ["wait reboot: was accepted by the host"]
+
+
+def test_shutdown_stops_dependents_first_and_needs_no_lock() -> None:
+    db, web = wanted("db"), wanted("web", depends_on=(Dependency("db"),))
+    both, stopping = target(db, web), Situation(stopping=True)
+    assert text(both, world(there(db), there(web)), stopping) == [
+        "stop web: the host is shutting down",
+        "wait service 1/db: stops after web",
+    ]
+    assert text(both, world(there(db), there(web, "exited")), stopping) == [
+        "stop db: the host is shutting down"
+    ]
+
+
+def test_containers_of_an_older_release_are_found_by_app_id() -> None:
+    """A device that moved between backends: the uuid is another, the app is the same."""
+    web = wanted("web")
+    moved = replace(there(web), app_uuid="")
+    assert text(target(web), world(moved), Situation()) == []
+
+
+def test_two_apps_never_plan_the_same_download_twice() -> None:
+    one = wanted("web", image="new:latest", image_present=False)
+    two = replace(one, app_uuid="2", app_id=2)
+    apps = Desired(
+        (DesiredApp("1", 1, "a", "c1", services=(one,)),
+         DesiredApp("2", 2, "b", "c1", services=(two,)))
+    )  # fmt: skip
+    assert len(plan(apps, Observed(), Situation()).steps) == 1
