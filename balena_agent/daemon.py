@@ -47,6 +47,7 @@ from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import write_durable
+from .host.network import addresses
 from .host.systemd import Systemd
 from .runtime import preload
 from .runtime.policy import Memory, Policy
@@ -122,7 +123,7 @@ class Daemon:
             self.bus,
             self.published,
             self.reconciler.submit,
-            Facts(version=__version__, healthy=self._healthy),
+            Facts(version=__version__, healthy=self._healthy, addresses=addresses),
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 

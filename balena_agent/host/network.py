@@ -1,0 +1,56 @@
+"""The addresses under which this device can be reached.
+
+Theory: the kernel is asked directly, per interface, so that this works with and without
+NetworkManager. Interfaces that belong to the engine, to the VPN or to the agent's own plumbing are
+not addresses *of the device* and are left out (spec 10 §8.11).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+_SIOCGIFADDR = 0x8915
+_IFNAMSIZ = 16
+_GLOBAL_SCOPE = "00"
+_INNER = re.compile(
+    r"lo|docker.*|balena.*|rce.*|tun.*|resin-vpn|resin-dns|resin-redsocks|supervisor0|veth.*"
+    r"|br-[0-9a-f]{12}"
+)
+_IF_INET6 = Path("/proc/net/if_inet6")
+
+
+def addresses() -> tuple[str, ...]:
+    """IPv4 addresses, then global IPv6 ones, in the order of the interfaces. Never raises."""
+    try:
+        names = [name for _, name in socket.if_nameindex() if not _INNER.fullmatch(name)]
+    except OSError:
+        return ()
+    return (*_ipv4(names), *_ipv6(names))
+
+
+def _ipv4(names: list[str]) -> Iterator[str]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for name in names:
+            request = struct.pack(f"{_IFNAMSIZ}s16x", name.encode()[: _IFNAMSIZ - 1])
+            try:
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, request)
+            except OSError:
+                continue  # no IPv4 address on this one
+            yield socket.inet_ntoa(answer[20:24])
+
+
+def _ipv6(names: list[str]) -> Iterator[str]:
+    try:
+        lines = _IF_INET6.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        digits, _, _, scope, _, name = line.split()
+        if name in names and scope == _GLOBAL_SCOPE:
+            yield str(ipaddress.IPv6Address(int(digits, 16)))
