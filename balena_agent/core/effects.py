@@ -94,14 +94,14 @@ def _with_image(observed: Observed, reference: str, new_id: str) -> Observed:
 
 
 def _without_reference(observed: Observed, reference: str) -> Observed:
-    """An image goes with its last reference, unless a container still uses it."""
+    """An image goes with its last reference. One that a container uses stays as it is: the engine
+    refuses."""
     image = observed.image(reference)
-    if image is None:
+    if image is None or any(c.spec.image == image.id for c in observed.containers.values()):
         return observed
     name = normal_image(reference)
     left = replace(image, tags=image.tags - {name}, digests=image.digests - {name})
-    used = any(c.spec.image == image.id for c in observed.containers.values())
-    if left.tags or left.digests or used:
+    if left.tags or left.digests:
         return replace(observed, images={**observed.images, image.id: left})
     return replace(observed, images=_less(observed.images, image.id))
 

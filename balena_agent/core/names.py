@@ -98,9 +98,17 @@ def lock_directory(app_id: int, service: str) -> str:
     return f"{LOCK_ROOT}/{app_id}/{service}"
 
 
+_HUB_STARTS = ("docker.io/", "index.docker.io/", "library/")
+_HUB = re.compile(r"(?:(?:index\.)?docker\.io/)?(?:library/)?(?=[^/]+\Z)|(?:index\.)?docker\.io/")
+
+
 def normal_image(reference: str) -> str:
-    """An image reference in its normal form: `repo@digest`, or `repo:tag` (spec 20 §18.1)."""
+    """An image reference in its normal form: `repo@digest`, or `repo:tag` (spec 20 §18.1).
+
+    The default registry and its `library/` are left out, as the engine does when it lists images.
+    """
     name, _, digest = reference.partition("@")
+    name = _HUB.sub("", name, count=1) if name.startswith(_HUB_STARTS) else name
     head, _, last = name.rpartition("/")
     repository = (head + "/" if head else "") + last.split(":", 1)[0]
     if digest:

@@ -154,10 +154,12 @@ def start(client: Client, step: StartContainer, facts: HostFacts) -> None:
 
 
 def stop(client: Client, step: StopContainer) -> None:
-    """Go down the ladder until the container does not run; one that is gone does not either."""
+    """Go down the ladder until the container does not run; one that is gone does not either.
+
+    The engine's own stop also ends a restart loop. Only where it fails does the restart policy go:
+    that is one more call, and a write, that the usual case can do without.
+    """
     try:
-        if step.final:
-            _no_restarts(client, step.container_id)
         _stopped(client, step.container_id, step.grace)
     except (EngineFailed, DeadlineExceeded) as error:
         if isinstance(error, EngineFailed) and is_missing(error):
@@ -166,8 +168,8 @@ def stop(client: Client, step: StopContainer) -> None:
 
 
 def _no_restarts(client: Client, container_id: str) -> None:
-    """Without this a restart-looping container may come back between stop and remove. It helps,
-    but it is no condition: whatever goes wrong here, the stop is tried."""
+    """Without this a container that had to be killed comes back before it is removed. It helps,
+    but it is no condition: whatever goes wrong here, the kill is tried."""
     body = {"RestartPolicy": {"Name": "no"}}
     target = path("containers", container_id, "update")
     try:
@@ -185,6 +187,8 @@ def _stopped(client: Client, container_id: str, grace: int) -> None:
 def _killed(client: Client, step: StopContainer, reason: Exception) -> None:
     """The last rungs. Raises `reason`, why the gentle way failed, if they fail too."""
     _LOG.warning("killing %s, it did not stop: %s", step.container_id[:12], reason)
+    if step.final:
+        _no_restarts(client, step.container_id)
     try:
         kill = path("containers", step.container_id, "kill")
         client.request("POST", kill, limit=RUNG_LIMIT)

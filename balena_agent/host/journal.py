@@ -2,8 +2,9 @@
 
 Theory: log calls are written for people (the message) and for machines (`extra={"fields": {...}}`
 with APP, SERVICE, STEP, CAUSE), and journald keeps both. Whatever a call says, no key or token
-leaves the process through it. A message that repeats is told once, then at most once a minute with
-the number of times it was left out, so that a sick world cannot fill the journal.
+leaves the process through it. A warning or error that repeats is told once, then at most once a
+minute with the number of times it was left out, so that a sick world cannot fill the journal. What
+is told below that level has happened anew each time, and is told each time.
 
 Invariant: logging never raises and never waits for more than one datagram.
 """
@@ -163,7 +164,8 @@ class JournalHandler(logging.Handler):
 
 
 class Repeats(logging.Filter):
-    """Lets a message through when it is new or a minute has passed, with the count in between."""
+    """Lets a warning or error through when it is new or a minute has passed, with the count in
+    between; everything below is an event and passes."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -172,6 +174,8 @@ class Repeats(logging.Filter):
         self._seen: OrderedDict[tuple[str, int, str], tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
         try:
             key = (record.name, record.levelno, record.getMessage())
         except Exception:

@@ -340,7 +340,7 @@ def test_only_what_has_changed_is_announced(agent: Agent) -> None:
     assert body[1] == {
         "Waiting": [["service abc123/web", "lock held"]],
         "LastError": "web: no",
-        "Status": "Waiting: abc123/web: lock held",
+        "Status": "Waiting: web: lock held",
     }
     assert agent.heard("PropertiesChanged", WEB) == [[SERVICE, {"Waiting": "lock held"}, []]]
     assert agent.heard("PropertiesChanged", APP_PATH) == [[APP, {"Status": "applying"}, []]]

@@ -127,12 +127,22 @@ def test_one_container_that_hangs_does_not_blind_us(
 # ---- the stop ladder -----------------------------------------------------------------------------
 
 
-def test_a_final_stop_takes_the_restart_policy_first(script: Script, engine: DockerEngine) -> None:
-    script.answers["POST /containers/c1/update"] = said(500, "busy")
+def test_a_stop_that_works_is_one_call(script: Script, engine: DockerEngine) -> None:
     script.answers["POST /containers/c1/stop"] = said(204)
     engine.perform(stop_step(final=True), Slip())
-    assert script.record == ["POST /containers/c1/update", "POST /containers/c1/stop?t=0"]
-    assert json.loads(script.bodies[0]) == {"RestartPolicy": {"Name": "no"}}
+    assert script.record == ["POST /containers/c1/stop?t=0"]
+
+
+def test_a_final_kill_takes_the_restart_policy_first(script: Script, engine: DockerEngine) -> None:
+    script.answers["POST /containers/c1/stop"] = said(500, "cannot stop")
+    script.answers["POST /containers/c1/update"] = said(500, "busy")
+    script.answers["POST /containers/c1/kill"] = said(204)
+    script.answers["POST /containers/c1/wait"] = lambda to: to.say(200, {"StatusCode": 137})
+    engine.perform(stop_step(final=True), Slip())
+    assert [line.rpartition("/")[2] for line in script.record] == [
+        "stop?t=0", "update", "kill", "wait?condition=not-running",
+    ]  # fmt: skip
+    assert json.loads(script.bodies[1]) == {"RestartPolicy": {"Name": "no"}}
 
 
 def test_a_failed_stop_is_followed_by_a_kill(script: Script, engine: DockerEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ def kill(cgroup: Path) -> None:
     """Power cut: every process at once, before any of them can notice."""
     try:
         (cgroup / "cgroup.kill").write_text("1")
-    except FileNotFoundError:
-        pass  # nothing runs there
+    except OSError as error:
+        # Nothing runs there: it is gone, or goes between the opening and the writing.
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def remove(cgroup: Path) -> None:

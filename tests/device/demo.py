@@ -108,7 +108,7 @@ def _show(machine: Machine) -> None:
     print(f"""The device stays on. Try:
   HTTP     curl -H 'Authorization: Bearer {machine.api_key}' {api}/v2/state/status
   D-Bus    {vdev} exec {NAME} -- busctl introspect io.balena.Agent1 /io/balena/Agent1
-  command  {vdev} exec {NAME} -- balena-agentctl logs -n 5 worker
+  command  {vdev} exec {NAME} -- balena-agentctl monitor
   journal  {vdev} logs {NAME} -f
   shell    {vdev} shell {NAME}
   remove   {vdev} down {NAME}

@@ -138,11 +138,13 @@ def test_S57_of_two_targets_the_last_one_counts(device: Device) -> None:
 
 
 def test_S60_a_stranger_with_our_label_is_left_alone(device: Device) -> None:
-    label = f"{SUPERVISED}=true"
-    device.exec("docker", "run", "-d", "--name", "stranger", "--label", label, IMAGE)
+    ours = {SUPERVISED: "true", "io.balena.app-id": "1", "io.balena.service-id": "1"}
+    for name, labels in (("bare", {SUPERVISED: "true"}), ("stranger", ours)):
+        words = [word for item in labels.items() for word in ("--label", "=".join(item))]
+        last = ["--label", "io.balena.service-name=one", IMAGE] if labels is ours else [IMAGE]
+        device.exec("docker", "run", "-d", "--name", name, *words, *last)
     device.apply(pair())
-    assert device.containers()["stranger"]["State"] == "running"
-    assert device.running("one", "two", "stranger")
+    assert device.running("bare", "one", "stranger", "two")
     assert "container stranger has our label but not our name" in device.said()
     assert device.plan()["failures"] == []
 

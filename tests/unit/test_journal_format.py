@@ -141,7 +141,7 @@ def test_repeats_are_counted_and_told_once_a_minute(sent: Sent) -> None:
     handler = JournalHandler(sent)
     handler.addFilter(Repeats(lambda: now[0]))
 
-    def say(text: str, level: int = logging.INFO) -> None:
+    def say(text: str, level: int = logging.WARNING) -> None:
         handler.handle(logging.LogRecord("n", level, "p", 1, text, (), None))
 
     for second in range(0, 130, 10):
@@ -158,10 +158,18 @@ def test_repeats_are_counted_and_told_once_a_minute(sent: Sent) -> None:
     ]
 
 
+def test_events_are_told_each_time(sent: Sent) -> None:
+    handler = JournalHandler(sent)
+    handler.addFilter(Repeats(lambda: 0.0))
+    for _ in range(3):
+        handler.handle(logging.LogRecord("n", logging.INFO, "p", 1, "Starting service", (), None))
+    assert [entry["MESSAGE"] for entry in sent] == ["Starting service"] * 3
+
+
 def test_the_memory_for_repeats_is_bounded() -> None:
     repeats = Repeats(lambda: 0.0)
     for number in range(3 * journal.REMEMBERED):
-        repeats.filter(logging.LogRecord("n", 20, "p", 1, f"m{number}", (), None))
+        repeats.filter(logging.LogRecord("n", 30, "p", 1, f"m{number}", (), None))
     assert len(repeats._seen) == journal.REMEMBERED
 
 

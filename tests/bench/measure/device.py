@@ -62,8 +62,7 @@ def wait_settled(machine: Machine, limit: float = 60.0) -> float:
     """When the agent says that nothing is left to do (monotonic)."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        asked = time.monotonic()
         if machine.api("GET", "/v2/state/plan", inside=True).json()["settled"]:
-            return asked
+            return time.monotonic()
         time.sleep(0.005)
     raise RuntimeError(f"not settled within {limit} s")

@@ -1,0 +1,106 @@
+"""Without its engine the agent waits and says so (spec 10 §7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from e2e_device import UNIT, Device
+from e2e_targets import pair
+
+UNITS = ("docker.socket", "docker.service")
+NEEDS_ENGINE = (
+    ("GET", "/v2/applications/state"),
+    ("GET", "/v2/state/status"),
+    ("GET", "/v2/containerId"),
+    ("GET", "/v2/local/target-state"),
+    ("POST", "/v2/local/target-state"),
+    ("POST", "/v2/applications/1/restart-service"),
+    ("POST", "/v2/applications/1/stop-service"),
+    ("POST", "/v2/applications/1/start-service"),
+)
+
+
+@pytest.fixture
+def away(device: Device) -> Iterator[Device]:
+    """A device with two services whose engine has been stopped; it is started at the end."""
+    device.apply(pair())
+    device.exec("systemctl", "stop", *UNITS)
+    yield device
+    device.exec("systemctl", "reset-failed", *UNITS, check=False)
+    device.exec("systemctl", "start", *UNITS)
+    device.ready()
+
+
+def down(device: Device) -> None:
+    device.until(lambda: device.get("EngineState") == "down", 10, "the agent sees it")
+
+
+def test_the_agent_outlives_its_engine(away: Device) -> None:
+    pid = away.main_pid()
+    down(away)
+    assert away.machine.unit_state(UNIT) == "active"
+    assert away.main_pid() == pid
+    assert away.status_text().startswith("Engine is not answering: ")
+    assert "The engine does not answer" in away.said()
+    for path in ("/ping", "/v1/healthy", "/v2/version", "/v2/state/plan"):
+        assert away.api("GET", path).status == 200
+    for method, path in NEEDS_ENGINE:
+        answer = away.api(method, path, {"serviceName": "one"} if method == "POST" else None)
+        assert (answer.status, path) == (503, path)
+        assert answer.json()["status"] == "failed"
+        assert answer.json()["message"]
+    reboot = away.api("POST", "/v1/reboot", {})
+    assert reboot.status == 500
+    assert reboot.json()["Data"] == "" and reboot.json()["Error"]
+    away.exec("systemctl", "start", *UNITS)
+    away.until(lambda: away.get("EngineState") == "up", 15, "the agent sees the engine again")
+    away.until(lambda: away.running("one", "two"), 15, "the engine runs its containers")
+    assert away.status_text().startswith("Settled: 2 services in 1 app")
+    assert "Traceback" not in away.said()
+
+
+def test_a_target_under_way_is_finished_when_the_engine_is_back(device: Device) -> None:
+    device.apply(pair(command=["sleep", "3600"], stop_grace_period="5s"))
+    device.post(pair(2, environment={"A": "1"}))
+    device.exec("systemctl", "stop", *UNITS, timeout=60)
+    down(device)
+    device.exec("systemctl", "start", *UNITS)
+    device.until(lambda: device.running("one", "two"), 30, "the services run")
+    device.settled()
+    assert set(device.containers()) == {"one_11_2_c2", "two_12_2_c2"}
+    assert "A=1" in device.inspect("one")["Config"]["Env"]
+    assert device.lock_files() == []
+
+
+def test_the_agent_is_ready_without_any_engine(away: Device) -> None:
+    """READY does not wait for an engine, and the stored target is applied when there is one."""
+    away.exec("systemctl", "stop", UNIT)
+    away.exec("systemctl", "start", UNIT)
+    assert away.machine.unit_state(UNIT) == "active"
+    away.machine.wait_agent(10)
+    down(away)
+    assert away.api("GET", "/ping").status == 200
+    away.exec("systemctl", "start", *UNITS)
+    away.ready()
+    assert set(away.settled()) == {"one_11_1_c1", "two_12_1_c1"}
+    away.until(lambda: away.running("one", "two"), 15, "the services run")
+
+
+def test_an_engine_that_hangs_is_no_reason_to_be_killed(device: Device) -> None:
+    """A frozen engine: the agent goes on answering, and works again when the engine does."""
+    device.apply(pair())
+    pid = device.main_pid()
+    frozen = device.show("MainPID", unit="docker.service")["MainPID"]
+    device.exec("kill", "-STOP", frozen)
+    try:
+        device.post(pair(environment={"A": "2"}))
+        device.until(lambda: not device.plan()["settled"], 5, "the target is taken")
+        for path in ("/ping", "/v1/healthy", "/v2/state/plan"):
+            assert device.api("GET", path, timeout=5.0).status == 200
+        device.until(lambda: device.get("EngineState") == "down", 30, "the silence is noticed")
+    finally:
+        device.exec("kill", "-CONT", frozen)
+    device.settled(60)
+    assert "A=2" in device.inspect("one")["Config"]["Env"]
+    assert device.main_pid() == pid

@@ -1,0 +1,102 @@
+"""Reboots, power cuts, and the end of the system bus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from e2e_device import Device
+from e2e_targets import OTHER_IMAGE, Json, service, target
+
+CHAIN = ("web", "api", "db")
+
+
+def chain(release: int = 1, **more: object) -> Json:
+    """web needs api, api needs db; db is never restarted by the engine."""
+    return target(
+        service("web", 1, depends_on=["api"], **more),
+        service("api", 2, depends_on=["db"], **more),
+        service("db", 3, restart="no", **more),
+        release=release,
+    )
+
+
+def test_an_orderly_reboot_stops_in_order_and_starts_again(rough: Device) -> None:
+    before = {name: each["Id"] for name, each in rough.apply(chain()).items()}
+    boot = rough.boot_id()
+    rough.machine.reboot()
+    assert rough.boot_id() != boot
+    rough.until(lambda: rough.running(*CHAIN), 20, "the services run again")
+    rough.settled()
+    assert rough.ids() == before
+    told = rough.journal("-b", "-1")
+    stops = [
+        (str(entry["MESSAGE"]).split()[0], entry["SERVICE"])
+        for entry in told
+        if entry.get("STEP") == "stop"
+    ]
+    steps = [(word, name) for name in CHAIN for word in ("Stopping", "Stopped")]
+    assert stops == steps
+    assert {e["CAUSE"] for e in told if e.get("STEP") == "stop"} == {"the host is shutting down"}
+
+
+def test_what_a_user_stopped_stays_stopped_over_a_reboot(rough: Device) -> None:
+    rough.apply(chain())
+    assert rough.action("stop", serviceName="web").status == 200
+    rough.machine.reboot()
+    rough.settled()
+    rough.until(lambda: rough.of("db")["State"] == "running", 20, "db runs again")
+    assert (rough.of("web")["State"], rough.of("api")["State"]) == ("exited", "running")
+
+
+def _at_once(device: Device) -> bool:
+    return True
+
+
+def _stopping(device: Device) -> bool:
+    return any(entry["step"] == "stop" for entry in device.plan()["running"])
+
+
+def _one_is_gone(device: Device) -> bool:
+    return len(device.containers()) < 3
+
+
+def _one_is_new(device: Device) -> bool:
+    return any(name.endswith("c2") for name in device.containers())
+
+
+@pytest.mark.parametrize("moment", [_at_once, _stopping, _one_is_gone, _one_is_new])
+def test_a_power_cut_during_an_update(rough: Device, moment: Callable[[Device], bool]) -> None:
+    rough.apply(chain())
+    # A service that does not hear SIGTERM makes each moment long enough to be met.
+    rough.apply(chain(command=["sleep", "3600"], stop_grace_period="1s"))
+    wanted = chain(2, image=OTHER_IMAGE)
+    rough.post(wanted)
+    rough.until(lambda: moment(rough), 15, "the moment of the power cut")
+    rough.machine.kill()
+    rough.machine.up()
+    rough.ready()
+    rough.settled(60)
+    assert set(rough.containers()) == {"web_11_2_c2", "api_12_2_c2", "db_13_2_c2"}
+    assert rough.running(*CHAIN)
+    image = rough.engine("GET", f"/images/{OTHER_IMAGE}/json")["Id"]
+    assert {each["ImageID"] for each in rough.containers().values()} == {image}
+    assert rough.networks() <= {"1_default", "supervisor0"}
+    assert rough.lock_files() == []
+    assert rough.plan()["failures"] == []
+
+
+def test_the_bus_restarts_and_the_agent_with_it(rough: Device) -> None:
+    rough.apply(chain())
+    before = rough.ids()
+    started = {name: rough.inspect(name)["State"]["StartedAt"] for name in CHAIN}
+    pid = rough.main_pid()
+    rough.exec("systemctl", "restart", "dbus.service", check=False)
+    rough.until(lambda: rough.main_pid() not in (0, pid), 20, "the agent was started again")
+    rough.ready()
+    rough.until(lambda: rough.get("EngineState") == "up", 10, "the agent is on the bus")
+    rough.settled()
+    assert rough.ids() == before
+    assert {name: rough.inspect(name)["State"]["StartedAt"] for name in CHAIN} == started
+    assert "the system bus is lost" in rough.said()
+    assert "Traceback" not in rough.said()
