@@ -99,7 +99,7 @@ class Daemon:
         self.published = Published(Snapshot(facts=facts))
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
-        locks = UpdateLocks(settings.paths.locks)
+        self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
             settings.engine.socket,
             version=settings.engine.api_version,
@@ -158,6 +158,7 @@ class Daemon:
         self.watchdog.ready()
         if not self.store.targets() and self._preload.read():
             self.published.subscribe(self._preload.seen)
+        self._adopt_locks()
         self.reconciler.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
@@ -278,6 +279,13 @@ class Daemon:
             write_durable(Path(self._settings.paths.run) / "api-key", key.encode(), 0o600)
         except (OSError, AgentError) as error:
             _log.warning("Cannot leave the API key for local tools: %s", error)
+
+    def _adopt_locks(self) -> None:
+        """Locks that a killed run has left would keep services from ever taking their own."""
+        try:
+            self._locks.adopt()
+        except AgentError as error:
+            _log.warning("Cannot look after update locks: %s", error.message)
 
     def _healthy(self) -> bool:
         return not self.watchdog.stuck()

@@ -72,7 +72,9 @@ class Watchdog:
             return [pulse for pulse in self._pulses.values() if pulse.overdue() > 0]
 
     def status(self, text: str) -> None:
-        """What the agent does or waits for, shown by `systemctl status`. Sent when it changes."""
+        """What the agent does or waits for, shown by `systemctl status`. Sent when it changes, as
+        one line: the engine's own words are in it, and a second line would be a second message."""
+        text = " ".join(text.split())
         if text != self._status:
             self._status = text
             self._notify(f"STATUS={text}")
@@ -97,7 +99,13 @@ def systemd_notifier() -> Notify:
     """The sd_notify wire; says nothing when the process was not started by systemd."""
     import sdnotify  # a few kB, but only of use under systemd
 
-    return sdnotify.SystemdNotifier().notify  # type: ignore[no-any-return]
+    notify = sdnotify.SystemdNotifier().notify
+
+    def send(message: str) -> None:
+        # The library sends Latin-1, or silently nothing; systemd takes nothing but UTF-8.
+        notify(message.encode("utf-8", "replace").decode("latin-1"))
+
+    return send
 
 
 def watchdog_interval(default: float = 60.0) -> float:

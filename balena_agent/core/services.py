@@ -110,10 +110,12 @@ def _one(
     container = current.get(service.name)
     if _should_run(draft, service) and (container is None or container.state == "created"):
         draft.down = True
+    cause = "image is missing"
+    fetch = Fetch(service.image, service.app_uuid, service.app_id, service.name, cause)
     if not service.image_present:
-        cause = "image is missing"
-        draft.emit(Fetch(service.image, service.app_uuid, service.app_id, service.name, cause))
+        draft.emit(fetch)
         return
+    draft.let_end(fetch)
     if container is None:
         if not any_known:
             _create(draft, ground, service, current, missing)
@@ -201,19 +203,30 @@ def _settle(
     current: Mapping[str, Container],
     ground: Ground,
 ) -> None:
-    """The container is right: see to its name and to whether it runs."""
-    where = (container.app_uuid, container.service, container.id)
+    """The container is right: see to its name and to whether it runs. Until every image of the
+    release is here only what users ask for is done (spec 20 §13.6)."""
+    missing = ground.missing_images()
     if container.name != service.container_name:
-        old, new = container.raw_name or container.name, service.container_name
-        step = RenameContainer(*where, service.container_name, f"named {old}, release says {new}")
-        draft.emit(step, needs_lock=True)
-    elif _should_run(draft, service):
+        if not missing:
+            _rename(draft, service, container)
+            return
+        names = ", ".join(missing)
+        draft.wait_service(service.name, f"joins its release when the image of {names} is here")
+    if _should_run(draft, service):
         if _startable(draft, service, container):
             _start(draft, service, container, current, ground)
-    elif container.running:
+    elif container.running and (service.running or not missing):
         cause = "stopped by request" if service.running else "target says stopped"
+        where = (container.app_uuid, container.service, container.id)
         stop = StopContainer(*where, container.stop_timeout, cause=cause)
         draft.emit(stop, needs_lock=True)
+
+
+def _rename(draft: Draft, service: DesiredService, container: Container) -> None:
+    old, new = container.raw_name or container.name, service.container_name
+    where = (container.app_uuid, container.service, container.id)
+    step = RenameContainer(*where, new, f"named {old}, release says {new}")
+    draft.emit(step, needs_lock=True)
 
 
 def _should_run(draft: Draft, service: DesiredService) -> bool:

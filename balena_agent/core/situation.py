@@ -94,6 +94,11 @@ class Draft:
             self._busy.add(about)
             self.steps.append(step)
 
+    def let_end(self, step: Step) -> None:
+        """The effect is there already: a step still under way for it may come to its end."""
+        if identity(step) in self.situation.running:
+            self.wanted.add(identity(step))
+
     def wait(self, about: str, reason: str, until: float = 0.0) -> None:
         wait = Wait(about, reason, until)
         if wait not in self.waits:

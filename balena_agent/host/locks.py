@@ -65,6 +65,16 @@ class UpdateLocks:
                 raise
             self._held.add(app_id)
 
+    def adopt(self) -> None:
+        """Take over what a run that was killed has left, or remove it where somebody else holds a
+        lock of the app by now. Unavailable."""
+        with _translated():
+            names = [path.name for path in self._directory.glob("*") if path.name.isdecimal()]
+        for app_id in map(int, names):
+            if self._left_over(app_id):
+                with contextlib.suppress(Locked):
+                    self.take(app_id, ())
+
     def release(self, app_id: int) -> None:
         """Remove every lock of ours in the app, also what an earlier run has left. Unavailable."""
         with self._mutex, _translated():
@@ -149,6 +159,14 @@ class UpdateLocks:
                 for name in FILES:
                     if _holder(d, name) == "us":
                         os.unlink(name, dir_fd=d)
+
+    def _left_over(self, app_id: int) -> bool:
+        with self._mutex, _translated():
+            for service in self._services(app_id):
+                with self._service(app_id, service, False) as here:
+                    if any(_holder(here, name) == "us" for name in FILES):
+                        return True
+        return False
 
     def _foreign(self, app_id: int) -> Iterator[Lock]:
         for service in self._services(app_id):

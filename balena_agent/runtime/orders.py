@@ -8,7 +8,7 @@ taken back, because a caller who was told "no" must not find it done later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -155,10 +155,20 @@ def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
             return ""  # that the host accepted it is an outcome, not something to be seen
 
 
-def pruned(intent: Intent, observed: Observed, commits: Iterable[tuple[ServiceKey, str]]) -> Intent:
-    """The intent without what has been met or overtaken. `commits` are the wanted ones."""
-    wanted = dict(commits)
-    stopped = {k: c for k, c in intent.stopped.items() if wanted.get(k, c) == c}
+def pruned(
+    intent: Intent,
+    observed: Observed,
+    wanted: Mapping[ServiceKey, str],
+    unjudged: Collection[str] = (),
+) -> Intent:
+    """The intent without what has been met or overtaken. `wanted` are the services of the target
+    with their commits; a service that is not among them is forgotten, unless its app (uuid) is
+    `unjudged`: then the target says nothing about it."""
+    stopped = {
+        key: commit
+        for key, commit in intent.stopped.items()
+        if key[0] in unjudged or wanted.get(key) == commit
+    }
     running = {c.key for c in observed.containers.values() if c.running}
     start = intent.start - running
     recreate = intent.recreate & observed.containers.keys()

@@ -471,14 +471,17 @@ class Reconciler:
         if gone:
             self._world.forget(gone)
             self._notes.forget(gone)
-        commits = [
-            (service.key, service.container_name.commit)
-            for app in self._now.desired.apps
-            for service in app.services
-        ]
-        self._intend(pruned(self._now.intent, observed, commits))
+        self._prune_intent()
         target = self._now.target
         self._notes.disown_absent(images_of(target) if target else frozenset(), observed)
+
+    def _prune_intent(self) -> None:
+        apps, intent = self._now.desired.apps, self._now.intent
+        wanted = {s.key: s.container_name.commit for app in apps for s in app.services}
+        unjudged = {app.uuid for app in apps if app.problem}
+        if self._now.target is None:
+            unjudged = {uuid for uuid, _ in intent.stopped}
+        self._intend(pruned(intent, self._world.observed, wanted, unjudged))
 
     def _problem(self, text: str) -> None:
         _log.error(text)

@@ -7,6 +7,7 @@ through its socket, past the agent, so the agent is never its own witness.
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import http.client
 import json
@@ -62,13 +63,19 @@ class Device:
 
     def clean(self) -> None:
         """Nothing of a test is left: apps, strangers, volumes, locks; and the agent is at rest."""
-        self.apply(apps({}), force=True)
-        for container in self.engine("GET", "/containers/json?all=1"):
-            self.engine("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+        self.post(apps({}), force=True)
+        self.raze()
+        self.settled()
+        self.raze()
         for volume in self.engine("GET", "/volumes")["Volumes"] or ():
             self.engine("DELETE", f"/volumes/{volume['Name']}?force=1")
         self.engine("POST", "/networks/prune")
         shutil.rmtree(self.machine.inner_path(LOCKS), ignore_errors=True)
+
+    def raze(self) -> None:
+        """Remove every container at once, whatever grace it was promised."""
+        for container in self.engine("GET", "/containers/json?all=1"):
+            self.engine("DELETE", f"/containers/{container['Id']}?force=1&v=1")
 
     def start_over(self, apps_json: Json | None = None, between: Callable[[], None] = int) -> None:
         """Bring the agent to the state of a device that never had a target."""
@@ -159,6 +166,12 @@ class Device:
     def inspect(self, name: str) -> Json:
         """The one container of a service, in full."""
         return dict(self.engine("GET", f"/containers/{self.of(name)['Id']}/json"))
+
+    def ended(self, name: str) -> float:
+        """When the container of a service last ended, in seconds since the epoch."""
+        at = str(self.inspect(name)["State"]["FinishedAt"])
+        whole, _, fraction = at.removesuffix("Z").partition(".")
+        return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction}")
 
     def networks(self) -> set[str]:
         """Engine networks that are not the engine's own."""

@@ -61,7 +61,7 @@ def test_the_agent_outlives_its_engine(away: Device) -> None:
 
 
 def test_a_target_under_way_is_finished_when_the_engine_is_back(device: Device) -> None:
-    device.apply(pair(command=["sleep", "3600"], stop_grace_period="5s"))
+    device.apply(pair(command=["sleep", "3600"], stop_grace_period="2s"))
     device.post(pair(2, environment={"A": "1"}))
     device.exec("systemctl", "stop", *UNITS, timeout=60)
     down(device)

@@ -179,7 +179,8 @@ def test_a_changed_network_takes_its_users_along(device: Device) -> None:
 def test_what_was_shown_can_be_posted_and_changes_nothing(device: Device) -> None:
     one = service(
         "one", 1, environment={"A": "b c"}, labels={"io.balena.features.supervisor-api": "1"},
-        volumes=["data:/data"], ports=["8081:80"], command=["sleep", "3600"], stop_grace_period="1s",
+        volumes=["data:/data"], ports=["8081:80"], command=["sleep", "3600"],
+        stop_grace_period="1s",
     )  # fmt: skip
     two = service("two", 2, depends_on=["one"], networks=["default", "back"])
     document = target(one, two, volumes={"data": {}}, networks={"back": {}}, name="my fleet")

@@ -66,6 +66,25 @@ def test_taking_and_releasing_twice_is_the_same_as_once(locks: UpdateLocks, plac
     assert lock_files(place) == {}
 
 
+def test_what_a_killed_run_has_left_is_adopted(locks: UpdateLocks, place: Path) -> None:
+    UpdateLocks(str(place)).take(7, ("web", "db"))
+    (place / "7/web/updates.lock").unlink()
+    service(place, "quiet", 8)
+    UpdateLocks(str(place)).take(9, ("web",))
+    (place / "9/web/updates.lock").unlink()
+    (place / "9/web/updates.lock").touch()
+    locks.adopt()
+    assert locks.held() == {7}
+    assert lock_files(place) == {"9/web/updates.lock": 0} | {
+        f"7/{name}/{file}": OWNER for name in ("web", "db") for file in FILES
+    }
+
+
+def test_nothing_is_adopted_where_there_is_nothing(locks: UpdateLocks, place: Path) -> None:
+    locks.adopt()
+    assert locks.held() == frozenset() and not place.exists()
+
+
 def test_every_directory_of_the_app_is_taken(locks: UpdateLocks, place: Path) -> None:
     service(place, "gone-long-ago")
     service(place, "other", 8)

@@ -21,7 +21,13 @@ from balena_agent.core.observed import Container, Image, Network, Observed, Volu
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import NetworkSpec, VolumeSpec
-from balena_agent.core.steps import CreateContainer, StartContainer, StopContainer, identity
+from balena_agent.core.steps import (
+    CreateContainer,
+    Fetch,
+    StartContainer,
+    StopContainer,
+    identity,
+)
 
 NETWORK = DesiredNetwork("default", "1_default", NetworkSpec())
 VOLUME = DesiredVolume("data", "1_data", VolumeSpec())
@@ -98,6 +104,35 @@ def test_nothing_is_stopped_before_every_image_is_here() -> None:
         "fetch new:latest for db: image is missing",
         "release-locks 1: nothing left to do",
         "wait service 1/web: keeps running until the image of db is here",
+    ]
+
+
+def test_a_download_whose_image_is_here_already_may_come_to_its_end() -> None:
+    web = wanted("web")
+    fetch = Fetch("i1:latest", "1", 1, "web")
+    under_way = Situation(running={identity(fetch): fetch})
+    found = plan(target(web), world(there(web)), under_way)
+    assert (found.steps, found.waits) == ((), ())
+    assert identity(fetch) in found.wanted
+    assert not plan(target(web), world(there(web)), Situation()).wanted
+
+
+def test_no_service_joins_a_release_before_every_image_is_here() -> None:
+    web, db = wanted("web"), wanted("db", image="new:latest", image_present=False)
+    off = wanted("off", running=False)
+    old = [there(s, name=ContainerName(s.name, 1, 0, "c0"), raw_name="old") for s in (web, off)]
+    fetch = "fetch new:latest for db: image is missing"
+    waits = [
+        f"wait service 1/{name}: joins its release when the image of db is here"
+        for name in ("off", "web")
+    ]
+    everything = target(web, db, off)
+    assert text(everything, world(*old), Situation()) == [fetch, *waits]
+    stopped = Situation(locked=frozenset({1}), intent=Intent(stopped={("1", "web"): "c1"}))
+    assert text(everything, world(*old), stopped) == [
+        fetch,
+        "stop web: stopped by request",
+        *waits,
     ]
 
 

@@ -239,6 +239,19 @@ def test_a_stopped_service_stays_stopped_when_it_is_recreated_until_a_new_commit
         assert agent.containers() == {"one": "running"}
 
 
+def test_a_service_that_left_the_target_comes_back_running() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE)
+        agent.post({"local": {"apps": {}}})
+        agent.settled()
+        assert agent.store.stopped == {}
+        agent.post(target(service("one")))
+        agent.settled()
+        assert agent.containers() == {"one": "running"}
+
+
 def test_a_locked_stop_is_refused_and_not_done_later() -> None:
     with rig() as agent:
         agent.post(target(service("one")))
