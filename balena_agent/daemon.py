@@ -47,7 +47,7 @@ from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import write_durable
-from .host.network import addresses
+from .host.network import addresses, reserve_port
 from .host.systemd import Systemd
 from .runtime import preload
 from .runtime.policy import Memory, Policy
@@ -149,6 +149,8 @@ class Daemon:
             _log.warning("Settings: %s", problem)
         if self.store.trouble:
             _log.error("Store: %s", self.store.trouble)
+        if problem := reserve_port(self.http.port):
+            _log.warning("%s", problem)
         self.bus.start()
         self.http.start()
         self.service.start()

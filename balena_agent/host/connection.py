@@ -21,7 +21,6 @@ from ..core.errors import AgentError, Broken, BusUnavailable, DeadlineExceeded
 from .wire import (
     DAEMON,
     DAEMON_PATH,
-    PEER,
     BusType,
     Message,
     MessageBus,
@@ -93,10 +92,11 @@ class Connection:
             self._pending.pop(message.serial, None)
 
     async def leave(self, timeout: float) -> None:
-        """Flush and disconnect. A round trip proves that the bus has read what we sent before."""
+        """Flush and disconnect. A round trip proves that the bus has read what we sent before; a
+        system bus refuses a Ping, and tells the journal so."""
         with contextlib.suppress(AgentError):
-            ping = Message(destination=DAEMON, path=DAEMON_PATH, interface=PEER, member="Ping")
-            await self.call(ping, timeout)
+            ask = Message(destination=DAEMON, path=DAEMON_PATH, interface=DAEMON, member="GetId")
+            await self.call(ask, timeout)
         if not self.lost:
             self._bus.disconnect()
             await asyncio.wait([self._watch], timeout=timeout)

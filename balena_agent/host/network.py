@@ -54,3 +54,27 @@ def _ipv6(names: list[str]) -> Iterator[str]:
         digits, _, _, scope, _, name = line.split()
         if name in names and scope == _GLOBAL_SCOPE:
             yield str(ipaddress.IPv6Address(int(digits, 16)))
+
+
+def reserve_port(
+    port: int, table: Path = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+) -> str:
+    """Keep the kernel from lending our port to outgoing connections; "" or why that failed.
+
+    Our port is in the range of ephemeral ports. A client on this host that keeps trying to reach
+    us while we are restarted can be given our own port as its source: it then talks to itself, and
+    we cannot listen any more.
+    """
+    try:
+        ranges = [part for part in table.read_text().strip().split(",") if part]
+        if any(_covers(part, port) for part in ranges):
+            return ""
+        table.write_text(",".join((*ranges, str(port))))
+    except (OSError, ValueError) as error:
+        return f"port {port} cannot be reserved: {error}"
+    return ""
+
+
+def _covers(part: str, port: int) -> bool:
+    low, _, high = part.partition("-")
+    return int(low) <= port <= int(high or low)

@@ -690,8 +690,12 @@ def test_the_client_reads_and_listens(agent: Agent, client: Client) -> None:
     assert client.target()["local"]["name"] == "kitchen"
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(next, client.events())
-        while not first.done():  # it may not listen yet
+
+        def heard() -> bool:  # it may not listen yet, so there is something new each time
             agent.publish(lambda now: replace(now, update_pending=not now.update_pending))
+            return first.done()
+
+        eventually(heard, "a signal")
     assert first.result().name in ("UpdateStarted", "UpdateFinished", "PropertiesChanged")
 
 

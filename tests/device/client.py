@@ -7,6 +7,7 @@ a short-lived thread enters the device's namespace, makes the socket there and h
 from __future__ import annotations
 
 import ctypes
+import errno
 import http.client
 import json
 import os
@@ -55,8 +56,7 @@ class InnerConnection(http.client.HTTPConnection):
                         raise OSError(number, os.strerror(number))
                 finally:
                     os.close(namespace)
-                address = (self.host, self.port)
-                outcome.append(socket.create_connection(address, self.timeout))
+                outcome.append(_connected(self.host, self.port, self.timeout))
             except OSError as error:
                 outcome.append(error)
 
@@ -66,6 +66,26 @@ class InnerConnection(http.client.HTTPConnection):
         if isinstance(outcome[0], OSError):
             raise outcome[0]
         self.sock = outcome[0]
+
+
+def _connected(host: str, port: int, timeout: float | None) -> socket.socket:
+    """A connection over the device's loopback.
+
+    A client that asks again and again where nobody listens yet may get that very port for its own
+    end: then it is connected to itself, and what it leaves behind for a minute would keep the
+    agent from listening. Such a connection counts as refused, and leaves the port usable.
+    """
+    wire = socket.socket()
+    try:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wire.settimeout(timeout)
+        wire.connect((host, port))
+        if wire.getsockname() == wire.getpeername():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+    except OSError:
+        wire.close()
+        raise
+    return wire
 
 
 def request(

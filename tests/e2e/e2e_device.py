@@ -237,8 +237,10 @@ class Device:
     def mark(self) -> None:
         """What `journal` tells begins here."""
         self.exec("journalctl", "--sync")
-        shown = self.exec("journalctl", "-q", "-n0", "--show-cursor").stdout
-        self._mark = shown.split("cursor: ", 1)[1].strip()
+        # The cursor of an entry of the unit: after one that does not match the filter, journalctl
+        # would leave out the first entry that does.
+        shown = self.exec("journalctl", "-q", "-u", UNIT, "-n1", "--show-cursor").stdout
+        self._mark = shown.rpartition("cursor: ")[2].strip()
 
     def journal(self, *words: str) -> list[Json]:
         """The agent's journal entries since `mark`, with all their fields, oldest first."""

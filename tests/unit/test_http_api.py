@@ -522,12 +522,16 @@ def test_the_plan_within_scope() -> None:
             StartContainer(other, "solo", "2", "was stopped"),
             RemoveImage("old:1", "unused"),
         ),
-        (Wait("service side", "waits for main"), Wait("service solo", "waits", 5.0)),
+        (
+            Wait(f"service {mine}/side", "waits for main"),
+            Wait(f"service {other}/solo", "waits", 5.0),
+        ),
     )
     here = device(replace(device_states.m2(), plan=plan))
     seen = here.ask("GET", "/v2/state/plan", key="A").json
     assert [step["service"] for step in seen["steps"]] == ["main"]
-    assert seen["waits"] == [{"subject": "service side", "reason": "waits for main", "until": None}]
+    subject = f"service {mine}/side"
+    assert seen["waits"] == [{"subject": subject, "reason": "waits for main", "until": None}]
     everything = here.ask("GET", "/v2/state/plan", key="G").json
     assert [step["cause"] for step in everything["steps"]] == ["was stopped"] * 2 + ["unused"]
     assert everything["waits"][1]["until"] == 5.0

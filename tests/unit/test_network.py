@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from pathlib import Path
 
 from balena_agent.host import network
 
@@ -21,3 +22,16 @@ def test_interfaces_of_engine_vpn_and_agent_are_left_out() -> None:
     inner = ("lo", "docker0", "br-0123456789ab", "supervisor0", "resin-vpn", "veth1a2b", "tun0")
     assert all(network._INNER.fullmatch(name) for name in inner)
     assert not any(network._INNER.fullmatch(name) for name in ("eth0", "wlan0", "host0", "br-lan"))
+
+
+def test_the_port_is_reserved_once_beside_what_others_reserved(tmp_path: Path) -> None:
+    table = tmp_path / "ports"
+    table.write_text("8080,9000-9010\n")
+    assert network.reserve_port(48484, table) == ""
+    assert network.reserve_port(48484, table) == ""
+    assert network.reserve_port(9005, table) == ""
+    assert table.read_text() == "8080,9000-9010,48484"
+    table.write_text("\n")
+    assert network.reserve_port(1, table) == ""
+    assert table.read_text() == "1"
+    assert "cannot be reserved" in network.reserve_port(1, tmp_path / "none" / "x")
