@@ -23,6 +23,7 @@ _INNER = re.compile(
     r"|br-[0-9a-f]{12}"
 )
 _IF_INET6 = Path("/proc/net/if_inet6")
+_RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
 def addresses() -> tuple[str, ...]:

@@ -210,7 +210,7 @@ class Executor:
         with self._lock:
             self._tickets.pop(identity(step), None)
         asked = self.next_look()
-        self._post(Outcome(step, error, self._look(touched(step)), asked))
+        self._post(Outcome(step, error, self._look(step), asked))
 
     def _perform(self, step: Step, ticket: StepTicket) -> AgentError | None:
         ticket.pulse = pulse = self._watchdog.pulse(identity(step), limit(step) + LIMIT_MARGIN)
@@ -230,13 +230,14 @@ class Executor:
             self._watchdog.forget(pulse)
         return None
 
-    def _look(self, touch: Touch) -> Patch | None:
+    def _look(self, step: Step) -> Patch | None:
+        touch = touched(step)
         if not touch:
             return Patch()
         try:
             return self._engine.look(touch)
-        except AgentError:
-            return None
+        except AgentError as error:
+            _log.info("could not look at what %s touched: %s", identity(step), error)
         except Exception:
             _log.exception("defect in a look")
-            return None
+        return None

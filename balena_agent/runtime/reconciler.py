@@ -305,7 +305,9 @@ class Reconciler:
         step = outcome.step
         self._under_way.ended(step)
         if outcome.patch is None:
-            self._lookout.ask(Touch(everything=True))
+            # What the step has left is not known: nothing is planned before it is.
+            self._now = replace(self._now, looked=False)
+            self._lookout.ask_all()
         else:
             self._dirty |= self._world.see(outcome.patch, outcome.asked)
         if outcome.error is None:

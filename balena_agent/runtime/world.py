@@ -31,6 +31,7 @@ class World:
         self.observed = Observed()
         self.specs = dict(specs)
         self._known_since: dict[_Key, int] = {}
+        self._all_known_since = 0
 
     def intend(self, container_id: str, spec: ContainerSpec) -> None:
         """Remember what a container was asked to be."""
@@ -61,6 +62,7 @@ class World:
             images=self._newest("image", full.images, before.images, asked),
         )
         self._known_since = {k: n for k, n in self._known_since.items() if n > asked}
+        self._all_known_since = asked
         joined = self._joined(seen.containers)
         self.observed = replace(seen, containers={k: c for k, c in joined.items() if c})
         return before != self.observed
@@ -76,7 +78,7 @@ class World:
     def _fresh(self, kind: str, news: Mapping[str, T | None], asked: int) -> dict[str, T | None]:
         fresh: dict[str, T | None] = {}
         for key, value in news.items():
-            if asked > self._known_since.get((kind, key), 0):
+            if asked > self._known_since.get((kind, key), self._all_known_since):
                 self._known_since[kind, key] = asked
                 fresh[key] = value
         return fresh

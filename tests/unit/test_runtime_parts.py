@@ -43,6 +43,14 @@ def test_a_full_look_keeps_what_was_seen_after_it_began() -> None:
     assert list(world.observed.volumes) == ["1_data"]
 
 
+def test_a_look_that_began_before_a_full_one_says_nothing_about_what_is_gone() -> None:
+    world = World({})
+    world.see(Patch(volumes={"1_data": None}), asked=5)
+    world.see_all(Observed(), asked=6)
+    assert not world.see(Patch(volumes={"1_data": volume("late")}), asked=4)
+    assert world.observed.volumes == {}
+
+
 def test_any_order_of_looks_ends_in_the_newest_knowledge() -> None:
     for seed in range(200):
         rng = random.Random(seed)
