@@ -46,7 +46,7 @@ from .host.bus import Bus
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
-from .host.machine import write_durable
+from .host.machine import profile, write_durable
 from .host.network import addresses, reserve_port
 from .host.systemd import Systemd
 from .runtime import preload
@@ -95,7 +95,7 @@ class Daemon:
         memory = self._memory()
         name = memory.target.name if memory.target else None
         facts = replace(facts, device_name=name or facts.device_name)
-        self._problems = (*settings.problems, *problems)
+        self._problems = (*settings.problems, *problems, *_missing_files(settings))
         self.published = Published(Snapshot(facts=facts))
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
@@ -326,6 +326,13 @@ class Daemon:
         if not self._stop.is_set():
             self._failure = f"the system bus is lost ({reason})"
             self._stop.set()
+
+
+def _missing_files(settings: Settings) -> tuple[str, ...]:
+    """What a balenaOS device must have. A generic host needs no config.json."""
+    path = settings.host.config_json
+    on_balena = profile(settings.agent.profile, settings.host.os_release) == "balenaos"
+    return (f"no {path}",) if on_balena and not Path(path).exists() else ()
 
 
 def _read_stored_local(raw: str) -> Target:

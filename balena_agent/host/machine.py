@@ -93,12 +93,15 @@ class ConfigJson:
 
 
 def read_config(path: str) -> ConfigJson:
-    """config.json as it is now, also where another program's write of it was interrupted."""
+    """config.json as it is now, also where another program's write of it was interrupted.
+
+    That there is none is no problem: only balenaOS must have one.
+    """
     try:
         raw = interrupted_write(Path(path)) or Path(path).read_bytes()
         values = json.loads(raw)
     except FileNotFoundError:
-        return ConfigJson({}, [f"no {path}"])
+        return ConfigJson({})
     except OSError as error:
         return ConfigJson({}, [f"{path} cannot be read: {error.strerror}"])
     except (ValueError, RecursionError) as error:
@@ -211,6 +214,8 @@ def _device_type(path: str, config: ConfigJson) -> tuple[str, str, tuple[str, ..
     try:
         known = json.loads(Path(path).read_bytes())
         return str(known.get("slug") or slug), str(known.get("arch") or arch), ()
+    except FileNotFoundError:
+        return slug, arch, ()  # a generic host has none
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         return slug, arch, (f"{path} is of no use ({error}); taking {slug}, {arch}",)
 

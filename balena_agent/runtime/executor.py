@@ -27,7 +27,6 @@ from ..core.steps import (
     RequestReboot,
     Step,
     TakeLocks,
-    Touch,
     identity,
     limit,
     touched,
