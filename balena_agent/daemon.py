@@ -36,6 +36,7 @@ from .api.http import build
 from .api.server import HttpServer
 from .config import Settings
 from .core.describe import status_line
+from .core.desired import DesiredService
 from .core.errors import AgentError
 from .core.snapshot import Snapshot
 from .core.steps import Touch
@@ -102,8 +103,8 @@ class Daemon:
         self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
             settings.engine.socket,
+            self._prepare,
             version=settings.engine.api_version,
-            prepare=lambda s: (locks.prepare_directory(s.app_id, s.name), None)[1],
             facts=lambda: self.published.current.facts,
             known_apps=self._known_apps,
         )
@@ -246,6 +247,10 @@ class Daemon:
             self.store.owned_images(),
             self.store.commits(),
         )
+
+    def _prepare(self, service: DesiredService) -> None:
+        """What a container needs on the host before it is created."""
+        self._locks.prepare_directory(service.app_id, service.name)
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine

@@ -23,7 +23,7 @@ import bottle
 
 from ..core.errors import AccessDenied, AgentError, Broken, InvalidInput
 from ..core.scopes import Scope
-from ..core.snapshot import Snapshot
+from ..core.snapshot import NOT_ASKED, Snapshot
 from ..runtime.state import Published
 from .auth import Auth, Caller, passed_key
 from .body import BODY_LIMIT, drain, read_body
@@ -50,6 +50,11 @@ _BODY_IGNORED = frozenset({"/v1/blink", "/v1/regenerate-api-key"})
 _READS = ("GET", "HEAD")
 _DEFECT = "An error inside the agent; its journal has the details"
 _REQUEST = "balena_agent.request"
+FIRST_LOOK_PATIENCE = 2.0
+"""Seconds that a request waits for the agent's first look at the engine."""
+
+HEARD = "balena_agent.heard"
+"""The server's callback in the environment: the whole request has been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +138,26 @@ class Application:
         environ: Environ = bottle.request.environ
         method, path = environ["REQUEST_METHOD"], _plain_path(environ["PATH_INFO"])
         environ["PATH_INFO"] = path
-        snapshot = self._published.current
         if path in _OPEN and method in _READS:
-            environ[_REQUEST] = Request(snapshot)
+            environ[_REQUEST] = Request(self._published.current)
             return
+        snapshot = self._snapshot()
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
         caller = Caller(environ.get("REMOTE_ADDR", ""), environ.get("SERVER_ADDR", ""))
         key = passed_key(query, environ.get("HTTP_AUTHORIZATION", ""))
         scope = self._scope(snapshot, caller, key)
         ignored = path in _BODY_IGNORED and method == "POST"
         body = {} if ignored else self._body(environ)
+        environ.get(HEARD, _nothing)()
         environ[_REQUEST] = Request(snapshot, scope, {}, query, body, _who(caller, scope))
+
+    def _snapshot(self) -> Snapshot:
+        """The current state. Just after the start the first look at the engine is waited for, a
+        moment: "not answering" would be untrue."""
+        snapshot, until = self._published.current, time.monotonic() + FIRST_LOOK_PATIENCE
+        while snapshot.engine_error == NOT_ASKED and (left := until - time.monotonic()) > 0:
+            snapshot = self._published.newer_than(snapshot.version, left) or snapshot
+        return snapshot
 
     def _scope(self, snapshot: Snapshot, caller: Caller, key: str | None) -> Scope:
         try:
@@ -159,6 +173,10 @@ class Application:
             return read_body(environ, self._body_limit)
         except InvalidInput as error:
             raise _response(failed(error.message, 503)) from error
+
+
+def _nothing() -> None:
+    """No server behind us: a test's call."""
 
 
 def _callback(endpoint: Endpoint) -> Callable[..., Any]:

@@ -27,13 +27,16 @@ import cheroot.wsgi
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
-from .http import Application
+from .http import HEARD, Application
 
 _log = logging.getLogger(__name__)
 
 WORKERS = 12
 BACKLOG = 128
 HEADER_LIMIT = 16 * 1024
+HEARING_LIMIT = 30.0
+"""Seconds in which a client must have sent its whole request."""
+
 KEPT_CONNECTIONS = 64
 """Idle connections that are kept open; with more, answers close theirs."""
 
@@ -77,14 +80,27 @@ class _Request(cheroot.server.HTTPRequest):
 
 
 class _Connection(cheroot.server.HTTPConnection):
+    """Counts, while a request is being read, as one that is being heard."""
+
     RequestHandlerClass = _Request
+
+    def communicate(self) -> bool:
+        self.server.heard_since[self] = time.monotonic()
+        try:
+            return bool(super().communicate())  # type: ignore[no-untyped-call]
+        finally:
+            self.heard()
+
+    def heard(self) -> None:
+        self.server.heard_since.pop(self, None)
 
 
 class _Gateway(cheroot.wsgi.Gateway_10):
-    """Adds the address at which the client reached us: SERVER_ADDR."""
+    """Adds the address at which the client reached us, SERVER_ADDR, and the callback HEARD."""
 
     def __init__(self, req: Any) -> None:
         super().__init__(req)
+        self.env[HEARD] = req.conn.heard
         with contextlib.suppress(OSError):
             self.env["SERVER_ADDR"] = req.conn.socket.getsockname()[0]
 
@@ -96,8 +112,22 @@ class _Server(cheroot.wsgi.Server):
     max_request_body_size = 4 * BODY_LIMIT
     expiration_interval = _SWEEP
     keep_alive_conn_limit = KEPT_CONNECTIONS
+    heard_since: dict[_Connection, float]
+    """Connections whose request is being read, and since when (monotonic)."""
+
     bind_error: OSError | None = None
     """Why the last address could not be bound; Cheroot itself only keeps the words."""
+
+    def process_conn(self, conn: Any) -> None:
+        """Called by the acceptor for each request that comes in. Cheroot limits only the pause
+        between two bytes: so whoever is slower in all than `HEARING_LIMIT` is shut out here, before
+        slow clients hold all workers."""
+        now = time.monotonic()
+        for other, since in list(self.heard_since.items()):
+            if now - since > HEARING_LIMIT:
+                with contextlib.suppress(OSError):
+                    other.socket.shutdown(socket.SHUT_RDWR)
+        super().process_conn(conn)
 
     def bind(self, family: Any, type: Any, proto: int = 0) -> Any:
         try:
@@ -192,6 +222,7 @@ class HttpServer:
             shutdown_timeout=1,
         )
         server.gateway = _Gateway
+        server.heard_since = {}
         return server
 
     def probe(self, timeout: float) -> bool:

@@ -114,6 +114,8 @@ def _one(
     fetch = Fetch(service.image, service.app_uuid, service.app_id, service.name, cause)
     if not service.image_present:
         draft.emit(fetch)
+        if container and container.running and _user_stopped(draft, service):
+            _stop(draft, service, container)
         return
     draft.let_end(fetch)
     if container is None:
@@ -216,10 +218,13 @@ def _settle(
         if _startable(draft, service, container):
             _start(draft, service, container, current, ground)
     elif container.running and (service.running or not missing):
-        cause = "stopped by request" if service.running else "target says stopped"
-        where = (container.app_uuid, container.service, container.id)
-        stop = StopContainer(*where, container.stop_timeout, cause=cause)
-        draft.emit(stop, needs_lock=True)
+        _stop(draft, service, container)
+
+
+def _stop(draft: Draft, service: DesiredService, container: Container) -> None:
+    cause = "stopped by request" if service.running else "target says stopped"
+    where = (container.app_uuid, container.service, container.id)
+    draft.emit(StopContainer(*where, container.stop_timeout, cause=cause), needs_lock=True)
 
 
 def _rename(draft: Draft, service: DesiredService, container: Container) -> None:
@@ -230,9 +235,13 @@ def _rename(draft: Draft, service: DesiredService, container: Container) -> None
 
 
 def _should_run(draft: Draft, service: DesiredService) -> bool:
-    stopped_at = draft.situation.intent.stopped.get(service.key)
-    user_stopped = stopped_at is not None and stopped_at == service.container_name.commit
-    return service.running and not user_stopped
+    return service.running and not _user_stopped(draft, service)
+
+
+def _user_stopped(draft: Draft, service: DesiredService) -> bool:
+    """Whether a user stopped this very release of the service."""
+    commit = draft.situation.intent.stopped.get(service.key)
+    return commit is not None and commit == service.container_name.commit
 
 
 def _startable(draft: Draft, service: DesiredService, container: Container) -> bool:

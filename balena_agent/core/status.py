@@ -116,6 +116,12 @@ def local_mode(snapshot: Snapshot) -> bool:
     return not snapshot.facts.managed or truth(device_config(snapshot).get("SUPERVISOR_LOCAL_MODE"))
 
 
+def locks_overridden(snapshot: Snapshot) -> bool:
+    """Whether the target says that nobody's update locks count (spec 20 §9.1)."""
+    config = device_config(snapshot)
+    return truth(config.get("SUPERVISOR_OVERRIDE_LOCK", config.get("OVERRIDE_LOCK")))
+
+
 def overall_progress(snapshot: Snapshot, apps: InScope = lambda _: True) -> float | None:
     """The mean of all running downloads in percent; None while there is none."""
     running = [

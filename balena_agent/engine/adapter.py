@@ -40,7 +40,6 @@ from ..core.steps import (
 from . import actions, containers
 from .client import API_VERSION, Client, Link
 from .events import Events, Stop, Wake
-from .lockdir import make_lock_directory
 from .observe import KnownApps, Observer
 from .pull import Credentials, Puller
 
@@ -60,10 +59,10 @@ class DockerEngine:
     def __init__(
         self,
         socket: str,
+        prepare: containers.Prepare,
         *,
         version: str = API_VERSION,
         credentials: Credentials = no_credentials,
-        prepare: containers.Prepare = make_lock_directory,
         facts: Callable[[], HostFacts] = HostFacts,
         known_apps: KnownApps = frozenset,
         now: Callable[[], float] = time.monotonic,

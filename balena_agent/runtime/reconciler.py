@@ -22,13 +22,14 @@ from dataclasses import replace
 
 from ..core.body import resolved
 from ..core.desired import DesiredService
-from ..core.errors import AgentError, Broken, Cancelled, EngineUnavailable
-from ..core.intent import Apply, Command, Intent, Power, ServiceCommand, SetTarget
+from ..core.errors import AgentError, Broken, Cancelled, EngineUnavailable, Unavailable
+from ..core.intent import Apply, Command, Intent, Power, RestartService, ServiceCommand, SetTarget
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
 from ..core.snapshot import NOT_ASKED
+from ..core.status import locks_overridden
 from ..core.steps import (
     CreateContainer,
     Fetch,
@@ -260,6 +261,8 @@ class Reconciler:
             commit = service.container_name.commit if service else ""
             old = frozenset(container.id for container in known)
             order = Order(command, answer, command.key, app_id, old)
+            if isinstance(command, RestartService) and service and not service.image_present:
+                raise Unavailable(f"The image of service {service.name} is not here yet")
         if isinstance(command, Power):
             self._ledger.forgive()
         self._ledger.forgive_subjects(order.subjects())
@@ -425,7 +428,7 @@ class Reconciler:
             stopped_by_agent=self._notes.stopped_by_agent,
             keep_images=policy.keep_images,
             keep_volumes=policy.keep_volumes,
-            override_locks=policy.override_locks,
+            override_locks=policy.override_locks or locks_overridden(self._now),
             stopping=self._now.stopping,
             power_requested=bool(self._power_until),
         )

@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from measure import Engine, Events, cpu, device, image, report, summary, wait_settled
+from measure import APP, Engine, Events, cpu, device, image, report, summary, target, wait_settled
 from measure.device import engine_socket
 from measure.engine import Fleet
 
@@ -36,24 +36,8 @@ from balena_agent.core.networks import network_body
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.target import read_local
 
-APP = 1
 WORKERS = (8, 20)
 Samples = dict[str, list[float]]
-
-
-def target(reference: str, count: int, value: str) -> dict[str, Any]:
-    """A local target of so many services of one app; 0: no app at all."""
-    services = {
-        str(number): {
-            "imageId": number, "serviceName": f"s{number:02}", "image": reference,
-            "running": True, "environment": {"VALUE": value}, "labels": {}, "restart": "always",
-        }
-        for number in range(1, count + 1)
-    }  # fmt: skip
-    app = {"name": "bench", "commit": "c" * 32, "releaseId": 1, "services": services,
-           "volumes": {}, "networks": {}}  # fmt: skip
-    apps = {str(APP): app} if count else {}
-    return {"local": {"name": "bench", "config": {}, "apps": apps}}
 
 
 class Bare:

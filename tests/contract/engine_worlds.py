@@ -44,6 +44,7 @@ from balena_agent.core.steps import (
 from balena_agent.core.target import App, Release, Service
 from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import Client, Link, filters, path
+from balena_agent.host.locks import UpdateLocks
 
 ENGINE_VARIABLE = "BALENA_AGENT_TEST_ENGINE"
 LIMIT = 20.0
@@ -228,7 +229,12 @@ def _without(seen: Observed, container_id: str) -> Observed:
 
 class RealWorld(World):
     def __init__(self, socket_path: str) -> None:
-        super().__init__(DockerEngine(socket_path), DockerEngine(socket_path))
+        locks = UpdateLocks()
+
+        def prepare(service: DesiredService) -> None:
+            locks.prepare_directory(service.app_id, service.name)
+
+        super().__init__(*(DockerEngine(socket_path, prepare) for _ in range(2)))
         self.client = Client(Link(socket_path))
         self.had_supervisor_network = bool(self._supervisor_networks())
         self.import_image(self.image)

@@ -416,7 +416,7 @@ def test_eight_workers_on_one_adapter(world: World) -> None:
 def test_an_engine_that_is_down_is_noticed_at_once(kind: str) -> None:
     fake = FakeEngine()
     fake.down = True
-    engine = fake if kind == "fake" else DockerEngine("/nowhere/engine.sock")
+    engine = fake if kind == "fake" else DockerEngine("/nowhere/engine.sock", lambda service: None)
     began = time.monotonic()
     for call in (
         engine.observe,

@@ -28,7 +28,6 @@ from balena_agent.core.observed import HostFacts
 from balena_agent.core.steps import CreateContainer, Fetch, StartContainer, StopContainer, Touch
 from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import Client, Link
-from balena_agent.engine.lockdir import make_shared_directory
 from balena_agent.engine.observe import Observer
 from balena_agent.engine.pull import Puller
 
@@ -42,9 +41,13 @@ def script(tmp_path: Path) -> Iterator[Script]:
 
 @pytest.fixture
 def engine(script: Script) -> Iterator[DockerEngine]:
-    made = DockerEngine(script.socket, prepare=lambda service: None)
+    made = DockerEngine(script.socket, nothing)
     yield made
     made.close()
+
+
+def nothing(service: DesiredService) -> None:
+    """A container here needs nothing of the host."""
 
 
 def said(status: int, message: str = "") -> Answer:
@@ -213,7 +216,9 @@ def test_a_container_that_cannot_join_is_removed(script: Script, engine: DockerE
 
 
 def test_an_image_for_another_processor_is_named_as_such(script: Script) -> None:
-    engine = DockerEngine(script.socket, facts=lambda: HostFacts(device_type="raspberrypi4-64"))
+    engine = DockerEngine(
+        script.socket, nothing, facts=lambda: HostFacts(device_type="raspberrypi4-64")
+    )
     words = "OCI runtime create failed: exec /bin/web: exec format error: unknown"
     script.answers["POST /containers/c1/start"] = said(500, words)
     with pytest.raises(EngineFailed) as caught:
@@ -336,7 +341,7 @@ def test_credentials_go_with_each_pull(script: Script, auth: dict[str, str] | No
         return auth
 
     script.answers["POST /images/create"] = said(500, "unauthorized")
-    engine = DockerEngine(script.socket, credentials=credentials)
+    engine = DockerEngine(script.socket, nothing, credentials=credentials)
     with pytest.raises(EngineFailed, match="unauthorized"):
         engine.perform(FETCH, Slip())
     sent = base64.urlsafe_b64decode(script.headers[-1]["X-Registry-Auth"])
@@ -421,19 +426,3 @@ def test_watching_an_ill_engine_ends_at_once(
 
 
 # ---- the lock directory --------------------------------------------------------------------------
-
-
-def test_a_shared_directory_is_made_with_its_parents(tmp_path: Path) -> None:
-    for _ in range(2):
-        make_shared_directory(f"{tmp_path}/a/b/c")
-    assert (tmp_path / "a/b/c").stat().st_mode & 0o7777 == 0o1777
-    assert (tmp_path / "a/b").stat().st_mode & 0o7777 == 0o755
-
-
-def test_links_and_ways_out_are_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for bad in (f"{tmp_path}/link/x", f"{tmp_path}/link", f"{tmp_path}/a/../b"):
-        with pytest.raises(OSError):
-            make_shared_directory(bad)
-    assert not list((tmp_path / "elsewhere").iterdir())

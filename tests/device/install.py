@@ -50,6 +50,7 @@ def install_agent(root: Path, checkout: Path = CHECKOUT) -> None:
         link.symlink_to(f"{VENV}/bin/{name}")
     install = ["sh", str(checkout / "units/install.sh")]
     run(install, env=CLEAN_ENV | {"DESTDIR": str(root)})
+    run(["chroot", str(root), "systemd-sysusers", "balena-agent.conf"])
     run(["chroot", str(root), "systemctl", "enable", "--quiet", UNIT])
 
 

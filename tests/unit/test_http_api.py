@@ -742,3 +742,26 @@ def test_one_line_per_request_without_secrets(caplog: pytest.LogCaptureFixture) 
     assert lines[0].__dict__["HTTP_STATUS"] == "200"
     assert KEYS["G"] not in caplog.text
     assert "hidden" not in caplog.text
+
+
+def test_a_request_just_after_the_start_waits_for_the_first_look() -> None:
+    import threading
+
+    from balena_agent.core.snapshot import NOT_ASKED
+
+    looked = device_states.m1()
+    here = device(replace(looked, engine_error=NOT_ASKED))
+    threading.Timer(0.05, lambda: here.published.publish(looked)).start()
+    assert here.ask("GET", "/v2/applications/state", key="G").status == 200
+
+
+def test_a_first_look_that_takes_too_long_is_no_reason_to_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from balena_agent.api import http
+    from balena_agent.core.snapshot import NOT_ASKED
+
+    monkeypatch.setattr(http, "FIRST_LOOK_PATIENCE", 0.05)
+    here = device(replace(device_states.m1(), engine_error=NOT_ASKED))
+    answer = here.ask("GET", "/v2/applications/state", key="G")
+    assert (answer.status, answer.json["status"]) == (503, "failed")

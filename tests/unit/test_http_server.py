@@ -6,15 +6,17 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import device_states
 import pytest
 
+from balena_agent.api import server as server_module
 from balena_agent.api.auth import Auth
 from balena_agent.api.http import Application, build
-from balena_agent.api.server import HEADER_LIMIT, HttpServer
+from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
 from balena_agent.core.intent import Command
 from balena_agent.core.scopes import EVERYTHING, Scope
@@ -297,6 +299,39 @@ def test_stop_ends_though_a_client_holds_on(
         while not client.closed:
             pass
     assert not http_threads()
+
+
+def test_slow_clients_cannot_hold_all_workers(
+    server: HttpServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sends a byte now and then, for ever; together they have every worker."""
+    slow = [connect(server.port) for _ in range(WORKERS)]
+    for client in slow:
+        client.wire.sendall(b"GET /ping HTTP/1.1\r\nX-Slow: ")
+    assert server._server is not None
+    heard = server._server.heard_since
+    deadline = time.monotonic() + 5
+    while len(heard) < WORKERS and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(heard) == WORKERS
+    monkeypatch.setattr(server_module, "HEARING_LIMIT", 0.0)
+    client = connect(server.port)
+    client.send("GET /ping")
+    assert client.receive()[0] == 200
+
+
+def test_a_request_that_was_heard_may_take_its_time(
+    server: HttpServer, asked: Asked, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEARING_LIMIT", 0.0)
+    patient = connect(server.port)
+    waiting_for_its_command(patient, asked)
+    other = connect(server.port)
+    other.send("GET /ping")
+    assert other.receive()[0] == 200
+    patient.wire.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        patient.wire.recv(1)  # neither answered nor shut out
 
 
 def test_a_stuck_handler_does_not_hold_up_the_stop(asked: Asked, connect: Connect) -> None:

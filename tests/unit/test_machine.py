@@ -72,7 +72,7 @@ def test_nothing_there(files: Files) -> None:
     ("text", "said"),
     [
         ("{", "is not valid JSON (line 1)"),
-        ('{\n"a": 1,\n}', "is not valid JSON (line 3)"),
+        ('{\n"a": 1,\n"b": x}', "is not valid JSON (line 3)"),
         ("[1]", "must hold a JSON object"),
         ("\x00", "is not valid JSON"),
         ("", "is not valid JSON"),

@@ -145,6 +145,31 @@ def test_S13_force_overrides_the_users_lock() -> None:
         assert agent.published.current.intent.force == frozenset()
 
 
+def test_S19_the_target_itself_may_override_locks() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.host.user_locks[1] = "one"
+        document = target(service("one", environment={"A": "b"}))
+        document["local"]["config"] = {"BALENA_SUPERVISOR_OVERRIDE_LOCK": "true"}
+        agent.post(document)
+        agent.settled()
+        assert agent.host.user_locks == {}
+
+
+def test_a_service_can_be_stopped_but_not_restarted_while_its_new_image_is_missing() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.engine.missing_images.add("absent:latest")
+        agent.post(target(service("one", image="absent")))
+        agent.until(lambda s: s.failures)
+        with pytest.raises(Unavailable, match="image of service one is not here"):
+            agent.reconciler.submit(RestartService(("1", "one"))).result(DEADLINE)
+        assert agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE) == "stopped"
+        assert agent.containers() == {"one": "exited"}
+
+
 def test_S29_a_service_that_has_exited_counts_as_started_for_its_dependents() -> None:
     with rig() as agent:
         agent.post(target(service("a", 1), service("b", 2, depends_on=["a"])))

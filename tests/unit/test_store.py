@@ -126,12 +126,13 @@ def test_a_forgotten_target_does_not_come_back(home: Path) -> None:
 
 
 def test_files_are_private(home: Path) -> None:
-    filled(home)
+    store = filled(home)
     assert home.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {0o600}
     assert {FILE, FILE + "-wal", FILE + ".copy-1", FILE + ".copy-2", LAST_GOOD} <= {
         path.name for path in home.iterdir()
     }
+    store.close()
 
 
 # -- keys

@@ -8,5 +8,9 @@ whole units from their cgroups, so children that ended are counted too.
 from .device import cpu, device, image, wait_settled
 from .engine import Engine, Events
 from .figures import report, summary
+from .target import APP, target
 
-__all__ = ["Engine", "Events", "cpu", "device", "image", "report", "summary", "wait_settled"]
+__all__ = [
+    "APP", "Engine", "Events", "cpu", "device", "image", "report", "summary", "target",
+    "wait_settled",
+]  # fmt: skip

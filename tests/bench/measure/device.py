@@ -12,7 +12,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[2]
 sys.path[1:1] = [str(TESTS), str(TESTS.parent)]
 
-from device import Machine, images, supported
+from device import Machine, images, supported  # noqa: E402 - found by the line above
 
 UNITS = {"agent": "balena-agent.service", "dockerd": "docker.service",
          "containerd": "containerd.service", "journald": "systemd-journald.service"}  # fmt: skip
