@@ -49,6 +49,16 @@ class _Belongings:
     volumes: list[Volume] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What an app's plan must know of the world beyond the app: engine names that some container
+    uses, networks that all apps share, images that are about to go."""
+
+    users: frozenset[str]
+    shared: frozenset[str]
+    leftovers: tuple[str, ...]
+
+
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     """What to do now, and what is waited for."""
     world = _by_app(desired, observed)
@@ -58,6 +68,7 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     if situation.intent.power:
         return _plan_power(world, situation, busy)
     users = _users(observed, situation)
+    leftovers = _leftovers(desired, observed, situation)
     drafts: list[Draft] = []
     settled: set[str] = set()
     apps = {app.uuid: app for app in desired.apps}
@@ -68,13 +79,14 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, users, shared, uuid in apps)
+        _plan_app(draft, app, mine, _Around(users, shared, leftovers), uuid in apps)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
     _orphan_locks(device, {draft.app_id for draft in drafts})
-    _plan_images(device, desired, observed)
+    for reference in leftovers:
+        device.emit(RemoveImage(reference, "no service uses it"))
     return _joined([*drafts, device], frozenset(settled))
 
 
@@ -131,8 +143,7 @@ def _plan_app(
     draft: Draft,
     app: DesiredApp,
     mine: _Belongings,
-    users: frozenset[str],
-    shared: frozenset[str],
+    around: _Around,
     in_target: bool,
 ) -> None:
     if app.problem:
@@ -143,9 +154,15 @@ def _plan_app(
     )
     present = {n.engine_name for n in mine.networks} | {v.engine_name for v in mine.volumes}
     containers = {name: tuple(known) for name, known in mine.containers.items()}
-    ground = Ground(app, containers, frozenset(present - replaced.keys()) | shared, replaced)
+    ground = Ground(
+        app,
+        containers,
+        frozenset(present - replaced.keys()) | around.shared,
+        replaced,
+        around.leftovers,
+    )
     plan_services(draft, ground)
-    _plan_parts(draft, app, mine, replaced, present, users)
+    _plan_parts(draft, app, mine, replaced, present, around.users)
     services = {service.name for service in app.services} | containers.keys()
     draft.take_locks(tuple(sorted(services)))
     _release_locks(draft, app)
@@ -235,21 +252,18 @@ def _remove_unused(draft: Draft, step: RemoveNetwork | RemoveVolume, users: froz
         draft.emit(step)
 
 
-def _plan_images(draft: Draft, desired: Desired, observed: Observed) -> None:
+def _leftovers(desired: Desired, observed: Observed, situation: Situation) -> tuple[str, ...]:
     """References that we own and nobody needs: neither a target, nor a container, nor a creation
     under way. An app that is left as it is keeps all it has."""
-    situation = draft.situation
     if situation.keep_images or any(app.problem for app in desired.apps):
-        return
+        return ()
     wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
     used = {c.spec.image for c in observed.containers.values()}
     for step in situation.running.values():
         if isinstance(step, CreateContainer):
             used.add(step.service.spec.image)
-    for reference in sorted(situation.owned_images - wanted):
-        image = observed.image(reference)
-        if image is not None and image.id not in used:
-            draft.emit(RemoveImage(reference, "no service uses it"))
+    known = {name: observed.image(name) for name in sorted(situation.owned_images - wanted)}
+    return tuple(name for name, image in known.items() if image and image.id not in used)
 
 
 def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
-from .names import SUPERVISOR_NETWORK
+from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
 from .situation import Draft
 from .steps import (
@@ -30,6 +30,10 @@ from .steps import (
     StopContainer,
 )
 
+DELETE_FIRST = "delete-then-download"
+EARLY = ("kill-then-download", DELETE_FIRST)
+"""Strategies that stop the old container before the new image is fetched."""
+
 _SHOWN_DIFFERENCES = 3
 _PROXY_FAILED = "cannot assign requested address"
 
@@ -39,13 +43,15 @@ class Ground:
     """What the services of one app stand on.
 
     `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
-    maps those that must go to the reason, which drives their users out first.
+    maps those that must go to the reason, which drives their users out first. `leftovers` are
+    images that nobody needs any more and that are about to be removed.
     """
 
     app: DesiredApp
     containers: Mapping[str, tuple[Container, ...]]
     usable: frozenset[str]
     replaced: Mapping[str, str]
+    leftovers: tuple[str, ...] = ()
 
     @property
     def declared(self) -> frozenset[str]:
@@ -72,7 +78,8 @@ def plan_services(draft: Draft, ground: Ground) -> None:
         service = wanted.get(name)
         for container in known:
             if container is not current.get(name):
-                _go(draft, container, _why_extra(container, service), missing)
+                early = _strategy(service, container) in EARLY
+                _go(draft, container, _why_extra(container, service), [] if early else missing)
         if service:
             _one(draft, ground, service, current, missing, bool(known))
 
@@ -90,6 +97,14 @@ def _current(
         return right, container.running, container.created_at, container.id
 
     return max(alive, key=rank)
+
+
+def _strategy(service: DesiredService | None, container: Container) -> str:
+    """The update strategy: the target's, or for a service that is to go the container's own."""
+    if service:
+        return service.strategy
+    labels = container.effective_spec.fields.get("Labels") or {}
+    return str(labels.get(STRATEGY, ""))
 
 
 def _why_extra(container: Container, service: DesiredService | None) -> str:
@@ -110,23 +125,46 @@ def _one(
     container = current.get(service.name)
     if _should_run(draft, service) and (container is None or container.state == "created"):
         draft.down = True
-    cause = "image is missing"
-    fetch = Fetch(service.image, service.app_uuid, service.app_id, service.name, cause)
     if not service.image_present:
-        draft.emit(fetch)
-        if container and container.running and _user_stopped(draft, service):
-            _stop(draft, service, container)
+        _without_image(draft, ground, service, container, any_known)
         return
-    draft.let_end(fetch)
+    draft.let_end(_fetch(service))
     if container is None:
         if not any_known:
             _create(draft, ground, service, current, missing)
         return
     reason = _why_replace(draft, ground, service, container, current)
     if reason:
-        _go(draft, container, reason, missing)
+        _go(draft, container, reason, [] if service.strategy in EARLY else missing)
         return
     _settle(draft, service, container, current, ground)
+
+
+def _fetch(service: DesiredService) -> Fetch:
+    cause = "image is missing"
+    return Fetch(service.image, service.app_uuid, service.app_id, service.name, cause)
+
+
+def _without_image(
+    draft: Draft,
+    ground: Ground,
+    service: DesiredService,
+    container: Container | None,
+    any_known: bool,
+) -> None:
+    """The image is to be fetched: first, or after the old container, or its image too, has made
+    room for it (spec 20 §15)."""
+    if container and service.strategy in EARLY:
+        _go(draft, container, f"makes room first: strategy {service.strategy}", [])
+    elif service.strategy in EARLY and any_known:
+        return  # what is left of the old ones goes first
+    elif service.strategy == DELETE_FIRST and ground.leftovers:
+        images = ", ".join(ground.leftovers)
+        draft.wait_service(service.name, f"waits for the removal of image {images}")
+    else:
+        draft.emit(_fetch(service))
+        if container and container.running and _user_stopped(draft, service):
+            _stop(draft, service, container)
 
 
 def _differences(service: DesiredService, container: Container, ground: Ground) -> str:

@@ -26,6 +26,7 @@ from balena_agent.core.names import ContainerName
 from balena_agent.core.observed import Container, Image, Network, Observed, Volume
 from balena_agent.core.plan import Plan
 from balena_agent.core.planner import plan
+from balena_agent.core.services import EARLY
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import ContainerSpec, Endpoint, NetworkSpec, VolumeSpec
 from balena_agent.core.steps import ReleaseLocks, Step, TakeLocks, identity
@@ -34,6 +35,7 @@ Planner = Callable[[Desired, Observed, Situation], Plan]
 
 SERVICES = "abcd"
 IMAGES = ("i1:latest", "i2:latest", "i3:latest")
+STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY)
 MAX_TICKS = 120
 
 
@@ -134,6 +136,7 @@ def _service(
         running=rng.random() < 0.85,
         spec=spec(image, rng.randrange(2), mine, used, parent),
         depends_on=tuple(conditions),
+        strategy=rng.choice(STRATEGIES),
     )
 
 

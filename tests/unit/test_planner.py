@@ -136,6 +136,25 @@ def test_no_service_joins_a_release_before_every_image_is_here() -> None:
     ]
 
 
+@pytest.mark.parametrize("strategy", ["kill-then-download", "delete-then-download"])
+def test_S32_S33_the_old_container_and_its_image_make_room_first(strategy: str) -> None:
+    new = wanted("web", image="new:latest", image_present=False, strategy=strategy)
+    old = there(wanted("web"), spec=spec("i1:latest", 0, ["1_default"], [], ""))
+    keeping = replace(LOCKED, owned_images=frozenset({"i1:latest", "new:latest"}))
+    removing = replace(keeping, keep_images=False)
+    first = f"web: makes room first: strategy {strategy}"
+    assert text(target(new), world(old), removing) == [f"stop {first}"]
+    assert text(target(new), world(replace(old, state="exited")), removing) == [f"remove {first}"]
+    fetch = "fetch new:latest for web: image is missing"
+    remove = "remove-image i1:latest: no service uses it"
+    if strategy == "delete-then-download":
+        waits = "wait service 1/web: waits for the removal of image i1:latest"
+        assert text(target(new), world(), removing) == [remove, waits]
+        assert text(target(new), world(), keeping) == [fetch]
+    else:
+        assert text(target(new), world(), removing) == [fetch, remove]
+
+
 def test_dependencies_order_starts_and_name_what_they_wait_for() -> None:
     db = wanted("db")
     web = wanted("web", depends_on=(Dependency("db", "healthy"),))
