@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from ..core.errors import DeadlineExceeded, EngineFailed, EngineUnavailable
 from .failures import is_missing, refused, translated
@@ -67,6 +67,12 @@ class Link:
                     self._api = self._connected()
             return self._api
 
+    def pool(self) -> Any:
+        """The pool of the library's connections: a call through it costs a third of the CPU time
+        of one through the library's session, which does nothing more for us."""
+        api = self.api()
+        return api.get_adapter(api.base_url).get_connection(api.base_url)
+
     def _connected(self) -> Any:
         from docker import APIClient  # 6 MB: only when there is something to say to the engine
 
@@ -108,13 +114,17 @@ class Client:
         limit = limit or self.link.limit
         if self._deadline:
             limit = self._deadline.left(limit)
-        api = self.link.api()
-        url = f"{api.base_url}/v{self.link.version}{path}"
+        query = f"?{urlencode(params)}" if params else ""
+        target = f"/v{self.link.version}{path}{query}"
+        sent = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
         with translated(f"{method} {path}"):
-            answer = api.request(method, url, params=params, json=body, timeout=limit)
-        if answer.status_code >= 400:
-            raise refused(answer.status_code, answer.content)
-        return bytes(answer.content)
+            answer = self.link.pool().urlopen(
+                method, target, sent, headers, retries=False, redirect=False, timeout=limit
+            )
+        if answer.status >= 400:
+            raise refused(answer.status, answer.data)
+        return bytes(answer.data)
 
     def get(self, path: str, params: Params | None = None, limit: float | None = None) -> Any:
         """A read: the engine's JSON."""

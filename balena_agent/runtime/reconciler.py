@@ -61,7 +61,6 @@ _log = logging.getLogger(__name__)
 
 POWER_PATIENCE_SECONDS = 90.0
 
-
 _Message = Outcome | Progress | Looked | Given | StopServices | NewFacts | Quit
 
 
@@ -176,7 +175,7 @@ class Reconciler:
             if isinstance(message, Quit):
                 return False
             self._handle(message)
-        self._lookout.start(self._now.engine_up)
+        self._lookout.start(self._now.engine_up, self._under_way.in_hand(self._world.observed))
         self._expire_power()
         if self._dirty or messages or self._retry_is_due():
             self._reconcile()
@@ -313,6 +312,7 @@ class Reconciler:
             self._lookout.ask_all()
         else:
             self._dirty |= self._world.see(outcome.patch, outcome.asked)
+            self._lookout.seen(outcome.patch.containers, outcome.asked)
         if outcome.error is None:
             self._succeeded(step)
         else:

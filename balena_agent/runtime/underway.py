@@ -6,11 +6,12 @@ list of them, kept by the reconciler's thread alone, while the executor's worker
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+from ..core.observed import Observed
 from ..core.snapshot import Running
-from ..core.steps import Fetch, Step, identity, subject
+from ..core.steps import CreateContainer, Fetch, Step, identity, subject, touched
 from . import telling
 from .executor import Executor
 
@@ -56,6 +57,14 @@ class UnderWay:
 
     def subjects(self) -> frozenset[str]:
         return frozenset(subject(running.step) for running in self._running.values())
+
+    def in_hand(self, observed: Observed) -> Callable[[str], bool]:
+        """Whether a step under way will look at a container when it ends. One that is new to us
+        may be the one that a step is making."""
+        steps = self.steps().values()
+        own = {key for step in steps for key in touched(step).containers}
+        making = any(isinstance(step, CreateContainer) for step in steps)
+        return lambda key: key in own or (making and key not in observed.containers)
 
     def shown(self) -> Mapping[str, Running]:
         """For the snapshot: a copy that never changes."""
