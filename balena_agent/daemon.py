@@ -35,9 +35,11 @@ from .api.http import Settings as HttpSettings
 from .api.http import build
 from .api.server import HttpServer
 from .config import Settings
+from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.steps import Touch
 from .core.target import Target, read_local
@@ -50,7 +52,10 @@ from .host.machine import facts as host_facts
 from .host.machine import profile, write_durable
 from .host.network import addresses, reserve_port
 from .host.systemd import Systemd
+from .peer import FILE as PEER_FILE
+from .peer import read_peer
 from .runtime import preload
+from .runtime.executor import show_name
 from .runtime.policy import Memory, Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
@@ -93,9 +98,11 @@ class Daemon:
             stored_uuid=self._device_uuid(),
             root=settings.paths.root,
         )
+        take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
         memory = self._memory()
-        name = memory.target.name if memory.target else None
-        facts = replace(facts, device_name=name or facts.device_name)
+        name = (memory.target and memory.target.name) or self.store.setting("name")
+        compat = settings.api.compat_version
+        facts = replace(facts, device_name=name or facts.device_name, compat_version=compat)
         self._problems = (*settings.problems, *problems, *_missing_files(settings))
         self.published = Published(Snapshot(facts=facts))
         self.bus = Bus(on_lost=self._bus_lost)
@@ -165,6 +172,9 @@ class Daemon:
         self.reconciler.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                show_name(thread)
         # What is here now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -230,7 +240,11 @@ class Daemon:
         """What the store remembers. A stored target that no longer reads is told and left out."""
         source, raw, target = "", "", None
         stored = self.store.targets()
-        for name, read in (("local", _read_stored_local), (preload.SOURCE, preload.parse)):
+        for name, read in (
+            ("local", _read_stored_local),
+            (heritage.SOURCE, heritage.read),
+            (preload.SOURCE, preload.parse),
+        ):
             if name not in stored or target is not None:
                 continue
             try:
@@ -331,6 +345,23 @@ class Daemon:
         if not self._stop.is_set():
             self._failure = f"the system bus is lost ({reason})"
             self._stop.set()
+
+
+def take_over(store: Store, database: Path, facts: HostFacts) -> None:
+    """Take on what the peer left on the device, if that was never done. Problems are told only:
+    without a target nothing is changed, and the next start tries again."""
+    try:
+        if store.imported_peer() or not database.exists():
+            return
+        left = read_peer(database, facts.device_uuid, facts.api_endpoint)
+        store.import_peer(left)
+    except (AgentError, OSError) as error:
+        _log.warning("Nothing is taken over from the peer: %s", error)
+        return
+    _log.info("Taken over from the peer: %d API keys, %s", len(left.keys),
+              "its target" if left.target else "no target")  # fmt: skip
+    for problem in left.problems:
+        _log.warning("Taking over from the peer: %s", problem)
 
 
 def _missing_files(settings: Settings) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from .core.errors import NotFound
+from .core.heritage import SOURCE, Heritage
 from .core.intent import ServiceKey
 from .core.jsonread import Json
 from .core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
@@ -66,6 +67,8 @@ _PUT_STOP = (
 _DROP_STOP = "DELETE FROM user_stop WHERE app_uuid = ? AND service_name = ?"
 _PUT_SPEC = "INSERT OR REPLACE INTO container_intent VALUES (?, ?, ?, ?)"
 _PUT_KEY = "INSERT OR IGNORE INTO api_key (app_id, service_name, key, scopes) VALUES (?, ?, ?, ?)"
+_PUT_IMAGE = "INSERT OR IGNORE INTO own_image VALUES (?)"
+_FROM_PEER = "imported_from_peer"
 
 
 class Store:
@@ -144,6 +147,26 @@ class Store:
         else:
             sql = "INSERT OR REPLACE INTO setting VALUES (?, ?)"
             self._db.promise((sql, (key, json.dumps(value))))
+
+    # -- what the peer left: a promise, once
+
+    def imported_peer(self) -> bool:
+        """Whether a heritage was taken on already."""
+        return bool(self._db.rows("SELECT v FROM meta WHERE k = ?", (_FROM_PEER,)))
+
+    def import_peer(self, left: Heritage) -> None:
+        """Take on what the peer left, all of it or nothing, and only once. What this store has
+        already stays as it is: it is younger. StoreUnavailable: nothing has changed."""
+        with self._db.lock:
+            if self.imported_peer():
+                return
+            now = self._now()
+            target = left.target if not self.targets() else ""
+            found = [(_PUT_TARGET, (SOURCE, target, now))] if target else []
+            mark: Statement = ("INSERT INTO meta VALUES (?, ?)", (_FROM_PEER, str(now)))
+            self._db.promise(*found, *_statements(left), mark)
+        self._db.copy()
+        self._write_last_good()
 
     # -- API keys: promises, but rather in memory than refused
 
@@ -236,7 +259,7 @@ class Store:
 
     def own_images(self, references: frozenset[str]) -> None:
         """Add references that a target of ours named: the only ones we may ever remove."""
-        self._note(("INSERT OR IGNORE INTO own_image VALUES (?)", (r,)) for r in references)
+        self._note((_PUT_IMAGE, (r,)) for r in references)
 
     def disown_image(self, reference: str) -> None:
         """The reference is not ours to remove any more."""
@@ -276,6 +299,20 @@ class Store:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ()
+
+
+def _statements(left: Heritage) -> Iterator[Statement]:
+    """A heritage but for its target; nothing in it takes the place of what is there."""
+    for known in left.keys:
+        scopes = json.dumps(scopes_to_json(known.scope))
+        yield _PUT_KEY, (known.app_id, known.service, known.key, scopes)
+    for each in left.commits:
+        values = (each.app_uuid, each.app_id, each.commit)
+        yield "INSERT OR IGNORE INTO current_commit VALUES (?, ?, ?)", values
+    for key, value in left.settings.items():
+        yield "INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, json.dumps(value))
+    for reference in left.images:
+        yield _PUT_IMAGE, (reference,)
 
 
 def _json(text: str) -> Json:

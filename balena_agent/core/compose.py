@@ -15,6 +15,7 @@ from typing import Final
 
 from .attachments import Surroundings, supervisor_endpoint
 from .composition import Compiled, Scope, compiled_service
+from .contracts import device_facts, judge, omission, rejection
 from .dependencies import cycle
 from .desired import DesiredApp, DesiredNetwork, DesiredService, DesiredVolume
 from .environment import app_environment
@@ -58,6 +59,9 @@ def desired_app(
     if app.uuid in SUPERVISOR_APPS:
         return found
     services = {name: s for name, s in release.services.items() if _is_container(app, s)}
+    found, services = _judged(found, services, facts)
+    if found.problem:
+        return found
     around = Surroundings(app.uuid, frozenset(release.networks), frozenset(services))
     injected = app_environment(app, facts)
     scope = Scope(app, release, images, facts, service_key, around, injected)
@@ -72,6 +76,19 @@ def desired_app(
     return replace(
         found, services=_with_app_notes(ready, notes), networks=networks, volumes=volumes
     )
+
+
+def _judged(
+    found: DesiredApp, services: dict[str, Service], facts: HostFacts
+) -> tuple[DesiredApp, dict[str, Service]]:
+    """The app, perhaps rejected for its contracts, and those services that can run here."""
+    verdict = judge(services, device_facts(facts))
+    if not verdict.unmet:
+        return found, services
+    if not verdict.accepted:
+        return replace(found, problem=rejection(found.name or found.uuid, verdict)), {}
+    kept = {name: service for name, service in services.items() if name not in verdict.unmet}
+    return replace(found, left_out=verdict.optional, warnings=(omission(verdict),)), kept
 
 
 def _is_container(app: App, service: Service) -> bool:

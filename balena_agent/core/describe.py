@@ -272,7 +272,7 @@ def _waits(snapshot: Snapshot, scope: Scope) -> Iterable[Wait]:
 
 def status_line(snapshot: Snapshot) -> str:
     """What the agent does or waits for: one short sentence for `systemctl status`."""
-    line = _status(snapshot)
+    line = " ".join(_status(snapshot).split())
     return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 
 

@@ -60,7 +60,8 @@ class DesiredVolume:
 
 @dataclass(frozen=True, slots=True)
 class DesiredApp:
-    """One app. With a `problem` it is rejected: nothing of it is touched."""
+    """One app. With a `problem` it is rejected: nothing of it is touched. `left_out` are optional
+    services that this device cannot run (contracts.py)."""
 
     uuid: str
     app_id: int
@@ -71,8 +72,13 @@ class DesiredApp:
     networks: tuple[DesiredNetwork, ...] = ()
     volumes: tuple[DesiredVolume, ...] = ()
     problem: str = ""
+    left_out: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
+    """`asked` is False while there is no target at all: that is not a target without apps."""
+
     apps: tuple[DesiredApp, ...] = field(default_factory=tuple)
+    asked: bool = True

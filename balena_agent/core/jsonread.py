@@ -30,6 +30,8 @@ def shown(value: Json) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
+    except RecursionError:
+        text = "(nested too deeply to be shown)"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

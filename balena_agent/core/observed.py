@@ -124,6 +124,8 @@ class HostFacts:
     """Facts about the device that rarely change, read once at start and after a host event.
 
     `engine_kind` is "balena" or "docker"; `supervisor_gateway` the address of supervisor0.
+    `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
+    of `uname`. `compat_version` is the peer's version that we stand for.
     """
 
     device_uuid: str = ""
@@ -141,6 +143,11 @@ class HostFacts:
     has_firmware: bool = False
     engine_socket: str = "/var/run/balena-engine.sock"
     supervisor_gateway: str = "10.114.104.1"
+    os_id: str = ""
+    os_version: str = ""
+    kernel_name: str = ""
+    kernel_release: str = ""
+    compat_version: str = "19.0.5"
 
     @property
     def managed(self) -> bool:

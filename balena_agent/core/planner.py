@@ -67,6 +67,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     busy = {subject(step) for step in situation.running.values()}
     if situation.intent.power:
         return _plan_power(world, situation, busy)
+    if not desired.asked:
+        return Plan()  # whose the world is will be told: until then all stays as it is
     users = _users(observed, situation)
     leftovers = _leftovers(desired, observed, situation)
     drafts: list[Draft] = []

@@ -9,7 +9,7 @@ the peer's to the letter: the cloud drops words that it does not know.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .intent import ServiceKey
 from .jsonread import truth
@@ -146,7 +146,17 @@ def _plain_name(name: str) -> str:
 
 
 def target_apps(snapshot: Snapshot) -> tuple[App, ...]:
-    return tuple(snapshot.target.apps.values()) if snapshot.target else ()
+    """The apps of the target, without services that were left out for their contracts."""
+    left_out = {app.uuid: app.left_out for app in snapshot.desired.apps if app.left_out}
+    apps = snapshot.target.apps.values() if snapshot.target else ()
+    return tuple(_without(app, left_out.get(app.uuid, frozenset())) for app in apps)
+
+
+def _without(app: App, names: frozenset[str]) -> App:
+    if not names or app.release is None:
+        return app
+    services = {n: service for n, service in app.release.services.items() if n not in names}
+    return replace(app, release=replace(app.release, services=services))
 
 
 def _by_service(snapshot: Snapshot) -> dict[ServiceKey, tuple[Container, ...]]:

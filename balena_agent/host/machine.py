@@ -168,6 +168,10 @@ def facts(
         has_modules=os.path.isdir(os.path.join(root, "lib/modules")),
         has_firmware=os.path.isdir(os.path.join(root, "lib/firmware")),
         engine_socket=engine_socket,
+        os_id=release.get("ID", ""),
+        os_version=release.get("VERSION", ""),
+        kernel_name=platform.system(),
+        kernel_release=platform.release(),
     )
     return found, (*config.problems, *problems)
 

@@ -34,7 +34,8 @@ class Compiler:
         apps = target.apps if target else {}
         self._index(images)
         self._done = {uuid: done for uuid, done in self._done.items() if uuid in apps}
-        return Desired(tuple(self._app(app, facts) for app in apps.values()))
+        found = tuple(self._app(app, facts) for app in apps.values())
+        return Desired(found, asked=target is not None)
 
     def forget(self) -> None:
         """Compile everything anew next time (an API key was changed)."""

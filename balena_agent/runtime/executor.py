@@ -11,6 +11,7 @@ Invariant: every accepted job posts exactly one outcome, whatever happens.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -60,6 +61,13 @@ class Progress:
 
     step: Step
     percent: float
+
+
+def show_name(thread: threading.Thread) -> None:
+    """Tell the kernel what a thread is called, for `ps -L` and `top -H`."""
+    comm = f"/proc/self/task/{thread.native_id}/comm"
+    with contextlib.suppress(OSError), open(comm, "w", encoding="utf-8") as file:
+        file.write(thread.name[:15])
 
 
 class StepTicket:
@@ -126,6 +134,7 @@ class Crew:
                 self._jobs.put(None)
 
     def _work(self) -> None:
+        show_name(threading.current_thread())
         while True:
             job = self._next()
             if job is None:

@@ -61,6 +61,7 @@ def notices(desired: Desired, observed: Observed) -> tuple[str, ...]:
     for app in desired.apps:
         if app.problem:
             lines.append(f"app {app.name or app.uuid} is rejected: {app.problem}")
+        lines += [f"app {app.name or app.uuid}: {warning}" for warning in app.warnings]
         for service in app.services:
             about = f"app {app.name or app.uuid}, service {service.name}"
             lines += [f"{about}: {warning}" for warning in service.warnings]

@@ -17,6 +17,7 @@ from balena_agent.core.observed import HostFacts, Image, Observed
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.steps import Touch
 from balena_agent.core.target import read_local
+from balena_agent.runtime.compiler import ServiceKeys
 from balena_agent.runtime.policy import Memory, Policy
 from balena_agent.runtime.reconciler import Reconciler
 from balena_agent.runtime.state import Published
@@ -80,13 +81,15 @@ def rig(
     memory: Memory | None = None,
     policy: Policy | None = None,
     engine: FakeEngine | None = None,
+    facts: HostFacts | None = None,
+    keys: ServiceKeys = lambda app, service: "key",
 ) -> Iterator[Rig]:
     made = engine or FakeEngine(world or observed("busybox"))
     host, store, clock = FakeHost(), FakeStore(), ManualClock()
-    published = Published(Snapshot(facts=HostFacts(device_uuid="d0d0")))
+    published = Published(Snapshot(facts=facts or HostFacts(device_uuid="d0d0")))
     watchdog = Watchdog(lambda state: None)
     reconciler = Reconciler(
-        made, host, store, clock, watchdog, published, lambda app, service: "key",
+        made, host, store, clock, watchdog, published, keys,
         memory or Memory(), policy or Policy(),
     )  # fmt: skip
     reconciler.start()

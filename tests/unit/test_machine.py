@@ -45,7 +45,10 @@ def test_everything_there(files: Files, tmp_path: Path) -> None:
         {"apiEndpoint": "https://api.x/", "uuid": "ab", "deviceApiKey": "s", "listenPort": "80"},
     )
     write(files.device_type_json, {"slug": "raspberrypi4-64", "arch": "aarch64", "x": [1]})
-    write(files.os_release, 'ID="balena-os"\nPRETTY_NAME="balenaOS 6"\nRESIN_BOARD_REV=r1\n#C=d\n')
+    write(
+        files.os_release,
+        'ID="balena-os"\nVERSION="6.0.1"\nPRETTY_NAME="balenaOS 6"\nRESIN_BOARD_REV=r1\n#C=d\n',
+    )
     write(files.hostname, "kiosk\n")
     (tmp_path / "lib" / "modules").mkdir(parents=True)
     found, problems = facts(files, root=str(tmp_path))
@@ -54,7 +57,8 @@ def test_everything_there(files: Files, tmp_path: Path) -> None:
         device_uuid="ab", device_type="raspberrypi4-64", device_arch="aarch64",
         os_name="balenaOS 6", os_variant="prod", board_rev="r1", hostname="kiosk", api_port=80,
         api_endpoint="https://api.x", device_api_key="s", has_modules=True, has_firmware=False,
-        engine_socket="/e.sock",
+        engine_socket="/e.sock", os_id="balena-os", os_version="6.0.1",
+        kernel_name=os.uname().sysname, kernel_release=os.uname().release,
     )  # fmt: skip
     assert found.managed
 
