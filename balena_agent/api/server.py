@@ -129,6 +129,11 @@ class _Server(cheroot.wsgi.Server):
                     other.socket.shutdown(socket.SHUT_RDWR)
         super().process_conn(conn)
 
+    def _serve_unservicable(self) -> None:
+        """Cheroot's thread for connections beyond its limit; it gives it no name."""
+        threading.current_thread().name = "http-overload"
+        super()._serve_unservicable()  # type: ignore[no-untyped-call]
+
     def bind(self, family: Any, type: Any, proto: int = 0) -> Any:
         try:
             return super().bind(family, type, proto)

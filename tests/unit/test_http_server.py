@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -154,6 +155,14 @@ def test_eight_clients_at_once(server: HttpServer, connect: Connect) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert set().union(*pool.map(visit, range(8))) == {200}
+
+
+def test_every_thread_has_a_name_with_a_meaning(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
+    client.send("GET /ping")
+    assert client.receive()[0] == 200
+    unnamed = [t.name for t in threading.enumerate() if re.match(r"Thread-\d|CP Server", t.name)]
+    assert unnamed == []
 
 
 def test_both_address_families(server: HttpServer, connect: Connect) -> None:
