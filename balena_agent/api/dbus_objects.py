@@ -34,7 +34,7 @@ from .dbus_tree import (
 
 _PAUSE = 0.25
 """Seconds between two rounds of announcements."""
-_REFRESH = 5.0
+_REFRESH = 30.0
 """Seconds after which facts outside the snapshot are looked at again."""
 
 _BELOW_ROOT = ROOT + "/"

@@ -132,7 +132,7 @@ class _Server(cheroot.wsgi.Server):
     def _serve_unservicable(self) -> None:
         """Cheroot's thread for connections beyond its limit; it gives it no name."""
         threading.current_thread().name = "http-overload"
-        super()._serve_unservicable()  # type: ignore[no-untyped-call]
+        super()._serve_unservicable()  # type: ignore[misc]
 
     def bind(self, family: Any, type: Any, proto: int = 0) -> Any:
         try:

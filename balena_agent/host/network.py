@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
+import os
 import re
 import socket
 import struct
@@ -22,14 +23,19 @@ _INNER = re.compile(
     r"lo|docker.*|balena.*|rce.*|tun.*|resin-vpn|resin-dns|resin-redsocks|supervisor0|veth.*"
     r"|br-[0-9a-f]{12}"
 )
+_INTERFACES = "/sys/class/net"
 _IF_INET6 = Path("/proc/net/if_inet6")
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
 def addresses() -> tuple[str, ...]:
-    """IPv4 addresses, then global IPv6 ones, in the order of the interfaces. Never raises."""
+    """IPv4 addresses, then global IPv6 ones, by the names of the interfaces. Never raises.
+
+    The names come from sysfs: `if_nameindex` would hold up all threads while the kernel's network
+    lock is taken, which it often is when the engine is at work.
+    """
     try:
-        names = [name for _, name in socket.if_nameindex() if not _INNER.fullmatch(name)]
+        names = [name for name in sorted(os.listdir(_INTERFACES)) if not _INNER.fullmatch(name)]
     except OSError:
         return ()
     return (*_ipv4(names), *_ipv6(names))

@@ -24,10 +24,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from device import DeviceError, Machine
-from device.client import InnerConnection
 from measure import cpu, device, image, report, summary, target, wait_settled
-from measure.device import UNITS, agent_pid
+from measure.device import UNITS, DeviceError, InnerConnection, Machine, agent_pid
 
 SERVICES = 20
 REQUESTS = 20_000

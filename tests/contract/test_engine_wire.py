@@ -25,7 +25,14 @@ from balena_agent.core.errors import (
     EngineUnavailable,
 )
 from balena_agent.core.observed import HostFacts
-from balena_agent.core.steps import CreateContainer, Fetch, StartContainer, StopContainer, Touch
+from balena_agent.core.steps import (
+    CreateContainer,
+    Fetch,
+    RemoveNetwork,
+    StartContainer,
+    StopContainer,
+    Touch,
+)
 from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import Client, Link
 from balena_agent.engine.observe import Observer
@@ -426,3 +433,29 @@ def test_watching_an_ill_engine_ends_at_once(
 
 
 # ---- the lock directory --------------------------------------------------------------------------
+
+
+# ---- networks that are kept by ghosts ------------------------------------------------------------
+
+
+def test_a_network_kept_by_containers_that_are_gone_is_freed(
+    script: Script, engine: DockerEngine
+) -> None:
+    answers = iter([(403, {"message": "network has active endpoints"}), (204, None)])
+    script.answers["DELETE /networks/n1"] = lambda to: to.say(*next(answers))
+    script.answers["GET /networks/n1"] = lambda to: to.say(200, {"Containers": {"ghost": {}}})
+    script.answers["GET /containers/ghost/json"] = said(404, "No such container: ghost")
+    script.answers["POST /networks/n1/disconnect"] = said(200)
+    engine.perform(RemoveNetwork("u", "1_default", "n1"), Slip())
+    sent = dict(zip(script.record, script.bodies, strict=True))
+    freed = json.loads(sent["POST /networks/n1/disconnect"])
+    assert freed == {"Container": "ghost", "Force": True}
+
+
+def test_a_network_that_is_really_in_use_stays(script: Script, engine: DockerEngine) -> None:
+    script.answers["DELETE /networks/n1"] = said(403, "network has active endpoints")
+    script.answers["GET /networks/n1"] = lambda to: to.say(200, {"Containers": {"alive": {}}})
+    script.answers["GET /containers/alive/json"] = lambda to: to.say(200, {"Id": "alive"})
+    with pytest.raises(EngineFailed, match="active endpoints"):
+        engine.perform(RemoveNetwork("u", "1_default", "n1"), Slip())
+    assert not any("disconnect" in line for line in script.record)

@@ -12,7 +12,10 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[2]
 sys.path[1:1] = [str(TESTS), str(TESTS.parent)]
 
-from device import Machine, images, supported  # noqa: E402 - found by the line above
+from device import DeviceError, Machine, images, supported  # noqa: E402 - found by the line above
+from device.client import InnerConnection  # noqa: E402
+
+__all__ = ["DeviceError", "InnerConnection", "Machine"]
 
 UNITS = {"agent": "balena-agent.service", "dockerd": "docker.service",
          "containerd": "containerd.service", "journald": "systemd-journald.service"}  # fmt: skip
