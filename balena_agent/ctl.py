@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from .core.errors import AgentError, InvalidInput, NotFound
+from .core.errors import AgentError, InvalidInput, NotFound, Refused
 
 if TYPE_CHECKING:
     from .ctl_client import Client, Event, JobResult
@@ -133,6 +133,32 @@ def _describe(shell: Shell) -> int:
 def _target_show(shell: Shell) -> int:
     shell.document(shell.client.target())
     return DONE
+
+
+def _target_diff(shell: Shell) -> int:
+    """What a target would do; it is only asked for."""
+    document = shell.client.preview(_text_of(shell.options.file))
+    if shell.as_json:
+        shell.document(document)
+        return DONE
+    from .ctl_view import preview_lines
+
+    for line in preview_lines(document):
+        shell.line(line)
+    return DONE
+
+
+def _text_of(name: str) -> str:
+    """A file's text; `-` is standard input. Refused: it cannot be read."""
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise Refused(f"{name} is not a text in UTF-8") from error
 
 
 def _service(shell: Shell) -> int:
@@ -268,6 +294,9 @@ def _add_target(commands: Any, shared: argparse.ArgumentParser) -> None:
     inner = target.add_subparsers(metavar="COMMAND", required=True)
     show = inner.add_parser("show", parents=[shared], help="print the target in force")
     show.set_defaults(command=_target_show)
+    diff = inner.add_parser("diff", parents=[shared], help="print what a target would do")
+    diff.add_argument("file", metavar="FILE", help="a local target as JSON; - is standard input")
+    diff.set_defaults(command=_target_diff)
 
 
 def _add_monitor(commands: Any, shared: argparse.ArgumentParser) -> None:

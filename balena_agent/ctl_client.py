@@ -76,6 +76,11 @@ class Client:
         self._may_ask()
         return self._document("GetTargetState")
 
+    def preview(self, target: str) -> dict[str, Any]:
+        """What a local target, given as JSON text, would do."""
+        self._may_ask()
+        return self._document("PreviewTarget", "s", target)
+
     def power(self, off: bool, force: bool) -> None:
         """Reboot or power off; returns when the host has accepted."""
         self._may_ask()
@@ -117,8 +122,8 @@ class Client:
         while True:
             yield events.get()
 
-    def _document(self, member: str) -> dict[str, Any]:
-        document = json.loads(self._call(member)[0])
+    def _document(self, member: str, signature: str = "", *body: Any) -> dict[str, Any]:
+        document = json.loads(self._call(member, signature, *body)[0])
         assert isinstance(document, dict)
         return document
 

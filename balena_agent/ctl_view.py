@@ -104,6 +104,43 @@ def signal_line(name: str, path: str, body: Sequence[Any]) -> str:
     return printable(" ".join(filter(None, (f"{name:<18}", _below(path), text))).rstrip())
 
 
+def preview_lines(document: Document) -> Iterator[str]:
+    """What a target would do (core/preview.py): steps in order, then what stays, waits, is wrong.
+
+    Apps are named where the document speaks of several.
+    """
+    parts = [document.get(name) or () for name in ("steps", "untouched", "rejected")]
+    several = len({entry["app"] for part in parts for entry in part if entry["app"]}) > 1
+    for step in parts[0]:
+        yield printable(_planned(step, several))
+    if not parts[0]:
+        yield "nothing to do"
+    if parts[1]:
+        names = (_named(entry["app"], entry["service"], several) for entry in parts[1])
+        yield printable(f"untouched: {', '.join(names)}")
+    for wait in document.get("waits") or ():
+        yield printable(f"wait {wait['subject']}: {wait['reason']}")
+    for entry in parts[2]:
+        yield printable(f"rejected app {entry['app']}: {entry['problem']}")
+    for text in document.get("warnings") or ():
+        yield printable(f"warning: {text}")
+
+
+def _planned(step: Document, several: bool) -> str:
+    """The same words as core/steps.py has for a plan."""
+    thing = step["subject"].partition(" ")[2] or step["subject"]
+    service = _named(step["app"], step["service"], several)
+    if step["step"] == "fetch":
+        name = f"{thing} for {service}"
+    else:
+        name = service if step["service"] else thing
+    return f"{step['step']} {name}" + (f": {step['cause']}" if step["cause"] else "")
+
+
+def _named(app: str, service: str, several: bool) -> str:
+    return f"{app}/{service}" if several else service
+
+
 def short(commit: str) -> str:
     return commit[:7]
 

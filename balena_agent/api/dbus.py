@@ -20,9 +20,20 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..core.describe import describe
-from ..core.errors import AgentError, Cancelled, DeadlineExceeded, InvalidInput, NoSuchApp, NotFound
+from ..core.errors import (
+    AgentError,
+    Cancelled,
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidInput,
+    NoSuchApp,
+    NotFound,
+)
 from ..core.intent import Command, Power, RestartService, ServiceKey, StartService, StopService
+from ..core.jsonread import parse_object
+from ..core.preview import preview, preview_state
 from ..core.report import local_target_state
+from ..core.target import read_local
 from ..host.bus import Bus, Reply
 from ..host.wire import Call, plain
 from ..runtime.state import Published
@@ -107,6 +118,7 @@ class AgentService:
             (MANAGER.name, "GetService"): self._get_service,
             (MANAGER.name, "ListServices"): self._list_services,
             (MANAGER.name, "GetTargetState"): self._get_target_state,
+            (MANAGER.name, "PreviewTarget"): self._preview_target,
             (MANAGER.name, "Describe"): self._describe,
             (SERVICE.name, "Start"): self._start_this,
             (SERVICE.name, "Stop"): self._stop_this,
@@ -242,6 +254,16 @@ class AgentService:
 
     async def _get_target_state(self, call: Call) -> Body:
         return [_json(local_target_state(self._objects.snapshot, lambda app_id: True))]
+
+    async def _preview_target(self, call: Call, target: str) -> Body:
+        snapshot = self._objects.snapshot
+        if snapshot.engine_error:
+            raise EngineUnavailable(
+                f"The container engine does not answer: {snapshot.engine_error}"
+            )
+        wanted = read_local(parse_object(target, "target"))
+        found = await asyncio.to_thread(preview, snapshot, wanted)  # large apps take a while
+        return [_json(preview_state(found))]
 
     async def _describe(self, call: Call) -> Body:
         return [_json(describe(self._objects.snapshot, self._facts.version))]

@@ -26,8 +26,9 @@ from ..core.intent import (
     StartService,
     StopService,
 )
-from ..core.jsonread import whole_number
+from ..core.jsonread import Json, whole_number
 from ..core.lookup import find_service
+from ..core.preview import preview, preview_state
 from ..core.report import applications_state, container_ids, local_target_state, state_status
 from ..core.snapshot import Snapshot
 from ..core.status import local_mode
@@ -74,6 +75,7 @@ class V2:
             Endpoint("GET", "/v2/applications/state", self.applications, query_failure),
             Endpoint("GET", "/v2/state/status", self.status, query_failure),
             Endpoint("GET", "/v2/state/plan", self.plan, query_failure),
+            Endpoint("POST", "/v2/state/plan", self.preview, query_failure),
             Endpoint("GET", "/v2/containerid", self.container_id, query_failure),
             Endpoint("GET", "/v2/local/target-state", self.target_state, query_failure),
             Endpoint("POST", "/v2/local/target-state", self.set_target_state, query_failure),
@@ -102,6 +104,19 @@ class V2:
         """Ours: what is done and waited for, and why. Answers without the engine, too."""
         return self._pages.get(
             "plan", request, lambda now, scope: {"status": "success", **plan_state(now, scope)}
+        )
+
+    def preview(self, request: Request) -> Answer:
+        """Ours: what the local target of the body would do, in order. Nothing is stored or changed.
+
+        It tells of every app, so it takes a key that reaches every app.
+        """
+        if not request.scope.everything:
+            raise AccessDenied("Unauthorized")
+        _engine_needed(request.snapshot)
+        target = read_local(_without_force(request))
+        return json_answer(
+            {"status": "success", **preview_state(preview(request.snapshot, target))}
         )
 
     def container_id(self, request: Request) -> Answer:
@@ -144,7 +159,7 @@ class V2:
         if not local_mode(request.snapshot):
             raise NotInLocalMode(NOT_LOCAL)
         _engine_needed(request.snapshot)
-        document = {key: value for key, value in request.body.items() if key != "force"}
+        document = _without_force(request)
         target = read_local(document)
         raw = json.dumps(document, separators=(",", ":"))
         self._do(SetTarget("local", raw, target, request.flag("force")))
@@ -185,6 +200,11 @@ def _in_app(act: Callable[[Request, int], Answer]) -> Callable[[Request], Answer
         return act(request, app_id)
 
     return run
+
+
+def _without_force(request: Request) -> dict[str, Json]:
+    """The target document of a body; `force` may stand beside it."""
+    return {key: value for key, value in request.body.items() if key != "force"}
 
 
 def _service(request: Request, app_id: int) -> ServiceKey:

@@ -200,13 +200,13 @@ def plan_state(snapshot: Snapshot, scope: Scope) -> dict[str, Json]:
     """What is done, will be done, is waited for and has failed, as far as `scope` may see it."""
     return {
         "settled": not applying(snapshot),
-        "steps": [_step(s) for s in snapshot.plan.steps if _visible(snapshot, scope, s)],
+        "steps": [step_state(s) for s in snapshot.plan.steps if _visible(snapshot, scope, s)],
         "running": [
             _running(entry)
             for entry in snapshot.running.values()
             if _visible(snapshot, scope, entry.step)
         ],
-        "waits": [_wait(wait) for wait in _waits(snapshot, scope)],
+        "waits": [wait_state(wait) for wait in _waits(snapshot, scope)],
         "failures": [
             _failure(entry)
             for entry in snapshot.failures.values()
@@ -215,7 +215,7 @@ def plan_state(snapshot: Snapshot, scope: Scope) -> dict[str, Json]:
     }
 
 
-def _step(step: Step) -> dict[str, Json]:
+def step_state(step: Step) -> dict[str, Json]:
     app, service = service_of(step)
     return {
         "step": verb(step),
@@ -228,11 +228,11 @@ def _step(step: Step) -> dict[str, Json]:
 
 def _running(entry: Running) -> dict[str, Json]:
     percent = entry.percent if entry.percent >= 0 else None
-    return _step(entry.step) | {"percent": percent, "since": entry.since}
+    return step_state(entry.step) | {"percent": percent, "since": entry.since}
 
 
 def _failure(entry: Failure) -> dict[str, Json]:
-    return _step(entry.step) | {
+    return step_state(entry.step) | {
         "attempts": entry.count,
         "error": entry.error,
         "retryAt": entry.retry_at,
@@ -240,7 +240,7 @@ def _failure(entry: Failure) -> dict[str, Json]:
     }
 
 
-def _wait(wait: Wait) -> dict[str, Json]:
+def wait_state(wait: Wait) -> dict[str, Json]:
     return {"subject": wait.subject, "reason": wait.reason, "until": wait.until or None}
 
 

@@ -68,7 +68,7 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     if situation.intent.power:
         return _plan_power(world, situation, busy)
     if not desired.asked:
-        return Plan()  # whose the world is will be told: until then all stays as it is
+        return _plan_unasked(situation, busy)
     users = _users(observed, situation)
     leftovers = _leftovers(desired, observed, situation)
     drafts: list[Draft] = []
@@ -149,6 +149,7 @@ def _plan_app(
     in_target: bool,
 ) -> None:
     if app.problem:
+        _release_locks(draft, app)
         return  # rejected: nothing of it is touched, and there is nothing to wait for
     replaced = _replaced_networks(app, mine)
     replaced |= _replaced_volumes(
@@ -185,9 +186,9 @@ def _release_locks(draft: Draft, app: DesiredApp) -> None:
 
 
 def _orphan_locks(draft: Draft, known: set[int]) -> None:
-    """Locks of apps that have gone altogether."""
+    """Locks of apps that have gone altogether, or of which nothing is known."""
     for app_id in sorted(draft.situation.locked - known):
-        draft.emit(ReleaseLocks("", app_id, "the app is gone"))
+        draft.emit(ReleaseLocks("", app_id, "no such app"))
 
 
 def _replaced_networks(app: DesiredApp, mine: _Belongings) -> dict[str, str]:
@@ -266,6 +267,14 @@ def _leftovers(desired: Desired, observed: Observed, situation: Situation) -> tu
             used.add(step.service.spec.image)
     known = {name: observed.image(name) for name in sorted(situation.owned_images - wanted)}
     return tuple(name for name, image in known.items() if image and image.id not in used)
+
+
+def _plan_unasked(situation: Situation, busy: set[str]) -> Plan:
+    """No target: whose the world is will be told, until then all stays as it is. Locks are not of
+    the world: a run before us, or a reboot that never came, may have left us with some."""
+    device = Draft(situation, busy)
+    _orphan_locks(device, set())
+    return device.plan()
 
 
 def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:

@@ -10,7 +10,7 @@ in back-off, does it need a lock that we do not hold yet?
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .intent import Intent
 from .plan import Plan, Wait
@@ -31,7 +31,7 @@ class Situation:
     """See the module. `running` and `backoff` are keyed by step identity, `locked` holds app ids.
 
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
-    (ids) that the agent stopped on its own account and that it therefore starts again.
+    (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
     `stopping`: the host goes down, services are to be stopped in order and nothing else.
     """
 
@@ -46,6 +46,12 @@ class Situation:
     override_locks: bool = False
     stopping: bool = False
     power_requested: bool = False
+
+    def standing(self) -> Situation:
+        """What does not change from one moment to the next: without work, failures and intent."""
+        return replace(
+            self, running={}, backoff={}, intent=Intent(), stopping=False, power_requested=False
+        )
 
 
 class Draft:

@@ -14,6 +14,7 @@ from .desired import Desired
 from .intent import Intent
 from .observed import HostFacts, Observed
 from .plan import Plan
+from .situation import Situation
 from .steps import Step
 from .target import Target
 
@@ -47,6 +48,8 @@ class Snapshot:
 
     `source` names whose target is in force (`local`, or the cloud's address; "" without any).
     `engine_error` is "" while the engine answers. `looked` is False until the first full look.
+    `standing` is what the last plan stood on, but for what the snapshot says elsewhere: its
+    `running`, `backoff` and `intent` are empty.
     """
 
     version: int = 0
@@ -57,6 +60,7 @@ class Snapshot:
     desired: Desired = field(default_factory=Desired)
     observed: Observed = field(default_factory=Observed)
     plan: Plan = field(default_factory=Plan)
+    standing: Situation = field(default_factory=Situation)
     running: Mapping[str, Running] = field(default_factory=dict)
     failures: Mapping[str, Failure] = field(default_factory=dict)
     facts: HostFacts = field(default_factory=HostFacts)

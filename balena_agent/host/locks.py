@@ -70,10 +70,17 @@ class UpdateLocks:
         lock of the app by now. Unavailable."""
         with _translated():
             names = [path.name for path in self._directory.glob("*") if path.name.isdecimal()]
+        problems: list[Unavailable] = []
         for app_id in map(int, names):
-            if self._left_over(app_id):
-                with contextlib.suppress(Locked):
+            try:
+                if self._left_over(app_id):
                     self.take(app_id, ())
+            except Locked:
+                pass
+            except Unavailable as problem:  # of one app: the others' locks are seen to all the same
+                problems.append(problem)
+        if problems:
+            raise problems[0]
 
     def release(self, app_id: int) -> None:
         """Remove every lock of ours in the app, also what an earlier run has left. Unavailable."""

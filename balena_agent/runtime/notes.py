@@ -38,7 +38,7 @@ class Notes:
         self._write(lambda: self._store.save_specs({container_id: spec}))
 
     def stop(self, container_id: str) -> None:
-        """The agent stops a container on its own account; written before it does."""
+        """The agent stops a container, for whatever reason; written before it does."""
         if container_id not in self.stopped_by_agent:
             self._save_stopped(self.stopped_by_agent | {container_id})
 

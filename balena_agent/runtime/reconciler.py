@@ -20,8 +20,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
-from ..core.body import resolved
-from ..core.desired import DesiredService
+from ..core.desired import Desired, DesiredService
 from ..core.errors import AgentError, Broken, Cancelled, EngineUnavailable, Unavailable
 from ..core.intent import Apply, Command, Intent, Power, RestartService, ServiceCommand, SetTarget
 from ..core.observed import HostFacts, Observed
@@ -233,7 +232,6 @@ class Reconciler:
         same = (command.source, command.raw) == (self._now.source, self._now.raw_target)
         if not same:
             self._store.save_target(command.source, command.raw)
-            self._notes.own(images_of(command.target))
             telling.new_target(command.source, command.target)
             self._now = replace(
                 self._now, target=command.target, source=command.source, raw_target=command.raw
@@ -275,7 +273,8 @@ class Reconciler:
         return bool(error) and not (host_only and error == NOT_ASKED)
 
     def _service(self, key: tuple[str, str]) -> DesiredService | None:
-        services = (s for app in self._now.desired.apps for s in app.services)
+        """As the newest target and look have it: they may have come in the same turn."""
+        services = (s for app in self._compiled().apps for s in app.services)
         return next((service for service in services if service.key == key), None)
 
     def _intend(self, intent: Intent) -> None:
@@ -335,15 +334,8 @@ class Reconciler:
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
-        name, known = str(step.service.container_name), self._world.observed.containers
-        app = step.service.app_uuid
-        ids = {c.service: c.id for c in known.values() if c.app_uuid == app}
-        spec = resolved(step.service.spec, ids)
-        for container in known.values():
-            if container.raw_name == name:
-                self._world.intend(container.id, spec)
-                self._notes.asked(container.id, spec)
-                return
+        if made := self._world.created(step.service):
+            self._notes.asked(*made)
 
     def _failed(self, step: Step, error: AgentError) -> None:
         if isinstance(error, Cancelled):
@@ -388,12 +380,11 @@ class Reconciler:
 
     def _reconcile(self) -> None:
         self._dirty = False
-        now = self._now
-        desired = self._compiler.compile(now.target, self._world.observed.images, now.facts)
-        self._now = replace(now, desired=desired, observed=self._world.observed)
+        desired = self._compiled()
+        self._now = replace(self._now, desired=desired, observed=self._world.observed)
         self._tidy()
         planned = self._plan()
-        self._now = replace(self._now, plan=planned)
+        self._now = replace(self._now, plan=planned, standing=self._situation().standing())
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
             for step in planned.steps:
@@ -404,6 +395,10 @@ class Reconciler:
         telling.new_notices(self._now.notices, notices)
         self._now = replace(self._now, notices=notices)
         self._publish()
+
+    def _compiled(self) -> Desired:
+        now = self._now
+        return self._compiler.compile(now.target, self._world.observed.images, now.facts)
 
     def _may_act(self) -> bool:
         """Nothing is done without a look at the world, but for a forced reboot or power-off."""
@@ -434,7 +429,7 @@ class Reconciler:
         )
 
     def _begin(self, step: Step) -> None:
-        if isinstance(step, StopContainer) and (step.final or self._now.stopping):
+        if isinstance(step, StopContainer):
             self._notes.stop(step.container_id)
         self._under_way.begin(step, self._clock.wall())
 
@@ -477,8 +472,9 @@ class Reconciler:
             self._world.forget(gone)
             self._notes.forget(gone)
         self._prune_intent()
-        target = self._now.target
-        self._notes.disown_absent(images_of(target) if target else frozenset(), observed)
+        images = images_of(self._now.target) if self._now.target else frozenset()
+        self._notes.own(images)
+        self._notes.disown_absent(images, observed)
 
     def _prune_intent(self) -> None:
         apps, intent = self._now.desired.apps, self._now.intent

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from ..core.body import resolved
+from ..core.desired import DesiredService
 from ..core.observed import Container, Observed
 from ..core.spec import ContainerSpec
 from ..core.steps import Patch, apply_patch
@@ -40,6 +42,17 @@ class World:
         if known:
             patch = Patch(containers={container_id: replace(known, intended=spec)})
             self.observed = apply_patch(self.observed, patch)
+
+    def created(self, service: DesiredService) -> tuple[str, ContainerSpec] | None:
+        """Remember what a service's new container was asked to be; its id and that."""
+        name, known = str(service.container_name), self.observed.containers.values()
+        ids = {c.service: c.id for c in known if c.app_uuid == service.app_uuid}
+        made = next((c.id for c in known if c.raw_name == name), None)
+        if made is None:
+            return None
+        spec = resolved(service.spec, ids)
+        self.intend(made, spec)
+        return made, spec
 
     def see(self, patch: Patch, asked: int) -> bool:
         """Merge a partial look; says whether anything is different now."""

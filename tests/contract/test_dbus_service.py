@@ -286,6 +286,9 @@ def test_lookups(agent: Agent) -> None:
     assert json.loads(agent.call("Describe")[0])["version"] == "1.2.3"
     target = json.loads(agent.call("GetTargetState")[0])
     assert target["local"]["name"] == "kitchen"
+    found = json.loads(agent.call("PreviewTarget", "s", json.dumps(target))[0])
+    assert set(found) == {"steps", "untouched", "waits", "rejected", "warnings"}
+    assert not agent.submitted
     (managed,) = agent.call("GetManagedObjects", of=OBJECT_MANAGER)
     assert set(managed) == {APP_PATH, DB, WEB}
     assert plain(managed[WEB][SERVICE]) == plain(agent.get_all(WEB, SERVICE))
@@ -298,6 +301,8 @@ def test_lookups(agent: Agent) -> None:
         ("GetService", "us", [8, "web"], ROOT, MANAGER, f"{NAME}.Error.NoSuchApp"),
         ("StopService", "usb", [7, "w", False], ROOT, MANAGER, f"{NAME}.Error.NoSuchService"),
         ("StopService", "us", [7, "w"], ROOT, MANAGER, "org.freedesktop.DBus.Error.InvalidArgs"),
+        ("PreviewTarget", "s", ["{}x"], ROOT, MANAGER, "org.freedesktop.DBus.Error.InvalidArgs"),
+        ("PreviewTarget", "s", ['{"local": 5}'], ROOT, MANAGER, f"{NAME}.Error.InvalidTarget"),
         ("Update", "", [], ROOT, MANAGER, "org.freedesktop.DBus.Error.UnknownMethod"),
         ("Start", "", [], ROOT, MANAGER, "org.freedesktop.DBus.Error.UnknownMethod"),
         ("Start", "", [], APP_PATH, SERVICE, "org.freedesktop.DBus.Error.UnknownInterface"),
@@ -550,6 +555,7 @@ PRIVILEGED = [
     ("StopService", "usb", 7, "web", False),
     ("RestartService", "usb", 7, "web", False),
     ("GetTargetState", ""),
+    ("PreviewTarget", "s", "{}"),
 ]
 
 
@@ -562,6 +568,14 @@ def test_without_polkit_only_root_may(
         agent.call(*call)
     assert caught.value.error_name == "org.freedesktop.DBus.Error.AccessDenied"
     assert not agent.submitted
+
+
+def test_a_preview_needs_the_engine_and_a_client_can_ask_for_it(agent: Agent) -> None:
+    assert Client(agent.client).preview('{"local": {"apps": {}}}')["rejected"] == []
+    agent.publish(lambda now: replace(now, engine_error="no socket"))
+    with pytest.raises(BusRefusal, match="no socket") as caught:
+        agent.call("PreviewTarget", "s", "{}")
+    assert caught.value.error_name == f"{NAME}.Error.EngineUnavailable"
 
 
 def test_reading_is_free(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

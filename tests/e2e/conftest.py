@@ -69,6 +69,12 @@ def device(shared_device: Device) -> Device:
     return _fresh(shared_device)
 
 
+@pytest.fixture(scope="module")
+def module_device(shared_device: Device) -> Device:
+    """The same for a fixture that does much on it once, for all tests of a module."""
+    return _fresh(shared_device)
+
+
 @pytest.fixture
 def rough(rough_device: Device) -> Device:
     """The same for tests that reboot it, cut its power or break its bus."""

@@ -140,12 +140,13 @@ class Device:
 
     # -- the engine's own view
 
-    def engine(self, method: str, path: str) -> Any:
+    def engine(self, method: str, path: str, body: Json | None = None) -> Any:
         """One request to the engine; its JSON, or None. Errors of the engine are returned."""
         # /run, not /var/run: an absolute link would lead out of the device.
         connection = _EngineConnection(self.machine.inner_path("/run/docker.sock"))
         with contextlib.closing(connection):
-            connection.request(method, path)
+            sent = None if body is None else json.dumps(body)
+            connection.request(method, path, sent, {"Content-Type": "application/json"})
             raw = connection.getresponse().read()
             return json.loads(raw) if raw else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -256,3 +257,24 @@ def test_requests_side_by_side_are_all_answered(device: Device) -> None:
             device.post(pair(release, environment={"R": str(release)}))
         assert set().union(*answers) == {200}
     assert set(device.settled()) == {"one_11_5_c5", "two_12_5_c5"}
+
+
+def test_a_preview_tells_what_is_then_done(device: Device) -> None:
+    """The dry run over HTTP and in the shell, held against the real engine."""
+    device.apply(pair())
+    ids, wanted = device.ids(), pair(environment={"A": "1"})
+    answer = device.api("POST", "/v2/state/plan", wanted)
+    told = answer.json()
+    assert answer.status == 200, answer
+    steps = [f"{step['step']} {step['service']}".rstrip() for step in told["steps"]]
+    assert steps == ["take-locks", "stop one", "remove one", "create one", "start one",
+                     "release-locks"]  # fmt: skip
+    assert told["untouched"] == [{"app": "1", "service": "two"}]
+    shown = device.exec("balena-agentctl", "target", "diff", "-", input=json.dumps(wanted)).stdout
+    assert "create one" in shown and "untouched: two" in shown
+    assert device.ids() == ids and device.is_settled()
+    device.apply(wanted)
+    assert {name for name, known in device.ids().items() if known == ids[name]} == {"two_12_1_c1"}
+    answer = device.api("POST", "/v2/state/plan", wanted)
+    assert answer.json()["steps"] == []
+    assert device.api("POST", "/v2/state/plan", {"local": 1}).status == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 
@@ -19,9 +20,11 @@ from balena_agent.core.steps import (
 
 
 class FakeHost:
-    """ports.Host. `user_locks` maps app ids to the service whose lock a user holds."""
+    """ports.Host. `user_locks` maps app ids to the service whose lock a user holds; `files` are
+    the lock files of ours, which outlive us: app id and service."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: frozenset[tuple[int, str]] = frozenset()) -> None:
+        self.files = set(files)
         self.user_locks: dict[int, str] = {}
         self.refusal: AgentError | None = None
         self.requests: list[HostStep] = []
@@ -31,14 +34,10 @@ class FakeHost:
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         with self._mutex:
             match step:
-                case TakeLocks(app_id=app, force=force):
-                    if app in self.user_locks and not force:
-                        service = self.user_locks[app]
-                        raise Locked(f"Lockfile exists for {{ appId: {app}, service: {service} }}")
-                    self.user_locks.pop(app, None)
-                    self._held.add(app)
+                case TakeLocks(app_id=app, services=services, force=force):
+                    self._take(app, services, force)
                 case ReleaseLocks(app_id=app):
-                    self._held.discard(app)
+                    self._release(app)
                 case RequestReboot() | RequestPowerOff():
                     if self.refusal:
                         raise self.refusal
@@ -47,6 +46,26 @@ class FakeHost:
     def held_locks(self) -> frozenset[int]:
         with self._mutex:
             return frozenset(self._held)
+
+    def adopt(self) -> None:
+        """What the daemon does at its start with the lock files of a run that was killed."""
+        with self._mutex:
+            for app in {app for app, _ in self.files}:
+                with contextlib.suppress(Locked):
+                    self._take(app, (), force=False)
+
+    def _take(self, app: int, services: tuple[str, ...], force: bool) -> None:
+        if app in self.user_locks and not force:
+            self._release(app)
+            service = self.user_locks[app]
+            raise Locked(f"Lockfile exists for {{ appId: {app}, service: {service} }}")
+        self.user_locks.pop(app, None)
+        self.files |= {(app, service) for service in services}
+        self._held.add(app)
+
+    def _release(self, app: int) -> None:
+        self.files = {(held, service) for held, service in self.files if held != app}
+        self._held.discard(app)
 
 
 class FakeStore:

@@ -75,6 +75,21 @@ def observed(*names: str) -> Observed:
     return Observed(images={i.id: i for i in map(image, names)})
 
 
+def remembered(store: FakeStore) -> Memory:
+    """What an agent that starts finds in the store."""
+    raw = store.targets.get("local", "")
+    return Memory(
+        read_local(json.loads(raw)) if raw else None,
+        "local" if raw else "",
+        raw,
+        dict(store.stopped),
+        dict(store.specs),
+        store.stopped_by_agent,
+        frozenset(store.images),
+        dict(store.commits),
+    )
+
+
 @contextmanager
 def rig(
     world: Observed | None = None,
@@ -83,15 +98,18 @@ def rig(
     engine: FakeEngine | None = None,
     facts: HostFacts | None = None,
     keys: ServiceKeys = lambda app, service: "key",
+    host: FakeHost | None = None,
+    store: FakeStore | None = None,
 ) -> Iterator[Rig]:
     made = engine or FakeEngine(world or observed("busybox"))
-    host, store, clock = FakeHost(), FakeStore(), ManualClock()
+    host, store, clock = host or FakeHost(), store or FakeStore(), ManualClock()
     published = Published(Snapshot(facts=facts or HostFacts(device_uuid="d0d0")))
     watchdog = Watchdog(lambda state: None)
     reconciler = Reconciler(
         made, host, store, clock, watchdog, published, keys,
         memory or Memory(), policy or Policy(),
     )  # fmt: skip
+    host.adopt()
     reconciler.start()
     try:
         yield Rig(made, host, store, clock, published, reconciler, watchdog)

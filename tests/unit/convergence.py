@@ -2,8 +2,11 @@
 
 One case is a random target and a random world. In every tick the planner is asked; every step it
 gives is started. Steps under way end after a random number of ticks, in random order, and a part
-of them fails and goes into back-off. Users hold update locks for a while. The case must come to
-rest (no step, no wait, nothing under way) in the state that the target asks for, within a bound.
+of them fails and goes into back-off. Users hold update locks for a while. The agent itself dies at
+a few random ticks: of the steps under way some have had their effect, some half of it, some none,
+and all that is not durable is forgotten. Some cases begin with another target, which is replaced
+in the middle of the work. The case must come to rest (no step, no wait, nothing under way) in the
+state that the target asks for, within a bound.
 """
 
 from __future__ import annotations
@@ -29,7 +32,17 @@ from balena_agent.core.planner import plan
 from balena_agent.core.services import EARLY
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import ContainerSpec, Endpoint, NetworkSpec, VolumeSpec
-from balena_agent.core.steps import ReleaseLocks, Step, TakeLocks, identity
+from balena_agent.core.steps import (
+    CreateContainer,
+    Fetch,
+    ReleaseLocks,
+    RemoveContainer,
+    StartContainer,
+    Step,
+    StopContainer,
+    TakeLocks,
+    identity,
+)
 
 Planner = Callable[[Desired, Observed, Situation], Plan]
 
@@ -37,6 +50,8 @@ SERVICES = "abcd"
 IMAGES = ("i1:latest", "i2:latest", "i3:latest")
 STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY)
 MAX_TICKS = 120
+MOMENTS = ("none", "half", "whole")
+"""How far a step under way has got when the agent dies."""
 
 
 @dataclass(slots=True)
@@ -51,6 +66,9 @@ class Case:
     keep: bool
     owned: frozenset[str]
     rng: random.Random
+    deaths: frozenset[int] = frozenset()
+    change: tuple[int, Desired] | None = None
+    stopped: set[str] = field(default_factory=set)
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
     serial: int = 0
@@ -70,7 +88,7 @@ def spec(image: str, config: int, nets: list[str], vols: list[str], parent: str)
 def random_case(seed: int) -> Case:
     rng = random.Random(seed)
     apps = tuple(_app(rng, number) for number in (1, 2) if rng.random() < 0.75)
-    world = _world(rng)
+    world = _with_right_ones(rng, apps, _world(rng))
     images = {i for i in IMAGES if rng.random() < 0.5}
     known = {f"sha256:{i}": Image(f"sha256:{i}", frozenset({i})) for i in sorted(images)}
     for container in world.containers.values():
@@ -84,10 +102,21 @@ def random_case(seed: int) -> Case:
     locked = {n for n in (1, 2) if rng.random() < 0.2}
     user_locks = {n: rng.randrange(1, 20) for n in (1, 2) if n not in locked and rng.random() < 0.2}
     intent = Intent(stopped=stopped, recreate=recreate)
-    return Case(
+    case = Case(
         Desired(apps), world, locked, user_locks, intent, rng.random() < 0.5,
-        frozenset(IMAGES), rng,
+        frozenset(IMAGES), rng, frozenset(rng.randrange(1, 25) for _ in range(rng.randrange(4))),
     )  # fmt: skip
+    if rng.random() < 0.3:
+        _begin_with_another_target(case)
+    return case
+
+
+def _begin_with_another_target(case: Case) -> None:
+    tick = case.rng.randrange(1, 8)
+    case.change = (tick, case.desired)
+    case.desired = Desired(tuple(_app(case.rng, number) for number in (1, 2)))
+    if case.rng.random() < 0.5:
+        case.deaths |= {tick}
 
 
 def _app(rng: random.Random, number: int) -> DesiredApp:
@@ -179,6 +208,22 @@ def _container(
     )  # fmt: skip
 
 
+def _with_right_ones(rng: random.Random, apps: tuple[DesiredApp, ...], world: Observed) -> Observed:
+    """Some services have what they want already, or all but the name."""
+    right: dict[str, Container] = {}
+    names = {known.raw_name for known in world.containers.values()}
+    for service in (s for app in apps for s in app.services if not s.spec.parent):
+        name = replace(service.container_name, commit=rng.choice(("c0", "c1")))
+        if rng.random() < 0.3 and str(name) not in names:
+            made = Container(
+                f"r{len(right)}", service.app_uuid, service.app_id, service.name,
+                service.service_id, name, rng.choice(("created", "running", "running", "exited")),
+                service.spec, created_at=rng.choice(("t", "u")), raw_name=str(name),
+            )  # fmt: skip
+            right[made.id] = made
+    return replace(world, containers={**world.containers, **right})
+
+
 def compiled(case: Case) -> Desired:
     """The target as the compiler would give it for the images that are present now."""
 
@@ -200,6 +245,7 @@ def situation(case: Case, tick: int) -> Situation:
         intent=case.intent,
         locked=frozenset(case.locked),
         owned_images=case.owned,
+        stopped_by_agent=frozenset(case.stopped),
         keep_images=case.keep,
         keep_volumes=case.keep,
     )
@@ -208,6 +254,9 @@ def situation(case: Case, tick: int) -> Situation:
 def run(case: Case, planner: Planner = plan) -> str:
     """Run one case to its end; "" when it came to rest as wanted, else what went wrong."""
     for tick in range(MAX_TICKS):
+        if case.change and case.change[0] == tick:
+            case.desired, case.change = case.change[1], None
+            case.backoff.clear()
         case.intent = replace(
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
@@ -216,8 +265,12 @@ def run(case: Case, planner: Planner = plan) -> str:
             return problem
         for step in found.steps:
             case.running[identity(step)] = (step, tick + case.rng.randrange(3))
-        if not found.steps and not found.waits and not case.running:
+            if isinstance(step, StopContainer):
+                case.stopped.add(step.container_id)
+        if not (found.steps or found.waits or case.running or case.change):
             return _wrong_at_rest(case)
+        if tick in case.deaths:
+            _dies(case)
         _time_passes(case, tick)
     return f"still busy after {MAX_TICKS} ticks:\n{found}\nrunning {sorted(case.running)}"
 
@@ -240,6 +293,42 @@ def _time_passes(case: Case, tick: int) -> None:
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
 
 
+def _dies(case: Case) -> None:
+    """Only the target, stops by users and the notes of our own stops outlive the agent. The next
+    one adopts the locks it finds, or removes them where a user has taken one meanwhile."""
+    for step, _ in case.running.values():
+        moment = case.rng.choice(MOMENTS)
+        if moment == "half":
+            _half(case, step)
+        elif moment == "whole":
+            _act(case, step)
+    case.running.clear()
+    case.backoff.clear()
+    case.intent = Intent(stopped=case.intent.stopped)
+    case.locked -= case.user_locks.keys()
+
+
+def _half(case: Case, step: Step) -> None:
+    """Some of the calls that a step consists of."""
+    match step:
+        case CreateContainer(service=service):
+            main = replace(service.spec, endpoints=service.spec.endpoints[:1])
+            _act(case, replace(step, service=replace(service, spec=main)))
+        case StopContainer(final=True):  # the last rung: removed by force
+            left = {k: c for k, c in case.world.containers.items() if k != step.container_id}
+            case.world = replace(case.world, containers=left)
+        case RemoveContainer():
+            known = case.world.containers.get(step.container_id)
+            if known:
+                dead = {known.id: replace(known, state="dead")}
+                case.world = replace(case.world, containers={**case.world.containers, **dead})
+        case Fetch():  # all of it is here, but for its name
+            nameless = Image(f"sha256:{step.reference}")
+            case.world = replace(case.world, images={nameless.id: nameless, **case.world.images})
+        case _:
+            pass
+
+
 def _act(case: Case, step: Step) -> bool:
     """Do a step in the model world; False when the world refuses it."""
     if isinstance(step, TakeLocks):
@@ -252,6 +341,8 @@ def _act(case: Case, step: Step) -> bool:
         case.serial += 1
         case.world = effect(step, case.world, f"m{case.serial}")  # type: ignore[arg-type]
         case.world = replace(case.world, containers=_healthy(case.world))
+        if isinstance(step, StartContainer):
+            case.stopped.discard(step.container_id)
     return True
 
 
@@ -283,6 +374,9 @@ def _wrong_at_rest(case: Case) -> str:
             return f"{key}: runs though it should not"
         if container.state == "created" and service.running and not stopped:
             return f"{key}: never started"
+        left = container.state == "exited" and container.id in case.stopped
+        if left and service.running and not stopped:
+            return f"{key}: stopped by the agent and left so"
     networks = {n.engine_name for app in case.desired.apps for n in app.networks}
     present = [n.engine_name for n in case.world.networks.values()]
     if sorted(present) != sorted(networks):

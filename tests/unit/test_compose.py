@@ -893,7 +893,7 @@ def test_a_declared_default_network_is_as_declared() -> None:
     assert [(n.spec.internal, n.spec.config_only) for n in found.networks] == [(True, False)]
 
 
-def test_services_of_the_host_app_that_are_parts_of_the_os_are_left_out() -> None:
+def test_s53_services_of_the_host_app_that_are_parts_of_the_os_are_left_out() -> None:
     labels: dict[str, dict[str, str]] = {
         "os": {"io.balena.image.store": "root"},
         "overlay": {"io.resin.image.class": "overlay"},
@@ -909,7 +909,7 @@ def test_services_of_the_host_app_that_are_parts_of_the_os_are_left_out() -> Non
 
 
 @pytest.mark.parametrize("uuid", sorted(SUPERVISOR_APPS))
-def test_the_peers_own_app_is_never_run(uuid: str) -> None:
+def test_s54_the_peers_own_app_is_never_run(uuid: str) -> None:
     found = desired(App(uuid, 9, "peer", release=app(service("main")).release))
     assert (found.services, found.networks, found.problem) == ((), (), "")
     assert found.commit == "c0ffee"

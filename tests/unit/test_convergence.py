@@ -13,7 +13,7 @@ from balena_agent.core import planner as planner_module
 from balena_agent.core import services
 from balena_agent.core.planner import plan
 from balena_agent.core.spec import Difference
-from balena_agent.core.steps import CreateNetwork
+from balena_agent.core.steps import CreateNetwork, ReleaseLocks
 
 CASES = int(os.environ.get("BALENA_AGENT_PROOF_CASES", "2000"))
 
@@ -65,6 +65,26 @@ def test_proof_catches_a_deadlock_between_two_rules() -> None:
     found = failures(40, planner=deadlocked)
     assert found
     assert re.search("still busy", found[0])
+
+
+def test_proof_catches_a_container_that_a_death_leaves_stopped() -> None:
+    """Killed between stop and remove, and then the container was right (balena-supervisor#2257)."""
+
+    def forgetful(desired, observed, now):  # type: ignore[no-untyped-def]
+        return plan(desired, observed, replace(now, stopped_by_agent=frozenset()))
+
+    found = failures(200, planner=forgetful)
+    assert any("stopped by the agent and left so" in line for line in found)
+
+
+def test_proof_catches_locks_that_a_death_leaves_behind() -> None:
+    def deaf(desired, observed, now):  # type: ignore[no-untyped-def]
+        found = plan(desired, observed, now)
+        if found.steps and all(isinstance(step, ReleaseLocks) for step in found.steps):
+            return replace(found, steps=())
+        return found
+
+    assert any("are still held" in line for line in failures(40, planner=deaf))
 
 
 def test_proof_catches_two_steps_on_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:

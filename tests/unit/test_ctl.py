@@ -25,7 +25,14 @@ from balena_agent.core.errors import (
     NotFound,
 )
 from balena_agent.ctl_client import Event, JobResult
-from balena_agent.ctl_view import Style, rows_of, service_table, signal_line, status_lines
+from balena_agent.ctl_view import (
+    Style,
+    preview_lines,
+    rows_of,
+    service_table,
+    signal_line,
+    status_lines,
+)
 from balena_agent.host.wire import BusRefusal
 
 DATA = Path(__file__).parent / "data/ctl"
@@ -37,6 +44,23 @@ def document(name: str) -> dict[str, Any]:
     loaded = json.loads((DATA / f"{name}.json").read_text())
     assert isinstance(loaded, dict)
     return loaded
+
+
+def planned(step: str, subject: str, app: str, service: str, cause: str) -> dict[str, str]:
+    return {"step": step, "subject": subject, "app": app, "service": service, "cause": cause}
+
+
+PREVIEW: dict[str, Any] = {
+    "steps": [
+        planned("fetch", "image busybox:2", "1", "web", "image is missing"),
+        planned("create-network", "network 1_default", "1", "", "no such network yet"),
+        planned("start", "service 1/web", "1", "web", ""),
+    ],
+    "untouched": [{"app": "1", "service": "db"}, {"app": "1", "service": "cache"}],
+    "waits": [{"subject": "service 1/web", "reason": "waits for db", "until": None}],
+    "rejected": [],
+    "warnings": ["app 'x': odd\x1b[31m"],
+}
 
 
 class Fake:
@@ -61,6 +85,10 @@ class Fake:
     def target(self) -> dict[str, Any]:
         self._ask("target")
         return {"local": {"name": "ü"}}
+
+    def preview(self, text: str) -> dict[str, Any]:
+        self._ask("preview", text)
+        return PREVIEW if text.startswith("{") else {}
 
     def power(self, off: bool, force: bool) -> None:
         self._ask("power", off, force)
@@ -166,6 +194,48 @@ def test_services_and_target_as_json() -> None:
     assert run(Fake(), "target", "show")[1] == '{\n  "local": {\n    "name": "ü"\n  }\n}\n'
 
 
+def test_what_a_target_would_do(tmp_path: Path) -> None:
+    file = tmp_path / "target.json"
+    file.write_text("{}")
+    fake = Fake()
+    code, out = run(fake, "target", "diff", str(file))
+    assert (code, fake.asked) == (ctl.DONE, [("preview", "{}")])
+    assert out.splitlines() == [
+        "fetch busybox:2 for web: image is missing",
+        "create-network 1_default: no such network yet",
+        "start web",
+        "untouched: db, cache",
+        "wait service 1/web: waits for db",
+        "warning: app 'x': odd [31m",
+    ]
+    assert json.loads(run(Fake(), "target", "diff", str(file), "--json")[1]) == PREVIEW
+
+
+def test_apps_are_named_where_there_are_several() -> None:
+    rejected = [{"app": "2", "problem": "bad ports"}]
+    lines = list(preview_lines(PREVIEW | {"rejected": rejected, "waits": [], "warnings": []}))
+    assert lines[0] == "fetch busybox:2 for 1/web: image is missing"
+    assert lines[2:] == ["start 1/web", "untouched: 1/db, 1/cache", "rejected app 2: bad ports"]
+
+
+def test_a_target_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" "))
+    assert run(Fake(), "target", "diff", "-") == (ctl.DONE, "nothing to do\n")
+
+
+def test_a_bad_target_is_a_failure_with_its_problems(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "target.json"
+    file.write_text("{}")
+    problems = "Invalid target state.\n$.local: is missing"
+    bad = BusRefusal("io.balena.Agent1.Error.InvalidTarget", problems)
+    assert run(Fake(error=bad), "target", "diff", str(file))[0] == ctl.FAILED
+    assert problems in capsys.readouterr().err
+    for content in (None, b"\xff"):
+        file.unlink() if content is None else file.write_bytes(content)
+        assert run(Fake(), "target", "diff", str(file))[0] == ctl.FAILED
+        assert str(file) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
@@ -249,7 +319,7 @@ def test_exit_codes_of_jobs(result: JobResult, code: int, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["nonsense"], ["start"], ["monitor", "--count", "0"], ["target"]]
+    "words", [["nonsense"], ["start"], ["monitor", "--count", "0"], ["target"], ["target", "diff"]]
 )
 def test_wrong_usage(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:

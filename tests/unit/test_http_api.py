@@ -424,6 +424,37 @@ def test_a_bad_target_is_refused_with_every_problem() -> None:
     assert not here.reconciler.seen
 
 
+def test_a_preview_tells_all_steps_and_changes_nothing() -> None:
+    here = device(device_states.unmanaged())
+    before = here.published.current
+    document = device_states.local_document("web")
+    reply = here.ask("POST", "/v2/state/plan", document | {"force": True}, key=None)
+    assert reply.status == 200
+    assert [step["step"] for step in reply.json["steps"]] == [
+        "fetch", "create-network", "take-locks", "create", "start", "release-locks",
+    ]  # fmt: skip
+    assert (reply.json["status"], reply.json["untouched"]) == ("success", [])
+    assert not here.reconciler.seen
+    assert here.published.current is before
+
+
+def test_a_preview_of_a_bad_target_names_every_problem() -> None:
+    here = device(device_states.unmanaged())
+    document = {"local": {"name": 5, "apps": {"1": None, "abc": {}}}}
+    reply = here.ask("POST", "/v2/state/plan", document, key=None)
+    lines = reply.json["message"].split("\n")
+    assert (reply.status, lines[0]) == (400, "Invalid target state.")
+    assert len(lines) >= 4
+
+
+def test_a_preview_takes_the_engine_and_a_key_for_everything() -> None:
+    document = device_states.local_document("web")
+    here = device(device_states.m2())
+    assert here.ask("POST", "/v2/state/plan", document, key="A").status == 401
+    down = device(replace(device_states.unmanaged(), engine_error="down"))
+    assert down.ask("POST", "/v2/state/plan", document, key=None).status == 503
+
+
 @pytest.mark.parametrize("body", [None, {}, []])
 def test_an_empty_target_removes_everything(body: Any) -> None:
     here = device(device_states.unmanaged())

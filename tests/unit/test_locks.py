@@ -80,6 +80,17 @@ def test_what_a_killed_run_has_left_is_adopted(locks: UpdateLocks, place: Path) 
     }
 
 
+def test_an_app_that_cannot_be_looked_at_does_not_keep_others_from_being_adopted(
+    locks: UpdateLocks, place: Path
+) -> None:
+    for app_id in (7, 8, 9):
+        UpdateLocks(str(place)).take(app_id, ("web",))
+    os.chown(place / "8", 1000, -1)
+    with pytest.raises(Unavailable, match="8: belongs to another user"):
+        locks.adopt()
+    assert locks.held() == {7, 9}
+
+
 def test_nothing_is_adopted_where_there_is_nothing(locks: UpdateLocks, place: Path) -> None:
     locks.adopt()
     assert locks.held() == frozenset() and not place.exists()

@@ -259,6 +259,13 @@ def test_an_app_with_a_problem_is_left_exactly_as_it_is() -> None:
     assert text(broken, world(there(wanted("other"))), Situation()) == []
 
 
+def test_locks_are_released_though_the_app_is_rejected_or_there_is_no_target_at_all() -> None:
+    there_now = world(there(wanted("web")))
+    broken = target(wanted("web"), problem="service web: ports: bad")
+    assert text(broken, there_now) == ["release-locks 1: nothing left to do"]
+    assert text(Desired((), asked=False), there_now) == ["release-locks 1: no such app"]
+
+
 def test_steps_under_way_and_steps_in_back_off_are_not_planned_again() -> None:
     web = wanted("web")
     create = CreateContainer(web)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
 import pytest
 from agent import DEADLINE, image, observed, rig, service, target
 from fakes.engine import FakeEngine
@@ -13,7 +16,7 @@ from balena_agent.core.errors import (
     RefusedByHost,
     Unavailable,
 )
-from balena_agent.core.intent import Power, RestartService, StartService, StopService
+from balena_agent.core.intent import Power, RestartService, SetTarget, StartService, StopService
 from balena_agent.core.observed import Observed
 from balena_agent.core.snapshot import NOT_ASKED
 from balena_agent.core.spec import ContainerSpec
@@ -25,6 +28,7 @@ from balena_agent.core.steps import (
     StopContainer,
     Touch,
 )
+from balena_agent.core.target import read_local
 from balena_agent.runtime.policy import Memory, Policy
 
 
@@ -262,6 +266,56 @@ def test_a_stopped_service_stays_stopped_when_it_is_recreated_until_a_new_commit
         agent.post(target(service("one", environment={"A": "b"}), commit="c2"))
         agent.settled()
         assert agent.containers() == {"one": "running"}
+
+
+def test_a_stopped_service_runs_again_with_a_new_commit_that_changes_nothing_else() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        before = agent.ids()
+        agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE)
+        agent.post(target(service("one"), commit="c2"))
+        agent.settled()
+        assert agent.ids() == before
+        assert agent.containers() == {"one": "running"}
+
+
+def test_running_false_and_true_again_stops_and_starts_the_same_container() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        before = agent.ids()
+        agent.post(target(service("one", running=False)))
+        agent.settled()
+        assert agent.containers() == {"one": "exited"}
+        agent.post(target(service("one")))
+        agent.settled()
+        assert agent.ids() == before
+        assert agent.containers() == {"one": "running"}
+        assert agent.store.stopped_by_agent == frozenset()
+
+
+def test_a_command_is_read_with_the_target_that_came_in_the_same_turn() -> None:
+    """The commit that a stop is for is the new target's: else the stop would be forgotten."""
+    with rig() as agent:
+        agent.until(lambda s: s.looked)
+        busy, go_on = threading.Event(), threading.Event()
+        save = agent.store.save_target
+
+        def slowly(source: str, raw: str) -> None:
+            save(source, raw)
+            busy.set()
+            assert go_on.wait(DEADLINE)
+
+        agent.store.save_target = slowly  # type: ignore[method-assign]
+        for document in (target(service("one")), target(service("one"), service("two", 2))):
+            agent.reconciler.submit(SetTarget("local", json.dumps(document), read_local(document)))
+            assert busy.wait(DEADLINE)
+        stop = agent.reconciler.submit(StopService(("1", "two")))
+        go_on.set()
+        assert stop.result(DEADLINE) == "stopped"
+        agent.settled()
+        assert agent.containers() == {"one": "running", "two": "created"}
 
 
 def test_a_service_that_left_the_target_comes_back_running() -> None:
