@@ -236,6 +236,9 @@ class Reconciler:
             self._now = replace(
                 self._now, target=command.target, source=command.source, raw_target=command.raw
             )
+            if command.target.name:
+                facts = replace(self._now.facts, device_name=command.target.name)
+                self._now = replace(self._now, facts=facts)
         self._apply(command.force)
 
     def _apply(self, force: bool) -> None:
