@@ -137,7 +137,7 @@ def _one(
     if reason:
         _go(draft, container, reason, [] if service.strategy in EARLY else missing)
         return
-    _settle(draft, service, container, current, ground)
+    _settle(draft, ground, service, container, current, missing)
 
 
 def _fetch(service: DesiredService) -> Fetch:
@@ -238,14 +238,14 @@ def _create(
 
 def _settle(
     draft: Draft,
+    ground: Ground,
     service: DesiredService,
     container: Container,
     current: Mapping[str, Container],
-    ground: Ground,
+    missing: list[str],
 ) -> None:
     """The container is right: see to its name and to whether it runs. Until every image of the
     release is here only what users ask for is done (spec 20 §13.6)."""
-    missing = ground.missing_images()
     if container.name != service.container_name:
         if not missing:
             _rename(draft, service, container)

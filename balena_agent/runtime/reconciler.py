@@ -386,8 +386,9 @@ class Reconciler:
         desired = self._compiled()
         self._now = replace(self._now, desired=desired, observed=self._world.observed)
         self._tidy()
-        planned = self._plan()
-        self._now = replace(self._now, plan=planned, standing=self._situation().standing())
+        situation = self._situation()
+        planned = self._plan(situation)
+        self._now = replace(self._now, plan=planned, standing=situation.standing())
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
             for step in planned.steps:
@@ -408,10 +409,10 @@ class Reconciler:
         power = self._now.intent.power
         return self._now.looked or bool(power and power.force and self._now.engine_error)
 
-    def _plan(self) -> Plan:
+    def _plan(self, situation: Situation) -> Plan:
         if not self._may_act():
             return Plan()
-        found = plan(self._now.desired, self._world.observed, self._situation())
+        found = plan(self._now.desired, self._world.observed, situation)
         self._ledger.prune(found.wanted)
         return found
 
