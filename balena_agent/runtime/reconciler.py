@@ -20,14 +20,14 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
-from ..core.desired import Desired, DesiredService
-from ..core.errors import AgentError, Broken, Cancelled, EngineUnavailable, Unavailable
-from ..core.intent import Apply, Command, Intent, Power, RestartService, ServiceCommand, SetTarget
+from ..core.desired import Desired
+from ..core.errors import AgentError, Cancelled, EngineUnavailable
+from ..core.intent import Command, Intent
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
-from ..core.snapshot import NOT_ASKED
+from ..core.snapshot import Snapshot
 from ..core.status import locks_overridden
 from ..core.steps import (
     CreateContainer,
@@ -43,16 +43,17 @@ from ..core.steps import (
 from ..core.target import images_of
 from ..watchdog import Watchdog
 from . import telling
+from .commands import Commands
 from .compiler import Compiler, ServiceKeys
 from .executor import Executor, Outcome, Progress
 from .ledger import Ledger
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
-from .orders import Order, OrderBook, containers_of, intend, pruned
+from .orders import pruned
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
-from .state import Published
+from .state import Present, Published
 from .underway import UnderWay
 from .world import World
 
@@ -79,7 +80,6 @@ class Reconciler:
         policy: Policy,
     ) -> None:
         self._host = host
-        self._store = store
         self._clock = clock
         self._published = published
         self._policy = policy
@@ -95,21 +95,34 @@ class Reconciler:
             store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits
         )
         self._under_way = UnderWay(self._executor)
-        self._orders = OrderBook()
-        self._accepted: list[Future[str]] = []
         self._stop_answers: list[Future[str]] = []
         self._power_until = 0.0
         self._dirty = True
-        self._now = replace(
-            published.current,
-            target=memory.target,
-            source=memory.source,
-            raw_target=memory.raw_target,
-            intent=Intent(stopped=memory.stopped),
-            commits=memory.commits,
-            update_pending=memory.target is not None,
+        self._present = Present(
+            replace(
+                published.current,
+                target=memory.target,
+                source=memory.source,
+                raw_target=memory.raw_target,
+                intent=Intent(stopped=memory.stopped),
+                commits=memory.commits,
+                update_pending=memory.target is not None,
+            )
+        )
+        self._commands = Commands(
+            self._present,
+            store,
+            self._ledger,
+            self._lookout,
+            self._world,
+            self._compiled,
+            self._mailbox.wake,
         )
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    @property
+    def _now(self) -> Snapshot:
+        return self._present.now
 
     # ---- for any thread -------------------------------------------------------------------
 
@@ -149,10 +162,7 @@ class Reconciler:
             messages, touch = self._mailbox.take(self._rest())
             try:
                 goes_on = self.turn(messages, touch)
-                # Only now: whoever was told "accepted" reads the state that says so.
-                accepted, self._accepted = self._accepted, []
-                for answer in accepted:
-                    answer.set_result("accepted")
+                self._commands.published()
                 if not goes_on:
                     return
             except Exception:
@@ -196,110 +206,20 @@ class Reconciler:
             case Looked():
                 self._looked(message)
             case Given():
-                self._given(message)
+                self._commands.take(message)
             case StopServices(answer=answer):
                 self._stop_answers.append(answer)
-                self._now = replace(self._now, stopping=True)
+                self._present.change(stopping=True)
             case NewFacts(facts=facts):
-                self._now = replace(self._now, facts=facts)
+                self._present.change(facts=facts)
             case Quit():
                 pass
-
-    # ---- commands -------------------------------------------------------------------------
-
-    def _given(self, given: Given) -> None:
-        command, answer = given.command, given.answer
-        if not answer.set_running_or_notify_cancel():
-            return
-        try:
-            if isinstance(command, SetTarget):
-                self._set_target(command)
-                self._accepted.append(answer)
-            elif isinstance(command, Apply):
-                self._apply(command.force)
-                self._accepted.append(answer)
-            else:
-                self._order(command, answer)
-        except AgentError as error:
-            answer.set_exception(error)
-        except Exception:
-            _log.exception("defect in command %s", type(command).__name__)
-            answer.set_exception(Broken("internal error"))
-
-    def _set_target(self, command: SetTarget) -> None:
-        """Durable first, then visible. The world is looked at anew before anything is planned:
-        an image behind an unchanged name may be another one now (spec 11 §4)."""
-        same = (command.source, command.raw) == (self._now.source, self._now.raw_target)
-        if not same:
-            self._store.save_target(command.source, command.raw)
-            telling.new_target(command.source, command.target)
-            self._now = replace(
-                self._now, target=command.target, source=command.source, raw_target=command.raw
-            )
-            if command.target.name:
-                facts = replace(self._now.facts, device_name=command.target.name)
-                self._now = replace(self._now, facts=facts)
-        self._apply(command.force)
-
-    def _apply(self, force: bool) -> None:
-        self._ledger.forgive()
-        if force:
-            intent = self._now.intent
-            self._now = replace(self._now, intent=replace(intent, force=intent.force | {""}))
-        self._now = replace(self._now, looked=False, update_pending=True)
-        self._lookout.ask_all()
-
-    def _order(self, command: ServiceCommand | Power, answer: Future[str]) -> None:
-        forced = isinstance(command, Power) and command.force
-        if not forced and self._unreachable(isinstance(command, Power)):
-            raise EngineUnavailable(f"The engine does not answer: {self._now.engine_error}")
-        order, commit = Order(command, answer), ""
-        if not isinstance(command, Power):
-            service = self._service(command.key)
-            known = containers_of(self._world.observed, command.key)
-            app_id = service.app_id if service else known[0].app_id if known else -1
-            commit = service.container_name.commit if service else ""
-            old = frozenset(container.id for container in known)
-            order = Order(command, answer, command.key, app_id, old)
-            if isinstance(command, RestartService) and service and not service.image_present:
-                raise Unavailable(f"The image of service {service.name} is not here yet")
-        if isinstance(command, Power):
-            self._ledger.forgive()
-        self._ledger.forgive_subjects(order.subjects())
-        self._intend(intend(self._now.intent, command, order.old, commit))
-        self._orders.give(order)
-
-    def _unreachable(self, host_only: bool) -> bool:
-        """Whether a command must be refused for want of the engine: what the host alone can do
-        only needs to know, of a first look that is still to come, that it did not fail."""
-        error = self._now.engine_error
-        return bool(error) and not (host_only and error == NOT_ASKED)
-
-    def _service(self, key: tuple[str, str]) -> DesiredService | None:
-        """As the newest target and look have it: they may have come in the same turn."""
-        services = (s for app in self._compiled().apps for s in app.services)
-        return next((service for service in services if service.key == key), None)
-
-    def _intend(self, intent: Intent) -> None:
-        """Take on an intent; the part that must outlive us goes to the store first."""
-        if intent.stopped != self._now.intent.stopped:
-            self._store.save_stopped(intent.stopped)
-        self._now = replace(self._now, intent=intent)
-
-    def _settle_orders(self) -> None:
-        busy = self._under_way.subjects()
-        error = "" if self._now.engine_error == NOT_ASKED else self._now.engine_error
-        before = self._now.intent
-        after = self._orders.settle(before, self._world.observed, self._ledger, busy, error)
-        if after is not before:
-            self._intend(after)
-            self._mailbox.wake(Touch(everything=True))
 
     def _expire_power(self) -> None:
         """The host accepted a reboot but none came: say so and go on (architecture B11.3)."""
         if self._power_until and self._clock.monotonic() > self._power_until:
             self._power_until = 0.0
-            self._intend(replace(self._now.intent, power=None))
+            self._commands.intend(replace(self._now.intent, power=None))
             self._problem("The host accepted a reboot or power-off but none came")
             self._dirty = True
 
@@ -310,7 +230,7 @@ class Reconciler:
         self._under_way.ended(step)
         if outcome.patch is None:
             # What the step has left is not known: nothing is planned before it is.
-            self._now = replace(self._now, looked=False)
+            self._present.change(looked=False)
             self._lookout.ask_all()
         else:
             self._dirty |= self._world.see(outcome.patch, outcome.asked)
@@ -328,12 +248,12 @@ class Reconciler:
         elif isinstance(step, StartContainer):
             self._notes.start(step.container_id)
             started = self._now.intent.start - {(step.app_uuid, step.service)}
-            self._intend(replace(self._now.intent, start=started))
+            self._commands.intend(replace(self._now.intent, start=started))
         elif isinstance(step, Fetch):
-            self._now = replace(self._now, update_downloaded=True)
+            self._present.change(update_downloaded=True)
         elif isinstance(step, (RequestReboot, RequestPowerOff)):
             self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
-            self._orders.power_accepted()
+            self._commands.power_accepted()
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
@@ -348,7 +268,7 @@ class Reconciler:
         else:
             now = self._clock.wall()
             text = telling.failed(self._ledger.fail(step, error, now), error, now)
-            self._now = replace(self._now, update_failed=True, last_error=text)
+            self._present.change(update_failed=True, last_error=text)
 
     def _looked(self, looked: Looked) -> None:
         match looked.seen:
@@ -369,14 +289,14 @@ class Reconciler:
         if self._now.engine_error:
             _log.info("The engine answers")
         if self._now.engine_error or not self._now.looked:
-            self._now = replace(self._now, engine_error="", looked=True)
+            self._present.change(engine_error="", looked=True)
             self._dirty = True
 
     def _engine_lost(self, error: AgentError) -> None:
         if self._lookout.failed():
             _log.warning("The engine does not answer: %s", error.message)
         reason = error.message or "no answer"
-        self._now = replace(self._now, engine_error=reason, looked=False)
+        self._present.change(engine_error=reason, looked=False)
         self._dirty = True
 
     # ---- planning and acting --------------------------------------------------------------
@@ -384,20 +304,20 @@ class Reconciler:
     def _reconcile(self) -> None:
         self._dirty = False
         desired = self._compiled()
-        self._now = replace(self._now, desired=desired, observed=self._world.observed)
+        self._present.change(desired=desired, observed=self._world.observed)
         self._tidy()
         situation = self._situation()
         planned = self._plan(situation)
-        self._now = replace(self._now, plan=planned, standing=situation.standing())
+        self._present.change(plan=planned, standing=situation.standing())
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
             for step in planned.steps:
                 self._begin(step)
-        self._settle_orders()
+        self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed)
         telling.new_notices(self._now.notices, notices)
-        self._now = replace(self._now, notices=notices)
+        self._present.change(notices=notices)
         self._publish()
 
     def _compiled(self) -> Desired:
@@ -444,16 +364,14 @@ class Reconciler:
         idle = not self._under_way
         settled = idle and not planned.steps and not planned.waits
         if settled:
-            self._now = replace(
-                self._now, update_pending=False, update_downloaded=False, update_failed=False
-            )
+            self._present.change(update_pending=False, update_downloaded=False, update_failed=False)
             if self._now.intent.force:
-                self._intend(replace(self._now.intent, force=frozenset()))
+                self._commands.intend(replace(self._now.intent, force=frozenset()))
             for answer in self._stop_answers:
                 answer.set_result("all services are stopped")
             self._stop_answers = []
         elif planned.steps or planned.waits:
-            self._now = replace(self._now, update_pending=True)
+            self._present.change(update_pending=True)
         if idle:
             self._save_commits(planned)
 
@@ -462,7 +380,7 @@ class Reconciler:
             applied = app.commit and app.uuid in planned.settled_apps
             if applied and self._notes.commit(app.uuid, app.app_id, app.commit):
                 _log.info("Finished applying release %s of %s", app.commit, app.name or app.uuid)
-        self._now = replace(self._now, commits=self._notes.commits)
+        self._present.change(commits=self._notes.commits)
 
     # ---- housekeeping ---------------------------------------------------------------------
 
@@ -486,15 +404,13 @@ class Reconciler:
         unjudged = {app.uuid for app in apps if app.problem}
         if self._now.target is None:
             unjudged = {uuid for uuid, _ in intent.stopped}
-        self._intend(pruned(intent, self._world.observed, wanted, unjudged))
+        self._commands.intend(pruned(intent, self._world.observed, wanted, unjudged))
 
     def _problem(self, text: str) -> None:
         _log.error(text)
-        self._now = replace(self._now, last_error=text)
+        self._present.change(last_error=text)
 
     def _publish(self) -> None:
-        self._now = replace(
-            self._now, running=self._under_way.shown(), failures=self._ledger.failures()
-        )
+        self._present.change(running=self._under_way.shown(), failures=self._ledger.failures())
         if replace(self._now, version=0) != replace(self._published.current, version=0):
-            self._now = self._published.publish(self._now)
+            self._present.now = self._published.publish(self._now)

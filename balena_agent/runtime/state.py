@@ -9,10 +9,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..core.snapshot import Snapshot
 
 Subscriber = Callable[[Snapshot], None]
+
+
+class Present:
+    """The snapshot in the making, shared by the parts that the reconciler's thread runs. What is
+    changed here is seen by nobody else before it is published."""
+
+    def __init__(self, now: Snapshot) -> None:
+        self.now = now
+
+    def change(self, **changes: Any) -> None:
+        """`changes` are fields of `Snapshot`."""
+        self.now = replace(self.now, **changes)
 
 
 class Published:

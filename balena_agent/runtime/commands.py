@@ -1,0 +1,156 @@
+"""Commands: taken in, made durable, turned into intent, and answered when they are met.
+
+Theory: a command never acts. It changes the target or the intent, in the store first where that
+must outlive us, and the planner does the rest. A new target or an `Apply` is answered as soon as
+the state that says so is published; a command about a service or the machine is an order, which
+is answered when the world shows what was asked for, or when a step that it needs has failed.
+
+Invariant: used by the reconciler's thread alone, which also publishes what is changed here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from ..core.desired import Desired, DesiredService
+from ..core.errors import AgentError, Broken, EngineUnavailable, Unavailable
+from ..core.intent import Apply, Intent, Power, RestartService, ServiceCommand, SetTarget
+from ..core.snapshot import NOT_ASKED
+from ..core.steps import Touch
+from . import telling
+from .ledger import Ledger
+from .lookout import Lookout
+from .mailbox import Given
+from .orders import Order, OrderBook, containers_of, intend
+from .ports import Store
+from .state import Present
+from .world import World
+
+_log = logging.getLogger(__name__)
+
+
+class Commands:
+    """See the module. `compile` gives the desired state as of the newest target and look, `wake`
+    asks for another turn."""
+
+    def __init__(
+        self,
+        present: Present,
+        store: Store,
+        ledger: Ledger,
+        lookout: Lookout,
+        world: World,
+        compile: Callable[[], Desired],
+        wake: Callable[[Touch], None],
+    ) -> None:
+        self._present = present
+        self._store = store
+        self._ledger = ledger
+        self._lookout = lookout
+        self._world = world
+        self._compile = compile
+        self._wake = wake
+        self._orders = OrderBook()
+        self._accepted: list[Future[str]] = []
+
+    def take(self, given: Given) -> None:
+        """Take a command in; its answer comes now, after publication, or when it is met."""
+        command, answer = given.command, given.answer
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            if isinstance(command, SetTarget):
+                self._set_target(command)
+                self._accepted.append(answer)
+            elif isinstance(command, Apply):
+                self._apply(command.force)
+                self._accepted.append(answer)
+            else:
+                self._order(command, answer)
+        except AgentError as error:
+            answer.set_exception(error)
+        except Exception:
+            _log.exception("defect in command %s", type(command).__name__)
+            answer.set_exception(Broken("internal error"))
+
+    def published(self) -> None:
+        """What was accepted can be seen now: whoever was told "accepted" reads a state that says
+        so."""
+        accepted, self._accepted = self._accepted, []
+        for answer in accepted:
+            answer.set_result("accepted")
+
+    def intend(self, intent: Intent) -> None:
+        """Take on an intent; the part that must outlive us goes to the store first."""
+        if intent.stopped != self._present.now.intent.stopped:
+            self._store.save_stopped(intent.stopped)
+        self._present.change(intent=intent)
+
+    def settle(self, busy: frozenset[str]) -> None:
+        """Answer the orders that are met or have failed. `busy`: subjects of steps under way."""
+        now = self._present.now
+        error = "" if now.engine_error == NOT_ASKED else now.engine_error
+        after = self._orders.settle(now.intent, self._world.observed, self._ledger, busy, error)
+        if after is not now.intent:
+            self.intend(after)
+            self._wake(Touch(everything=True))
+
+    def power_accepted(self) -> None:
+        self._orders.power_accepted()
+
+    def _set_target(self, command: SetTarget) -> None:
+        """Durable first, then visible. The world is looked at anew before anything is planned:
+        an image behind an unchanged name may be another one now (spec 11 §4)."""
+        now = self._present.now
+        if (command.source, command.raw) != (now.source, now.raw_target):
+            self._store.save_target(command.source, command.raw)
+            telling.new_target(command.source, command.target)
+            self._present.change(
+                target=command.target, source=command.source, raw_target=command.raw
+            )
+            if command.target.name:
+                self._present.change(facts=replace(now.facts, device_name=command.target.name))
+        self._apply(command.force)
+
+    def _apply(self, force: bool) -> None:
+        self._ledger.forgive()
+        if force:
+            intent = self._present.now.intent
+            self._present.change(intent=replace(intent, force=intent.force | {""}))
+        self._present.change(looked=False, update_pending=True)
+        self._lookout.ask_all()
+
+    def _order(self, command: ServiceCommand | Power, answer: Future[str]) -> None:
+        forced = isinstance(command, Power) and command.force
+        if not forced and self._unreachable(isinstance(command, Power)):
+            reason = self._present.now.engine_error
+            raise EngineUnavailable(f"The engine does not answer: {reason}")
+        order, commit = Order(command, answer), ""
+        if not isinstance(command, Power):
+            service = self._service(command.key)
+            known = containers_of(self._world.observed, command.key)
+            app_id = service.app_id if service else known[0].app_id if known else -1
+            commit = service.container_name.commit if service else ""
+            old = frozenset(container.id for container in known)
+            order = Order(command, answer, command.key, app_id, old)
+            if isinstance(command, RestartService) and service and not service.image_present:
+                raise Unavailable(f"The image of service {service.name} is not here yet")
+        if isinstance(command, Power):
+            self._ledger.forgive()
+        self._ledger.forgive_subjects(order.subjects())
+        self.intend(intend(self._present.now.intent, command, order.old, commit))
+        self._orders.give(order)
+
+    def _unreachable(self, host_only: bool) -> bool:
+        """Whether a command must be refused for want of the engine: what the host alone can do
+        only needs to know, of a first look that is still to come, that it did not fail."""
+        error = self._present.now.engine_error
+        return bool(error) and not (host_only and error == NOT_ASKED)
+
+    def _service(self, key: tuple[str, str]) -> DesiredService | None:
+        """As the newest target and look have it: they may have come in the same turn."""
+        services = (s for app in self._compile().apps for s in app.services)
+        return next((service for service in services if service.key == key), None)
