@@ -40,8 +40,8 @@ def document(services: int, apps: int, value: str) -> dict[str, Any]:
 
     def service(app: int, number: int) -> dict[str, Any]:
         return {
-            "imageId": app * each + number, "serviceName": f"s{number}", "image": "bench", "running": True,
-            "environment": {"VALUE": value}, "labels": {"bench.number": str(number)},
+            "imageId": app * each + number, "serviceName": f"s{number}", "image": "bench",
+            "running": True, "environment": {"VALUE": value}, "labels": {"number": str(number)},
             "restart": "always", "volumes": ["data:/data"], "ports": [str(1000 + number)],
             "depends_on": ["s0"] if number else [],
         }  # fmt: skip
