@@ -227,7 +227,7 @@ def _published(spec: ContainerSpec) -> Iterator[tuple[str, str, str]]:
     for port, hosts in _bindings(spec).items():
         for host in hosts or ():
             number = host.get("HostPort") or ""
-            if number.isdecimal():
+            if number.isdecimal() and int(number):
                 yield host.get("HostIp") or "", number, port.partition("/")[2] or "tcp"
 
 

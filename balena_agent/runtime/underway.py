@@ -56,7 +56,9 @@ class UnderWay:
         return {name: running.step for name, running in self._running.items()}
 
     def subjects(self) -> frozenset[str]:
-        return frozenset(subject(running.step) for running in self._running.values())
+        """What is being changed at this moment; a wait changes nothing."""
+        steps = self.steps().values()
+        return frozenset(subject(s) for s in steps if not isinstance(s, AwaitHandover))
 
     def in_hand(self, observed: Observed) -> Callable[[str], bool]:
         """Whether a step under way will look at a container when it ends. One that is new to us
