@@ -104,6 +104,10 @@ def test_S35_the_signal_of_the_new_one_ends_the_wait(device: Device) -> None:
             "the new container ended with code 3",
         ),
         (
+            {"command": ["sh", "-c", "sleep 1; exit 4"], "restart": "always"},
+            "the new container ended with code 4",
+        ),
+        (
             {"healthcheck": {"test": ["CMD", "false"], "interval": "1s", "retries": 1}},
             "the new container is unhealthy",
         ),
