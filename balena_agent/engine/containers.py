@@ -173,7 +173,7 @@ def stop(client: Client, step: StopContainer) -> None:
 def _no_restarts(client: Client, container_id: str) -> None:
     """Without this a container that had to be killed comes back before it is removed. It helps,
     but it is no condition: whatever goes wrong here, the kill is tried."""
-    body = {"RestartPolicy": dict(NO_RESTART)}
+    body = {"RestartPolicy": {"Name": "no"}}
     target = path("containers", container_id, "update")
     try:
         client.request("POST", target, body=body, limit=RUNG_LIMIT)
