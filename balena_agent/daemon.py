@@ -39,6 +39,7 @@ from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.handover import STRATEGY as HAND_OVER
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.steps import Touch
@@ -46,6 +47,7 @@ from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.handover import Handovers
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
@@ -265,6 +267,8 @@ class Daemon:
     def _prepare(self, service: DesiredService) -> None:
         """What a container needs on the host before it is created."""
         self._locks.prepare_directory(service.app_id, service.name)
+        if service.strategy == HAND_OVER:
+            Handovers(self._locks).clear(service.app_id, service.name)
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine

@@ -23,6 +23,7 @@ from .names import (
     APP_ID,
     APP_UUID,
     HANDOVER_TIMEOUT,
+    RETIRED,
     SERVICE_ID,
     SERVICE_NAME,
     STRATEGY,
@@ -212,10 +213,11 @@ def _time(value: Json) -> str:
 
 def _container_name(raw: str, service: str) -> ContainerName | None:
     """The name, read with the help of the service label: alone, `a_4_5_123` could also be release
-    123 of a service `a_4` (spec 20 §10)."""
-    found = _ID_TAIL.match(raw[len(service) + 1 :]) if raw.startswith(f"{service}_") else None
-    if service and found:
-        return ContainerName(service, int(found[1]), int(found[2]), found[3] or "")
+    123 of a service `a_4` (spec 20 §10). One that hands over has a prefix before it all."""
+    for start in (f"{service}_", f"{RETIRED}{service}_") if service else ():
+        found = _ID_TAIL.match(raw[len(start) :]) if raw.startswith(start) else None
+        if found:
+            return ContainerName(service, int(found[1]), int(found[2]), found[3] or "")
     return parse_container_name(raw)
 
 

@@ -23,10 +23,11 @@ from .attachments import (
 )
 from .canonical import DEFAULTS, canonical
 from .dependencies import dependencies
-from .desired import DesiredService
+from .desired import HANDOVER_SECONDS, DesiredService
 from .environment import environment, labels
 from .features import Features, enabled, features
 from .fields import (
+    LARGEST,
     Notes,
     Reader,
     boolean,
@@ -60,7 +61,7 @@ from .mounts import (
     service_volumes,
     tmpfs,
 )
-from .names import STRATEGY, ContainerName
+from .names import HANDOVER_TIMEOUT, STRATEGY, ContainerName
 from .observed import HostFacts, Image, ImageConfig
 from .process import (
     canonical_healthcheck,
@@ -82,6 +83,8 @@ STRATEGIES: Final = (
     "delete-then-download",
     "hand-over",
 )
+
+_MILLISECONDS: Final = integer_within(1, LARGEST)
 
 _FIELDS: Final[Mapping[str, tuple[str, Reader]]] = MappingProxyType(
     {
@@ -208,6 +211,7 @@ def _desired(
     shared = [mode[8:] for mode in modes if mode.startswith("service:")]
     depends_on = dependencies(asked.get("depends_on"), shared, scope.around.services, notes)
     strategy = spec.fields["Labels"].get(STRATEGY, "")
+    patience = _handover_timeout(spec.fields["Labels"].get(HANDOVER_TIMEOUT), notes)
     return DesiredService(
         app_uuid=scope.app.uuid,
         app_id=scope.app.app_id,
@@ -222,8 +226,15 @@ def _desired(
         spec=spec,
         depends_on=depends_on,
         strategy=strategy if strategy in STRATEGIES else STRATEGIES[0],
+        handover_timeout=patience,
         warnings=tuple(notes.lines),
     )
+
+
+def _handover_timeout(label: str | None, notes: Notes) -> float:
+    """Seconds; the label is a positive whole number of milliseconds (spec 20 §15.3)."""
+    found = None if label is None else _MILLISECONDS(label, HANDOVER_TIMEOUT, notes)
+    return HANDOVER_SECONDS if found is None else float(found) / 1000
 
 
 def _known_fields(composition: Mapping[str, Json], notes: Notes) -> dict[str, Json]:

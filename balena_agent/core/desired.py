@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from .names import ContainerName
 from .spec import ContainerSpec, NetworkSpec, VolumeSpec
 
+HANDOVER_SECONDS = 60.0
+"""How long a hand-over is waited for when nothing else is said (spec 20 §15.3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
@@ -24,7 +27,10 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class DesiredService:
-    """One service. `spec` is complete only while the image is present (`image_present`)."""
+    """One service. `spec` is complete only while the image is present (`image_present`).
+
+    `handover_timeout`: seconds that an old container gets to hand over (spec 20 §15.3).
+    """
 
     app_uuid: str
     app_id: int
@@ -37,6 +43,7 @@ class DesiredService:
     spec: ContainerSpec
     depends_on: tuple[Dependency, ...] = ()
     strategy: str = "download-then-kill"
+    handover_timeout: float = HANDOVER_SECONDS
     warnings: tuple[str, ...] = ()
 
     @property

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Final, TypeVar
 
 from .body import resolved
-from .names import SUPERVISOR_NETWORK, normal_image
+from .jsonread import Json
+from .names import SUPERVISOR_NETWORK, normal_image, retired_name
 from .observed import Container, Image, Network, Observed, Volume
 from .spec import NetworkSpec
 from .steps import (
@@ -23,11 +25,13 @@ from .steps import (
     EngineStep,
     EnsureSupervisorNetwork,
     Fetch,
+    ReinstateContainer,
     RemoveContainer,
     RemoveImage,
     RemoveNetwork,
     RemoveVolume,
     RenameContainer,
+    RetireContainer,
     StartContainer,
     StopContainer,
 )
@@ -60,7 +64,13 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
             return replace(observed, containers=_less(observed.containers, step.container_id))
         case RenameContainer():
             return _changed(observed, step.container_id, name=step.name, raw_name=str(step.name))
+        case RetireContainer():
+            return _named(observed, step, retired_name(step.name), NO_RESTART)
+        case ReinstateContainer():
+            return _named(observed, step, str(step.name), step.policy)
 
+
+NO_RESTART: Final[Mapping[str, Json]] = MappingProxyType({"Name": "no", "MaximumRetryCount": 0})
 
 T = TypeVar("T")
 
@@ -75,6 +85,20 @@ def _changed(observed: Observed, container_id: str, **changes: object) -> Observ
         return observed
     changed = replace(known, **changes)  # type: ignore[arg-type]
     return replace(observed, containers={**observed.containers, container_id: changed})
+
+
+def _named(
+    observed: Observed,
+    step: RetireContainer | ReinstateContainer,
+    raw_name: str,
+    policy: Mapping[str, Json],
+) -> Observed:
+    known = observed.containers.get(step.container_id)
+    if known is None:
+        return observed
+    fields = {**known.spec.fields, "HostConfig.RestartPolicy": dict(policy)}
+    spec = replace(known.spec, fields=fields)
+    return _changed(observed, known.id, name=step.name, raw_name=raw_name, spec=spec)
 
 
 def _stopped(observed: Observed, container_id: str) -> Observed:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .steps import (
+    AwaitHandover,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     EnsureSupervisorNetwork,
     Fetch,
+    ReinstateContainer,
     ReleaseLocks,
     RemoveContainer,
     RemoveImage,
@@ -21,6 +23,7 @@ from .steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    RetireContainer,
     StartContainer,
     Step,
     StopContainer,
@@ -57,6 +60,8 @@ def sentences(step: Step) -> Sentences:
         case RenameContainer(service=name):
             what = "metadata for service"
             return _of(f"Updating {what}", f"Updated {what}", f"update {what}", name)
+        case RetireContainer() | ReinstateContainer() | AwaitHandover():
+            return _handover(step)
         case CreateNetwork() | RemoveNetwork() | CreateVolume() | RemoveVolume():
             return _part(step)
         case EnsureSupervisorNetwork():
@@ -69,6 +74,17 @@ def sentences(step: Step) -> Sentences:
             return Sentences("Rebooting", "", "Could not reboot")
         case RequestPowerOff():
             return Sentences("Shutting down", "", "Could not shut down")
+
+
+def _handover(step: RetireContainer | ReinstateContainer | AwaitHandover) -> Sentences:
+    what = "hand-over of service"
+    match step:
+        case RetireContainer(service=name):
+            return _of(f"Preparing {what}", f"Prepared {what}", f"prepare {what}", name)
+        case ReinstateContainer(service=name):
+            return _of(f"Taking back {what}", f"Took back {what}", f"take back {what}", name)
+        case AwaitHandover(service=name):
+            return _of("Handing over service", "Handed over service", "hand over service", name)
 
 
 def _part(step: CreateNetwork | RemoveNetwork | CreateVolume | RemoveVolume) -> Sentences:

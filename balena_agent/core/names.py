@@ -28,6 +28,9 @@ SUPERVISOR_SUBNET = "10.114.104.0/25"
 
 LOCK_ROOT = "/tmp/balena-supervisor/services"
 
+RETIRED = "old_"
+"""How the name of a container begins that hands over to a new one (spec 20 §15.3)."""
+
 _CONTAINER = re.compile(
     r"(?P<service>.+)_(?P<image>\d+)_(?P<release>\d+)(?:_(?P<commit>[0-9a-zA-Z]+))?\Z"
 )
@@ -49,8 +52,14 @@ class ContainerName:
         return f"{self.service}_{self.image_id}_{self.release_id}{tail}"
 
 
+def retired_name(name: ContainerName) -> str:
+    """What a container of this name is called while it hands over."""
+    return f"{RETIRED}{name}"
+
+
 def parse_container_name(name: str) -> ContainerName | None:
-    found = _CONTAINER.match(name.lstrip("/"))
+    """The name, also of a container that hands over."""
+    found = _CONTAINER.match(name.lstrip("/").removeprefix(RETIRED))
     if not found:
         return None
     return ContainerName(

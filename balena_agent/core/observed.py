@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .names import ContainerName, normal_image
+from .names import ContainerName, normal_image, retired_name
 from .spec import ContainerSpec, NetworkSpec, VolumeSpec
 
 
@@ -87,6 +87,11 @@ class Container:
     @property
     def running(self) -> bool:
         return self.state in ("running", "restarting", "paused")
+
+    @property
+    def retired(self) -> bool:
+        """It was renamed to hand over to a new container of its service (spec 20 §15.3)."""
+        return self.name is not None and self.raw_name == retired_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)

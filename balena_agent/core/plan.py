@@ -26,13 +26,15 @@ class Plan:
 
     `wanted` are the identities of everything the plan wants done, also of steps that are under way
     or in back-off: a running download that is not in it is cancelled. `settled_apps` are the apps
-    (uuids) for which nothing is left to do.
+    (uuids) for which nothing is left to do. `remembered` are the identities of steps that are not
+    wanted now but whose failures still count.
     """
 
     steps: tuple[Step, ...] = ()
     waits: tuple[Wait, ...] = ()
     wanted: frozenset[str] = frozenset()
     settled_apps: frozenset[str] = frozenset()
+    remembered: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         lines = [describe(step) for step in self.steps]

@@ -98,6 +98,7 @@ def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
         tuple(wait for draft in drafts for wait in draft.waits),
         frozenset().union(*(draft.wanted for draft in drafts)),
         settled,
+        frozenset().union(*(draft.remembered for draft in drafts)),
     )
 
 
@@ -171,6 +172,11 @@ def _plan_app(
     _release_locks(draft, app)
 
 
+_UNDER_LOCK = ("create", "start", "stop", "remove", "rename", "retire", "reinstate",
+               "await-handover")  # fmt: skip
+"""What is done, or follows on something that was done, under the update locks."""
+
+
 def _release_locks(draft: Draft, app: DesiredApp) -> None:
     """Give the locks back when nothing of the app is left that needs them. They are kept while a
     service is down half-way through a replacement: users must not be let in there (spec 20 §17)."""
@@ -181,7 +187,7 @@ def _release_locks(draft: Draft, app: DesiredApp) -> None:
         for step in draft.situation.running.values()
         if not isinstance(step, Fetch)
     )
-    if not under_way and not draft.wants("create", "start", "stop", "remove", "rename"):
+    if not under_way and not draft.wants(*_UNDER_LOCK):
         draft.emit(ReleaseLocks(app.uuid, app.app_id, "nothing left to do"))
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from . import handover
 from .compose import desired_app
 from .describe import step_state, wait_state
 from .desired import Desired, DesiredService
@@ -34,6 +35,7 @@ from .planner import plan
 from .situation import Situation
 from .snapshot import Snapshot
 from .steps import (
+    AwaitHandover,
     CreateContainer,
     EngineStep,
     ReleaseLocks,
@@ -127,6 +129,9 @@ class _Rehearsal:
                 self._situation = replace(self._situation, locked=held | {app_id})
             case ReleaseLocks(app_id=app_id):
                 self._situation = replace(self._situation, locked=held - {app_id})
+            case AwaitHandover(new_id=new_id):
+                left = self._situation.handovers - {new_id}
+                self._situation = replace(self._situation, handovers=left)
             case RequestReboot() | RequestPowerOff():
                 pass  # left out of the intent, see `_situation`
             case _:
@@ -134,6 +139,9 @@ class _Rehearsal:
 
     def _play_in_engine(self, step: EngineStep) -> None:
         if isinstance(step, StartContainer):
+            if handover.begins(step, self._world):
+                begun = self._situation.handovers | {step.container_id}
+                self._situation = replace(self._situation, handovers=begun)
             intent = self._situation.intent
             started = intent.start - {(step.app_uuid, step.service)}
             self._situation = replace(self._situation, intent=replace(intent, start=started))

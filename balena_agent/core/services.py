@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from . import handover
 from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
+from .handover import Chosen
 from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
 from .situation import Draft
@@ -68,35 +70,49 @@ def plan_services(draft: Draft, ground: Ground) -> None:
     """All rules for all services of an app."""
     wanted = {service.name: service for service in ground.app.services}
     missing = ground.missing_images()
-    current = {
-        name: chosen
+    chosen = {
+        name: _choose(draft, service, ground.containers.get(name, ()), ground)
         for name, service in wanted.items()
-        if (chosen := _current(service, ground.containers.get(name, ()), ground))
     }
+    current = {name: found.current for name, found in chosen.items() if found.current}
     for name in sorted({*wanted, *ground.containers}):
         known = ground.containers.get(name, ())
-        service = wanted.get(name)
+        service, found = wanted.get(name), chosen.get(name, Chosen())
         for container in known:
-            if container is not current.get(name):
-                early = _strategy(service, container) in EARLY
-                _go(draft, container, _why_extra(container, service), [] if early else missing)
+            if container is not found.current and container is not found.old:
+                needed = [] if _may_go(service, container, found) else missing
+                _go(draft, container, _why_extra(container, service, found), needed)
         if service:
+            if found.current and found.old:
+                handover.beside(draft, service, found.current, found.old)
             _one(draft, ground, service, current, missing, bool(known))
 
 
-def _current(
-    service: DesiredService, known: Iterable[Container], ground: Ground
-) -> Container | None:
+def _choose(
+    draft: Draft, service: DesiredService, known: Iterable[Container], ground: Ground
+) -> Chosen:
     """The container that stands for the service: alive, right if possible, newest, running."""
     alive = [c for c in known if c.state not in ("dead", "removing")]
     if len(alive) < 2:
-        return alive[0] if alive else None
+        return Chosen(alive[0] if alive else None)
+    if _should_run(draft, service) and handover.possible(service, ground.app):
+        right = {c.id for c in alive if not _differences(service, c, ground)}
+        leaving = {c.id for c in alive if _must_go(draft, ground, c)}
+        return handover.choose(draft.situation, service, alive, right, leaving)
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
         right = not _differences(service, container, ground)
         return right, container.running, container.created_at, container.id
 
-    return max(alive, key=rank)
+    return Chosen(max(alive, key=rank))
+
+
+def _may_go(service: DesiredService | None, container: Container, found: Chosen) -> bool:
+    """Whether one that is too many need not wait for the images of the release: it makes room for
+    one, or another does its work."""
+    replaced = service is not None and service.strategy == handover.STRATEGY
+    other = replaced and found.current is not None and handover.serving(found.current)
+    return other or _strategy(service, container) in EARLY
 
 
 def _strategy(service: DesiredService | None, container: Container) -> str:
@@ -107,9 +123,11 @@ def _strategy(service: DesiredService | None, container: Container) -> str:
     return str(labels.get(STRATEGY, ""))
 
 
-def _why_extra(container: Container, service: DesiredService | None) -> str:
+def _why_extra(container: Container, service: DesiredService | None, found: Chosen) -> str:
     if container.state in ("dead", "removing"):
         return f"container is {container.state}"
+    if found.cause:
+        return found.cause
     return "second container of the service" if service else "service is not in the target"
 
 
@@ -134,10 +152,52 @@ def _one(
             _create(draft, ground, service, current, missing)
         return
     reason = _why_replace(draft, ground, service, container, current)
-    if reason:
-        _go(draft, container, reason, [] if service.strategy in EARLY else missing)
+    if reason and _hands_over(draft, ground, service, container):
+        _hand_over(draft, ground, service, container, reason, current, missing)
+    elif reason:
+        needed = [] if service.strategy in EARLY else missing
+        _go(draft, container, reason, needed)
+        if needed:
+            handover.call_off(draft, container)
+    else:
+        _settle(draft, ground, service, container, current, missing)
+
+
+def _hands_over(draft: Draft, ground: Ground, service: DesiredService, old: Container) -> bool:
+    """Whether the container is replaced by a hand-over, and not just stopped first."""
+    return (
+        _should_run(draft, service)
+        and handover.possible(service, ground.app)
+        and handover.serving(old)
+        and not _must_go(draft, ground, old)
+        and not handover.clash(draft.situation, service, old)
+    )
+
+
+def _hand_over(
+    draft: Draft,
+    ground: Ground,
+    service: DesiredService,
+    old: Container,
+    reason: str,
+    current: Mapping[str, Container],
+    missing: list[str],
+) -> None:
+    """The new container is made, under its name, while the old one runs; if it can be started."""
+    if missing:
+        names = ", ".join(missing)
+        draft.wait_service(service.name, f"keeps running until the image of {names} is here")
+    elif absent := _absent(draft, ground, service, current):
+        draft.wait_service(service.name, "waits for " + ", ".join(absent))
+    elif unmet := _all_unmet(draft, service, current, ground):
+        draft.wait_service(service.name, "waits for " + ", ".join(unmet))
+    elif handover.attempt(draft, service):
+        if old.retired:
+            draft.emit(CreateContainer(service, "takes over from the old one"), needs_lock=True)
+        else:
+            handover.retire(draft, old, reason)
         return
-    _settle(draft, ground, service, container, current, missing)
+    handover.call_off(draft, old)
 
 
 def _fetch(service: DesiredService) -> Fetch:
@@ -163,6 +223,8 @@ def _without_image(
         draft.wait_service(service.name, f"waits for the removal of image {images}")
     else:
         draft.emit(_fetch(service))
+        if container:
+            handover.call_off(draft, container)
         if container and container.running and _user_stopped(draft, service):
             _stop(draft, service, container)
 
@@ -188,12 +250,17 @@ def _why_replace(
     container: Container,
     current: Mapping[str, Container],
 ) -> str:
+    return _must_go(draft, ground, container) or _differences(service, container, ground)
+
+
+def _must_go(draft: Draft, ground: Ground, container: Container) -> str:
+    """Why a container goes whatever it is like, or ""."""
     if container.id in draft.situation.intent.recreate:
         return "restart was asked for"
     for used in (*container.spec.networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
-    return _differences(service, container, ground)
+    return ""
 
 
 def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> None:
@@ -220,20 +287,25 @@ def _create(
     """Create, when all that a container needs for its creation is there."""
     if missing:
         draft.wait_service(service.name, "waits for the image of " + ", ".join(missing))
-        return
+    elif absent := _absent(draft, ground, service, current):
+        draft.wait_service(service.name, "waits for " + ", ".join(absent))
+    else:
+        draft.emit(CreateContainer(service, "no container yet"), needs_lock=True)
+
+
+def _absent(
+    draft: Draft, ground: Ground, service: DesiredService, current: Mapping[str, Container]
+) -> list[str]:
+    """What the service's container needs for its creation and is not there yet."""
     if SUPERVISOR_NETWORK in service.spec.networks and SUPERVISOR_NETWORK not in ground.usable:
         draft.emit(EnsureSupervisorNetwork(f"service {service.name} uses it"))
     used = (*service.spec.networks, *sorted(service.spec.volumes))
     absent = [name for name in used if name in ground.declared and name not in ground.usable]
-    absent += [
+    return absent + [
         f"container of service {parent}"
         for parent in sorted(parents(service.spec))
         if parent not in current
     ]
-    if absent:
-        draft.wait_service(service.name, "waits for " + ", ".join(absent))
-        return
-    draft.emit(CreateContainer(service, "no container yet"), needs_lock=True)
 
 
 def _settle(
@@ -246,6 +318,13 @@ def _settle(
 ) -> None:
     """The container is right: see to its name and to whether it runs. Until every image of the
     release is here only what users ask for is done (spec 20 §13.6)."""
+    if container.retired:
+        if container.state == "exited" and _should_run(draft, service):
+            _start(draft, service, container, current, ground)  # the engine may not do it
+        else:
+            name = container.name if missing else service.container_name
+            handover.reinstate(draft, container, name, "it is right as it is")
+        return
     if container.name != service.container_name:
         if not missing:
             _rename(draft, service, container)
@@ -302,17 +381,23 @@ def _start(
     current: Mapping[str, Container],
     ground: Ground,
 ) -> None:
-    wanted = {other.name: other for other in ground.app.services}
-    unmet = [
-        reason
-        for dependency in service.depends_on
-        if (reason := _unmet(draft, dependency, wanted, current, ground))
-    ]
-    if unmet:
+    if unmet := _all_unmet(draft, service, current, ground):
         draft.wait_service(service.name, "waits for " + ", ".join(unmet))
         return
     cause = "created, not started yet" if container.state == "created" else "was stopped"
     draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))
+
+
+def _all_unmet(
+    draft: Draft, service: DesiredService, current: Mapping[str, Container], ground: Ground
+) -> list[str]:
+    """Why the service may not be started yet, dependency by dependency."""
+    wanted = {other.name: other for other in ground.app.services}
+    return [
+        reason
+        for dependency in service.depends_on
+        if (reason := _unmet(draft, dependency, wanted, current, ground))
+    ]
 
 
 def _unmet(

@@ -33,6 +33,8 @@ class Situation:
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
     (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
     `stopping`: the host goes down, services are to be stopped in order and nothing else.
+    `handovers` are containers (ids) that were started beside an older one of their service and
+    have not taken over from it yet (handover.py).
     """
 
     running: Mapping[str, Step] = field(default_factory=dict)
@@ -41,6 +43,7 @@ class Situation:
     locked: frozenset[int] = frozenset()
     owned_images: frozenset[str] = frozenset()
     stopped_by_agent: frozenset[str] = frozenset()
+    handovers: frozenset[str] = frozenset()
     keep_images: bool = True
     keep_volumes: bool = True
     override_locks: bool = False
@@ -67,6 +70,7 @@ class Draft:
         self.steps: list[Step] = []
         self.waits: list[Wait] = []
         self.wanted: set[str] = set()
+        self.remembered: set[str] = set()
         self.down = False
         """Whether a service that should run is not there yet: half-way through a replacement."""
         self._busy = busy
@@ -100,6 +104,17 @@ class Draft:
             self._busy.add(about)
             self.steps.append(step)
 
+    def pausing(self, *steps: Step) -> bool:
+        """Whether one of these steps has failed and is not due yet; a wait says so. None of them is
+        wanted by this, but their failures are remembered, so that they go on counting."""
+        self.remembered |= {identity(step) for step in steps}
+        for step in steps:
+            if pause := self.situation.backoff.get(identity(step)):
+                reason = f"{pause.error} (attempt {pause.count} failed)"
+                self.wait(subject(step), reason, pause.until)
+                return True
+        return False
+
     def let_end(self, step: Step) -> None:
         """The effect is there already: a step still under way for it may come to its end."""
         if identity(step) in self.situation.running:
@@ -123,4 +138,10 @@ class Draft:
             self.emit(TakeLocks(self.app_uuid, self.app_id, services, force, cause))
 
     def plan(self, settled_apps: frozenset[str] = frozenset()) -> Plan:
-        return Plan(tuple(self.steps), tuple(self.waits), frozenset(self.wanted), settled_apps)
+        return Plan(
+            tuple(self.steps),
+            tuple(self.waits),
+            frozenset(self.wanted),
+            settled_apps,
+            frozenset(self.remembered),
+        )

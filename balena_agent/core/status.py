@@ -75,9 +75,12 @@ class View:
         return self.snapshot.observed.image(service.image) is not None if known is None else known
 
     def _handover(self, container: Container) -> str:
-        """Two running containers of different releases: the old one hands over to the new one."""
+        """Two running containers of different releases, or one that has retired and another: the
+        old one hands over to the new one."""
         running = [c for c in self.containers.get(container.key, ()) if c.running]
-        if len({_commit(c) for c in running}) < 2:
+        running.sort(key=lambda c: c.retired)  # the newest first, but for those
+        retired = len(running) > 1 and running[-1].retired
+        if not retired and len({_commit(c) for c in running}) < 2:
             return ""
         roles = {running[-1].id: "Handing over", running[0].id: "Awaiting handover"}
         return roles.get(container.id, "")

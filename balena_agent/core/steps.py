@@ -20,12 +20,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from .desired import DesiredNetwork, DesiredService, DesiredVolume
+from .desired import HANDOVER_SECONDS, DesiredNetwork, DesiredService, DesiredVolume
+from .jsonread import Json
 from .names import ContainerName
 from .observed import Container, Image, Network, Observed, Volume
 
 STOP_MARGIN = 30.0
 """Seconds beyond the grace period that a stop may take: signal, kill, engine's own delays."""
+
+HANDOVER_MARGIN = 15.0
+"""Seconds beyond its timeout that the wait for a hand-over may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,45 @@ class RenameContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RetireContainer:
+    """Prepare a running container for its hand-over: named `old_<name>`, so that the new one can
+    have the name, and never started again by the engine (spec 20 §15.3)."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    name: ContainerName
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReinstateContainer:
+    """Take a retirement back: restart policy first, then the name, which a crash between them
+    leaves to be done."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    name: ContainerName
+    policy: Mapping[str, Json]
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitHandover:
+    """Wait until the new container says in its lock directory that it has taken over, or until
+    `timeout` (seconds) is over. Which of the two is no matter: the end is a success."""
+
+    app_uuid: str
+    app_id: int
+    service: str
+    old_id: str
+    new_id: str
+    timeout: float = HANDOVER_SECONDS
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class TakeLocks:
     """Take the update locks of all named services of an app, or none (spec 20 §17)."""
 
@@ -178,8 +221,10 @@ EngineStep = (
     | StopContainer
     | RemoveContainer
     | RenameContainer
+    | RetireContainer
+    | ReinstateContainer
 )
-HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff
+HostStep = AwaitHandover | TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff
 Step = EngineStep | HostStep
 
 _VERBS: Mapping[type, str] = {
@@ -195,6 +240,9 @@ _VERBS: Mapping[type, str] = {
     StopContainer: "stop",
     RemoveContainer: "remove",
     RenameContainer: "rename",
+    RetireContainer: "retire",
+    ReinstateContainer: "reinstate",
+    AwaitHandover: "await-handover",
     TakeLocks: "take-locks",
     ReleaseLocks: "release-locks",
     RequestReboot: "reboot",
@@ -317,6 +365,8 @@ def limit(step: Step) -> float:
     match step:
         case StopContainer():
             return step.grace + STOP_MARGIN
+        case AwaitHandover():
+            return step.timeout + HANDOVER_MARGIN
         case Fetch():
             return 600.0
         case TakeLocks() | ReleaseLocks():
@@ -343,6 +393,10 @@ def touched(step: Step) -> Touch:
             return Touch(containers=frozenset({str(step.service.container_name)}))
         case StartContainer() | StopContainer() | RemoveContainer() | RenameContainer():
             return Touch(containers=frozenset({step.container_id}))
+        case RetireContainer() | ReinstateContainer():
+            return Touch(containers=frozenset({step.container_id}))
+        case AwaitHandover():
+            return Touch(containers=frozenset({step.new_id}))
         case _:
             return Touch()
 

@@ -25,11 +25,13 @@ from ..core.steps import (
     EnsureSupervisorNetwork,
     Fetch,
     Patch,
+    ReinstateContainer,
     RemoveContainer,
     RemoveImage,
     RemoveNetwork,
     RemoveVolume,
     RenameContainer,
+    RetireContainer,
     StartContainer,
     StopContainer,
     Ticket,
@@ -127,6 +129,10 @@ class DockerEngine:
                 containers.remove(client, step)
             case RenameContainer():
                 containers.rename(client, step)
+            case RetireContainer():
+                containers.retire(client, step)
+            case ReinstateContainer():
+                containers.reinstate(client, step)
             case CreateVolume():
                 actions.create_volume(client, step, self._known_apps())
             case _:

@@ -1,4 +1,4 @@
-"""What the agent does to containers: create, start, stop, remove, rename.
+"""What the agent does to containers: create, start, stop, remove, rename, retire, reinstate.
 
 Theory: the verbs are idempotent like all others (actions.py). Creating is all or nothing: a
 container that could not join each of its networks is removed again, so that no half-made one is
@@ -16,19 +16,22 @@ All verbs raise EngineFailed, EngineUnavailable and DeadlineExceeded, nothing el
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.body import create_body, endpoint_body, joins, parents, resolved
 from ..core.desired import DesiredService
+from ..core.effects import NO_RESTART
 from ..core.errors import DeadlineExceeded, EngineFailed
-from ..core.names import APP_ID, APP_UUID, SERVICE_NAME, current_labels
+from ..core.names import APP_ID, APP_UUID, SERVICE_NAME, current_labels, retired_name
 from ..core.observed import HostFacts
 from ..core.spec import Endpoint
 from ..core.steps import (
     CreateContainer,
+    ReinstateContainer,
     RemoveContainer,
     RenameContainer,
+    RetireContainer,
     StartContainer,
     StopContainer,
 )
@@ -213,11 +216,31 @@ def remove(client: Client, step: RemoveContainer) -> None:
 
 def rename(client: Client, step: RenameContainer) -> None:
     """A container that has the name is fine; one whose name another has is not."""
-    name = str(step.name)
-    target = path("containers", step.container_id, "rename")
+    _renamed(client, step.container_id, str(step.name))
+
+
+def retire(client: Client, step: RetireContainer) -> None:
+    """The name first: who finds it knows what is to be done or taken back."""
+    _renamed(client, step.container_id, retired_name(step.name))
+    _with_policy(client, step.container_id, NO_RESTART)
+
+
+def reinstate(client: Client, step: ReinstateContainer) -> None:
+    """The name last, for the same reason."""
+    _with_policy(client, step.container_id, step.policy)
+    _renamed(client, step.container_id, str(step.name))
+
+
+def _with_policy(client: Client, container_id: str, policy: Mapping[str, Any]) -> None:
+    target = path("containers", container_id, "update")
+    client.request("POST", target, body={"RestartPolicy": dict(policy)})
+
+
+def _renamed(client: Client, container_id: str, name: str) -> None:
+    target = path("containers", container_id, "rename")
     try:
         client.request("POST", target, {"name": name})
     except EngineFailed:
-        found = client.find(path("containers", step.container_id, "json"))
+        found = client.find(path("containers", container_id, "json"))
         if found is None or found["Name"] != f"/{name}":
             raise

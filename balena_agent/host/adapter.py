@@ -1,4 +1,4 @@
-"""The host side of the steps: update locks, reboot and power-off.
+"""The host side of the steps: update locks, hand-overs, reboot and power-off.
 
 Theory: nothing is decided here but what only the host can know at this moment: an OS update that
 waits for its verdict must not be interrupted, unless forced (spec 20 §20). Everything else is done
@@ -8,7 +8,16 @@ by the module of its subject.
 from __future__ import annotations
 
 from ..core.errors import Locked
-from ..core.steps import HostStep, ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks, Ticket
+from ..core.steps import (
+    AwaitHandover,
+    HostStep,
+    ReleaseLocks,
+    RequestPowerOff,
+    RequestReboot,
+    TakeLocks,
+    Ticket,
+)
+from .handover import Handovers
 from .locks import UpdateLocks, host_update_pending
 from .logind import Logind
 
@@ -20,12 +29,15 @@ class MachineHost:
 
     def __init__(self, locks: UpdateLocks, logind: Logind, state: str) -> None:
         self._locks = locks
+        self._handovers = Handovers(locks)
         self._logind = logind
         self._state = state
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
-        """Do one step. Locked, RefusedByHost, Unavailable and its kinds."""
+        """Do one step. Locked, RefusedByHost, Unavailable and its kinds, Cancelled."""
         match step:
+            case AwaitHandover():
+                self._handovers.wait(step, ticket)
             case TakeLocks():
                 self._locks.take(step.app_id, step.services, step.force)
             case ReleaseLocks():

@@ -105,6 +105,12 @@ class UpdateLocks:
         with _translated(), self._service(app_id, service, make=True):
             return str(self._directory / str(app_id) / service)
 
+    @contextlib.contextmanager
+    def directory(self, app_id: int, service: str) -> Iterator[int]:
+        """A service's directory, open, for what else is kept in it. Unavailable."""
+        with _translated(), self._service(app_id, service, make=False) as here:
+            yield here
+
     def link_legacy(self) -> None:
         """Where only the directory's name of old exists, let today's be a link to it."""
         today = self._directory.parent
@@ -198,11 +204,11 @@ def _take_both(here: int, force: bool) -> bool:
     """Make both files ours. False: somebody else's is in the way."""
     for name in os.listdir(here):
         if name.startswith(_TEMPORARY):  # a crash between making and removing it
-            _remove(here, name)
+            remove(here, name)
     for name in FILES:
         holder = _holder(here, name)
         if holder == "other" and force:
-            _remove(here, name)
+            remove(here, name)
             holder = _holder(here, name)
         if holder == "other" or (holder == "nobody" and not _create(here, name)):
             return False
@@ -250,11 +256,11 @@ def _create(here: int, name: str) -> bool:
         return False
     finally:
         os.close(handle)
-        _remove(here, fresh)
+        remove(here, fresh)
 
 
-def _remove(here: int, name: str) -> None:
-    """Remove a file, link or empty directory; what has content stays."""
+def remove(here: int, name: str) -> None:
+    """Remove a file, link or empty directory from an open one; what has content stays."""
     with contextlib.suppress(FileNotFoundError):
         try:
             os.unlink(name, dir_fd=here)

@@ -4,7 +4,8 @@ Theory: the reconciler must never block, so every outside call runs on a worker 
 does the step, then looks again at just what the step touched, and posts one `Outcome`. The look
 carries a sequence number that was drawn before it began: whoever merges looks can tell which of
 two is the newer knowledge. Workers are started when there is work and end when they have been idle
-for a while; downloads have workers of their own, so that a slow pull never holds up a stop.
+for a while; downloads have workers of their own, so that a slow pull never holds up a stop, and
+so have the waits for hand-overs.
 
 Invariant: every accepted job posts exactly one outcome, whatever happens.
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.steps import (
+    AwaitHandover,
     Fetch,
     Patch,
     ReleaseLocks,
@@ -39,6 +41,11 @@ _log = logging.getLogger(__name__)
 
 LIMIT_MARGIN = 60.0
 """Adapters keep a step's limit themselves; this much later the worker counts as stuck."""
+
+WAITERS = 32
+"""Hand-overs that are waited for at once; they need nothing but a thread each."""
+
+_ON_HOST = (AwaitHandover, TakeLocks, ReleaseLocks, RequestReboot, RequestPowerOff)
 
 IDLE_SECONDS = 20.0
 """How long a worker waits for more work before it ends."""
@@ -176,6 +183,7 @@ class Executor:
         self._post = post
         self._workers = Crew("worker", workers)
         self._pullers = Crew("puller", pullers)
+        self._waiters = Crew("waiter", WAITERS)
         self._looks = itertools.count(1)
         self._tickets: dict[str, StepTicket] = {}
         self._lock = threading.Lock()
@@ -185,8 +193,7 @@ class Executor:
         ticket = StepTicket(step, lambda percent: self._post(Progress(step, percent)))
         with self._lock:
             self._tickets[identity(step)] = ticket
-        crew = self._pullers if isinstance(step, Fetch) else self._workers
-        crew.submit(lambda: self._run(step, ticket))
+        self._crew(step).submit(lambda: self._run(step, ticket))
 
     def cancel(self, step_identity: str) -> None:
         """Give a running step up. It still posts its outcome, with a Cancelled error."""
@@ -208,10 +215,19 @@ class Executor:
         with self._lock:
             tickets = list(self._tickets.values())
         for ticket in tickets:
-            if isinstance(ticket.step, Fetch):
+            if isinstance(ticket.step, (Fetch, AwaitHandover)):
                 ticket.cancel()
-        self._workers.close()
-        self._pullers.close()
+        for crew in (self._workers, self._pullers, self._waiters):
+            crew.close()
+
+    def _crew(self, step: Step) -> Crew:
+        match step:
+            case Fetch():
+                return self._pullers
+            case AwaitHandover():
+                return self._waiters
+            case _:
+                return self._workers
 
     def _run(self, step: Step, ticket: StepTicket) -> None:
         error = self._perform(step, ticket)
@@ -225,7 +241,7 @@ class Executor:
         try:
             if ticket.cancelled:
                 raise Cancelled("given up before it began")
-            if isinstance(step, (TakeLocks, ReleaseLocks, RequestReboot, RequestPowerOff)):
+            if isinstance(step, _ON_HOST):
                 self._host.perform(step, ticket)
             else:
                 self._engine.perform(step, ticket)

@@ -33,7 +33,7 @@ class Host(Protocol):
     """The machine around the engine."""
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
-        """Do one step. Locked, RefusedByHost, BusUnavailable, DeadlineExceeded."""
+        """Do one step. Locked, RefusedByHost, BusUnavailable, DeadlineExceeded, Cancelled."""
 
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""

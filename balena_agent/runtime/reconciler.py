@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from ..core.desired import Desired
-from ..core.errors import AgentError, Cancelled, EngineUnavailable
+from ..core.errors import AgentError, Cancelled, EngineFailed, EngineUnavailable
 from ..core.intent import Command, Intent
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
@@ -30,11 +30,13 @@ from ..core.situation import Situation
 from ..core.snapshot import Snapshot
 from ..core.status import locks_overridden
 from ..core.steps import (
+    AwaitHandover,
     CreateContainer,
     Fetch,
     Patch,
     RequestPowerOff,
     RequestReboot,
+    RetireContainer,
     StartContainer,
     Step,
     StopContainer,
@@ -46,6 +48,7 @@ from . import telling
 from .commands import Commands
 from .compiler import Compiler, ServiceKeys
 from .executor import Executor, Outcome, Progress
+from .handovers import Handovers
 from .ledger import Ledger
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
@@ -95,6 +98,7 @@ class Reconciler:
             store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits
         )
         self._under_way = UnderWay(self._executor)
+        self._handovers = Handovers()
         self._stop_answers: list[Future[str]] = []
         self._power_until = 0.0
         self._dirty = True
@@ -251,6 +255,8 @@ class Reconciler:
             self._commands.intend(replace(self._now.intent, start=started))
         elif isinstance(step, Fetch):
             self._present.change(update_downloaded=True)
+        elif isinstance(step, AwaitHandover):
+            self._handovers.ended(step, self._world.observed)
         elif isinstance(step, (RequestReboot, RequestPowerOff)):
             self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
             self._commands.power_accepted()
@@ -306,6 +312,7 @@ class Reconciler:
         desired = self._compiled()
         self._present.change(desired=desired, observed=self._world.observed)
         self._tidy()
+        self._judge_handovers()
         situation = self._situation()
         planned = self._plan(situation)
         self._present.change(plan=planned, standing=situation.standing())
@@ -333,7 +340,7 @@ class Reconciler:
         if not self._may_act():
             return Plan()
         found = plan(self._now.desired, self._world.observed, situation)
-        self._ledger.prune(found.wanted)
+        self._ledger.prune(found.wanted | found.remembered)
         return found
 
     def _situation(self) -> Situation:
@@ -345,6 +352,7 @@ class Reconciler:
             locked=self._host.held_locks(),
             owned_images=self._notes.owned_images,
             stopped_by_agent=self._notes.stopped_by_agent,
+            handovers=self._handovers.waiting,
             keep_images=policy.keep_images,
             keep_volumes=policy.keep_volumes,
             override_locks=policy.override_locks or locks_overridden(self._now),
@@ -355,7 +363,25 @@ class Reconciler:
     def _begin(self, step: Step) -> None:
         if isinstance(step, StopContainer):
             self._notes.stop(step.container_id)
+        elif isinstance(step, RetireContainer):
+            self._retire(step)
+        self._handovers.begin(step, self._world.observed)
         self._under_way.begin(step, self._clock.wall())
+
+    def _retire(self, step: RetireContainer) -> None:
+        """Remember what the container was asked to be, should nobody have: its restart policy is
+        taken away, and must be known when it is given back."""
+        known = self._world.observed.containers.get(step.container_id)
+        if known and known.intended is None:
+            self._world.intend(known.id, known.spec)
+            self._notes.asked(known.id, known.spec)
+
+    def _judge_handovers(self) -> None:
+        """Note the hand-overs that have failed as failures of their waits."""
+        if self._now.looked:
+            stopped = self._notes.stopped_by_agent
+            for step, reason in self._handovers.failures(self._world.observed, stopped):
+                self._failed(step, EngineFailed(reason))
 
     def _flags(self, planned: Plan) -> None:
         """Flags for the API, commits that are wholly applied, and the end of a forced update."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..core.observed import Observed
 from ..core.snapshot import Running
-from ..core.steps import CreateContainer, Fetch, Step, identity, subject, touched
+from ..core.steps import AwaitHandover, CreateContainer, Fetch, Step, identity, subject, touched
 from . import telling
 from .executor import Executor
 
@@ -45,9 +45,9 @@ class UnderWay:
         self._cancelling.discard(identity(step))
 
     def give_up_unwanted(self, wanted: Collection[str]) -> None:
-        """Drop downloads that no plan wants any more (balena-supervisor#1956)."""
+        """Drop downloads that no plan wants any more (balena-supervisor#1956), and waits."""
         for name, running in self._running.items():
-            unwanted = isinstance(running.step, Fetch) and name not in wanted
+            unwanted = isinstance(running.step, (Fetch, AwaitHandover)) and name not in wanted
             if unwanted and name not in self._cancelling:
                 self._cancelling.add(name)
                 self._executor.cancel(name)
@@ -56,12 +56,14 @@ class UnderWay:
         return {name: running.step for name, running in self._running.items()}
 
     def subjects(self) -> frozenset[str]:
-        return frozenset(subject(running.step) for running in self._running.values())
+        """What is being changed at this moment; a wait changes nothing."""
+        steps = self.steps().values()
+        return frozenset(subject(s) for s in steps if not isinstance(s, AwaitHandover))
 
     def in_hand(self, observed: Observed) -> Callable[[str], bool]:
         """Whether a step under way will look at a container when it ends. One that is new to us
-        may be the one that a step is making."""
-        steps = self.steps().values()
+        may be the one that a step is making. A wait takes too long to be waited for."""
+        steps = [step for step in self.steps().values() if not isinstance(step, AwaitHandover)]
         own = {key for step in steps for key in touched(step).containers}
         making = any(isinstance(step, CreateContainer) for step in steps)
         return lambda key: key in own or (making and key not in observed.containers)

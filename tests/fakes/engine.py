@@ -20,7 +20,7 @@ from balena_agent.core.body import joins, parents, resolved
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import AgentError, Broken, Cancelled, EngineFailed, EngineUnavailable
-from balena_agent.core.names import normal_image
+from balena_agent.core.names import normal_image, retired_name
 from balena_agent.core.observed import Container, Observed
 from balena_agent.core.steps import (
     CreateContainer,
@@ -29,11 +29,13 @@ from balena_agent.core.steps import (
     EngineStep,
     Fetch,
     Patch,
+    ReinstateContainer,
     RemoveContainer,
     RemoveImage,
     RemoveNetwork,
     RemoveVolume,
     RenameContainer,
+    RetireContainer,
     StartContainer,
     Ticket,
     Touch,
@@ -241,8 +243,12 @@ def refusal(step: EngineStep, observed: Observed) -> EngineFailed | None:
     match step:
         case CreateContainer():
             return _refused_container(step.service, observed)
-        case StartContainer() | RemoveContainer() | RenameContainer():
+        case StartContainer() | RemoveContainer():
             return _refused_on_container(step, observed)
+        case RenameContainer() | ReinstateContainer():
+            return _refused_name(step.container_id, str(step.name), observed)
+        case RetireContainer():
+            return _refused_name(step.container_id, retired_name(step.name), observed)
         case CreateNetwork() | CreateVolume():
             return _refused_twin(step, observed)
         case RemoveNetwork() | RemoveVolume() | RemoveImage():
@@ -268,7 +274,7 @@ def _missing_network(wanted: tuple[str, ...], observed: Observed) -> EngineFaile
 
 
 def _refused_on_container(
-    step: StartContainer | RemoveContainer | RenameContainer, observed: Observed
+    step: StartContainer | RemoveContainer, observed: Observed
 ) -> EngineFailed | None:
     container = observed.containers.get(step.container_id)
     if container is None:
@@ -276,12 +282,16 @@ def _refused_on_container(
         return None if isinstance(step, RemoveContainer) else gone
     if isinstance(step, StartContainer):
         return _missing_network(container.spec.networks, observed)
-    if isinstance(step, RemoveContainer):
-        words = f"You cannot remove a running container {step.container_id}"
-        return EngineFailed(words, 409) if container.running else None
-    holder = _named(observed, str(step.name))
-    if holder is not None and holder.id != container.id:
-        return EngineFailed(f'The container name "/{step.name}" is already in use', 409)
+    words = f"You cannot remove a running container {step.container_id}"
+    return EngineFailed(words, 409) if container.running else None
+
+
+def _refused_name(container_id: str, name: str, observed: Observed) -> EngineFailed | None:
+    if container_id not in observed.containers:
+        return EngineFailed(f"No such container: {container_id}", 404)
+    holder = _named(observed, name)
+    if holder is not None and holder.id != container_id:
+        return EngineFailed(f'The container name "/{name}" is already in use', 409)
     return None
 
 

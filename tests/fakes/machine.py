@@ -6,10 +6,11 @@ import contextlib
 import threading
 from collections.abc import Mapping
 
-from balena_agent.core.errors import AgentError, Locked
+from balena_agent.core.errors import AgentError, Cancelled, Locked
 from balena_agent.core.intent import ServiceKey
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
+    AwaitHandover,
     HostStep,
     ReleaseLocks,
     RequestPowerOff,
@@ -21,17 +22,23 @@ from balena_agent.core.steps import (
 
 class FakeHost:
     """ports.Host. `user_locks` maps app ids to the service whose lock a user holds; `files` are
-    the lock files of ours, which outlive us: app id and service."""
+    the lock files of ours, which outlive us: app id and service. A hand-over is done at once, or,
+    with `patient`, when its service has a signal in `signals`: there is no time in this world."""
 
     def __init__(self, files: frozenset[tuple[int, str]] = frozenset()) -> None:
         self.files = set(files)
         self.user_locks: dict[int, str] = {}
         self.refusal: AgentError | None = None
         self.requests: list[HostStep] = []
+        self.patient = False
+        self.signals: set[str] = set()
         self._held: set[int] = set()
         self._mutex = threading.Lock()
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
+        if isinstance(step, AwaitHandover):
+            self._await(step, ticket)
+            return
         with self._mutex:
             match step:
                 case TakeLocks(app_id=app, services=services, force=force):
@@ -53,6 +60,18 @@ class FakeHost:
             for app in {app for app, _ in self.files}:
                 with contextlib.suppress(Locked):
                     self._take(app, (), force=False)
+
+    def signal(self, service: str) -> None:
+        """A new container says that it has taken over."""
+        self.signals.add(service)
+
+    def _await(self, step: AwaitHandover, ticket: Ticket) -> None:
+        given_up = threading.Event()
+        ticket.on_cancel(given_up.set)
+        while self.patient and step.service not in self.signals:
+            if given_up.wait(0.005):
+                raise Cancelled("nobody waits for this hand-over any more")
+        self.signals.discard(step.service)
 
     def _take(self, app: int, services: tuple[str, ...], force: bool) -> None:
         if app in self.user_locks and not force:

@@ -5,8 +5,10 @@ gives is started. Steps under way end after a random number of ticks, in random 
 of them fails and goes into back-off. Users hold update locks for a while. The agent itself dies at
 a few random ticks: of the steps under way some have had their effect, some half of it, some none,
 and all that is not durable is forgotten. Some cases begin with another target, which is replaced
-in the middle of the work. The case must come to rest (no step, no wait, nothing under way) in the
-state that the target asks for, within a bound.
+in the middle of the work. New containers that are started beside old ones may end at once or turn
+out ill (they get well when they are alone), or cannot be started for want of a port. The case must
+come to rest (no step, no wait, nothing under way) in the state that the target asks for, within a
+bound.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from balena_agent.core.canonical import DEFAULTS
 from balena_agent.core.desired import (
     Dependency,
     Desired,
@@ -23,9 +26,10 @@ from balena_agent.core.desired import (
     DesiredService,
     DesiredVolume,
 )
-from balena_agent.core.effects import effect
+from balena_agent.core.effects import NO_RESTART, effect
+from balena_agent.core.handover import begins, failures, fault, lasting
 from balena_agent.core.intent import Intent
-from balena_agent.core.names import ContainerName
+from balena_agent.core.names import ContainerName, retired_name
 from balena_agent.core.observed import Container, Image, Network, Observed, Volume
 from balena_agent.core.plan import Plan
 from balena_agent.core.planner import plan
@@ -33,10 +37,13 @@ from balena_agent.core.services import EARLY
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import ContainerSpec, Endpoint, NetworkSpec, VolumeSpec
 from balena_agent.core.steps import (
+    AwaitHandover,
     CreateContainer,
     Fetch,
+    ReinstateContainer,
     ReleaseLocks,
     RemoveContainer,
+    RetireContainer,
     StartContainer,
     Step,
     StopContainer,
@@ -48,8 +55,9 @@ Planner = Callable[[Desired, Observed, Situation], Plan]
 
 SERVICES = "abcd"
 IMAGES = ("i1:latest", "i2:latest", "i3:latest")
-STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY)
-MAX_TICKS = 120
+STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY, "hand-over", "hand-over")
+POLICY = "HostConfig.RestartPolicy"
+MAX_TICKS = 400
 MOMENTS = ("none", "half", "whole")
 """How far a step under way has got when the agent dies."""
 
@@ -69,18 +77,26 @@ class Case:
     deaths: frozenset[int] = frozenset()
     change: tuple[int, Desired] | None = None
     stopped: set[str] = field(default_factory=set)
+    handovers: frozenset[str] = frozenset()
+    errors: dict[str, str] = field(default_factory=dict)
+    ill: set[str] = field(default_factory=set)
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
     serial: int = 0
 
 
-def spec(image: str, config: int, nets: list[str], vols: list[str], parent: str) -> ContainerSpec:
+def spec(
+    image: str, config: int, nets: list[str], vols: list[str], parent: str, port: str = ""
+) -> ContainerSpec:
+    """`port` is published by its number, or, as a range, by one that the engine chooses."""
     mode = f"service:{parent}" if parent else (nets[0] if nets else "none")
     fields = {
         "Cmd": [f"run{config}"],
         "HostConfig.Binds": sorted(f"{name}:/{name}" for name in vols),
         "HostConfig.NetworkMode": mode,
     }
+    if port:
+        fields["HostConfig.PortBindings"] = {"80/tcp": [{"HostIp": "", "HostPort": port}]}
     ends = () if parent else tuple(Endpoint(name) for name in nets)
     return ContainerSpec(f"sha256:{image}", fields, ends)
 
@@ -108,6 +124,34 @@ def random_case(seed: int) -> Case:
     )  # fmt: skip
     if rng.random() < 0.3:
         _begin_with_another_target(case)
+    return case
+
+
+def handing_over(seed: int) -> Case:
+    """A device on which every service runs, is to be replaced, and hands over."""
+    rng = random.Random(seed)
+    case = random_case(seed)
+    apps = tuple(replace(_app(rng, number), networks=(), volumes=()) for number in (1, 2))
+    world: dict[str, Container] = {}
+
+    def handed(service: DesiredService) -> DesiredService:
+        number = service.app_id
+        old = Container(
+            f"o{len(world)}", service.app_uuid, number, service.name, service.service_id,
+            service.container_name, "running", spec(rng.choice(IMAGES), 2, [], [], ""), "t",
+            raw_name=str(service.container_name),
+        )  # fmt: skip
+        world[old.id] = old
+        wanted = spec(service.image, rng.randrange(2), [], [], "")
+        return replace(service, running=True, strategy="hand-over", spec=wanted)
+
+    case.desired = Desired(
+        tuple(replace(app, services=tuple(handed(s) for s in app.services)) for app in apps)
+    )
+    images = {c.spec.image: c.spec.image.removeprefix("sha256:") for c in world.values()}
+    known = {key: Image(key, frozenset({name})) for key, name in images.items()}
+    case.world = Observed(world, {}, {}, {**case.world.images, **known})
+    case.intent, case.change = Intent(), None
     return case
 
 
@@ -149,6 +193,7 @@ def _service(
     earlier: list[DesiredService],
 ) -> DesiredService:
     image = rng.choice(IMAGES)
+    port = rng.choice(("", "", "", "80", "80-81"))
     needs = [s.name for s in earlier if rng.random() < 0.3]
     parent = rng.choice(needs) if needs and rng.random() < 0.2 else ""
     mine = [f"{uuid}_{n}" for n in nets if rng.random() < 0.6]
@@ -163,7 +208,7 @@ def _service(
         image=image,
         image_present=False,
         running=rng.random() < 0.85,
-        spec=spec(image, rng.randrange(2), mine, used, parent),
+        spec=spec(image, rng.randrange(2), mine, used, parent, port),
         depends_on=tuple(conditions),
         strategy=rng.choice(STRATEGIES),
     )
@@ -201,11 +246,26 @@ def _container(
     vols = [v for v in volumes if v.startswith(str(number)) and rng.random() < 0.5]
     label = ContainerName(name, rng.randrange(1, 3), number, f"c{rng.randrange(2)}")
     state = rng.choice(("created", "running", "running", "exited", "dead", "restarting"))
-    return Container(
+    port = rng.choice(("", "", "80", "80-81"))
+    made = Container(
         id=f"w{serial}", app_uuid=str(number), app_id=number, service=name, service_id=ord(name),
-        name=label, state=state, spec=spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, ""),
+        name=label, state=state,
+        spec=spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, "", port),
         created_at=f"t{serial}", raw_name=str(label),
     )  # fmt: skip
+    return _retired(rng, made) if rng.random() < 0.2 else made
+
+
+def _retired(rng: random.Random, container: Container) -> Container:
+    """As a hand-over that was cut off has left it: maybe nobody knows what it was like before."""
+    known = container.intended or container.spec
+    assert container.name
+    return replace(
+        container,
+        raw_name=retired_name(container.name),
+        spec=replace(container.spec, fields={**container.spec.fields, POLICY: dict(NO_RESTART)}),
+        intended=known if rng.random() < 0.8 else None,
+    )
 
 
 def _with_right_ones(rng: random.Random, apps: tuple[DesiredApp, ...], world: Observed) -> Observed:
@@ -220,7 +280,7 @@ def _with_right_ones(rng: random.Random, apps: tuple[DesiredApp, ...], world: Ob
                 service.service_id, name, rng.choice(("created", "running", "running", "exited")),
                 service.spec, created_at=rng.choice(("t", "u")), raw_name=str(name),
             )  # fmt: skip
-            right[made.id] = made
+            right[made.id] = _retired(rng, made) if rng.random() < 0.2 else made
     return replace(world, containers={**world.containers, **right})
 
 
@@ -241,11 +301,16 @@ def compiled(case: Case) -> Desired:
 def situation(case: Case, tick: int) -> Situation:
     return Situation(
         running={name: step for name, (step, _) in case.running.items()},
-        backoff={n: Backoff(t, "failed") for n, t in case.backoff.items() if t > tick},
+        backoff={
+            name: Backoff(until, case.errors.get(name, "failed"))
+            for name, until in case.backoff.items()
+            if until > tick
+        },
         intent=case.intent,
         locked=frozenset(case.locked),
         owned_images=case.owned,
         stopped_by_agent=frozenset(case.stopped),
+        handovers=case.handovers,
         keep_images=case.keep,
         keep_volumes=case.keep,
     )
@@ -260,19 +325,52 @@ def run(case: Case, planner: Planner = plan) -> str:
         case.intent = replace(
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
+        _judge(case, tick)
         found = planner(compiled(case), case.world, situation(case, tick))
         if problem := _clash(found, case):
             return problem
+        _cancel(case, found)
         for step in found.steps:
             case.running[identity(step)] = (step, tick + case.rng.randrange(3))
-            if isinstance(step, StopContainer):
-                case.stopped.add(step.container_id)
+            _note(case, step)
         if not (found.steps or found.waits or case.running or case.change):
             return _wrong_at_rest(case)
         if tick in case.deaths:
             _dies(case)
         _time_passes(case, tick)
     return f"still busy after {MAX_TICKS} ticks:\n{found}\nrunning {sorted(case.running)}"
+
+
+def _judge(case: Case, tick: int) -> None:
+    """What the runtime does before every plan (runtime/handovers.py)."""
+    ill = set(lasting(case.ill, case.world))
+    if ill != case.ill:
+        case.ill = ill
+        case.world = replace(case.world, containers=_healthy(case))
+    case.handovers = lasting(case.handovers, case.world)
+    for step, reason in failures(case.handovers, case.world, case.stopped):
+        case.handovers -= {step.new_id}
+        case.backoff[identity(step)] = tick + 1 + case.rng.randrange(4)
+        case.errors[identity(step)] = reason
+
+
+def _cancel(case: Case, found: Plan) -> None:
+    for name, (step, _) in list(case.running.items()):
+        if isinstance(step, AwaitHandover) and name not in found.wanted:
+            del case.running[name]
+
+
+def _note(case: Case, step: Step) -> None:
+    """What the runtime notes when a step begins."""
+    if isinstance(step, StopContainer):
+        case.stopped.add(step.container_id)
+    elif isinstance(step, StartContainer) and begins(step, case.world):
+        case.handovers |= {step.container_id}
+    elif isinstance(step, RetireContainer):
+        known = case.world.containers.get(step.container_id)
+        if known and known.intended is None:
+            noted = {known.id: replace(known, intended=known.spec)}
+            case.world = replace(case.world, containers={**case.world.containers, **noted})
 
 
 def _clash(found: Plan, case: Case) -> str:
@@ -291,6 +389,8 @@ def _time_passes(case: Case, tick: int) -> None:
         step, _ = case.running.pop(name)
         if case.rng.random() < 0.2 or not _act(case, step):
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
+        else:
+            case.errors.pop(name, None)
 
 
 def _dies(case: Case) -> None:
@@ -306,6 +406,8 @@ def _dies(case: Case) -> None:
     case.backoff.clear()
     case.intent = Intent(stopped=case.intent.stopped)
     case.locked -= case.user_locks.keys()
+    case.handovers = frozenset()
+    case.errors.clear()
 
 
 def _half(case: Case, step: Step) -> None:
@@ -317,6 +419,12 @@ def _half(case: Case, step: Step) -> None:
         case StopContainer(final=True):  # the last rung: removed by force
             left = {k: c for k, c in case.world.containers.items() if k != step.container_id}
             case.world = replace(case.world, containers=left)
+        case RetireContainer():
+            _change(case, step.container_id, raw_name=retired_name(step.name))
+        case ReinstateContainer():
+            if known := case.world.containers.get(step.container_id):
+                fields = {**known.spec.fields, POLICY: dict(step.policy)}
+                _change(case, known.id, spec=replace(known.spec, fields=fields))
         case RemoveContainer():
             known = case.world.containers.get(step.container_id)
             if known:
@@ -329,6 +437,12 @@ def _half(case: Case, step: Step) -> None:
             pass
 
 
+def _change(case: Case, container_id: str, **changes: object) -> None:
+    if known := case.world.containers.get(container_id):
+        changed = {known.id: replace(known, **changes)}  # type: ignore[arg-type]
+        case.world = replace(case.world, containers={**case.world.containers, **changed})
+
+
 def _act(case: Case, step: Step) -> bool:
     """Do a step in the model world; False when the world refuses it."""
     if isinstance(step, TakeLocks):
@@ -337,19 +451,51 @@ def _act(case: Case, step: Step) -> bool:
         case.locked.add(step.app_id)
     elif isinstance(step, ReleaseLocks):
         case.locked.discard(step.app_id)
+    elif isinstance(step, AwaitHandover):
+        new = case.world.containers.get(step.new_id)
+        if new is None or not fault(new):
+            case.handovers -= {step.new_id}
+    elif isinstance(step, StartContainer) and _port_taken(case, step):
+        case.errors[identity(step)] = "Bind for 0.0.0.0:80 failed: port is already allocated"
+        return False
     else:
         case.serial += 1
         case.world = effect(step, case.world, f"m{case.serial}")  # type: ignore[arg-type]
-        case.world = replace(case.world, containers=_healthy(case.world))
         if isinstance(step, StartContainer):
             case.stopped.discard(step.container_id)
+            _fares(case, step)
+        case.world = replace(case.world, containers=_healthy(case))
     return True
 
 
-def _healthy(world: Observed) -> dict[str, Container]:
+def _port_taken(case: Case, step: StartContainer) -> bool:
+    """Another self of the service publishes a port and has not ended."""
+    known = case.world.containers
+    ports = "HostConfig.PortBindings"
+    new = known.get(step.container_id)
+    return new is not None and any(
+        other.key == new.key and other.running and other.id != new.id
+        and other.spec.fields.get(ports) and new.spec.fields.get(ports)
+        for other in known.values()
+    )  # fmt: skip
+
+
+def _fares(case: Case, step: StartContainer) -> None:
+    """What becomes of a container that is started beside an old one."""
+    chance = case.rng.random()
+    if begins(step, case.world) and chance < 0.3:
+        if chance < 0.15:
+            _change(case, step.container_id, state="exited", exit_code=1)
+        else:
+            case.ill.add(step.container_id)
+
+
+def _healthy(case: Case) -> dict[str, Container]:
     return {
-        key: replace(c, health="healthy") if c.state == "running" else c
-        for key, c in world.containers.items()
+        key: replace(c, health="unhealthy" if key in case.ill else "healthy")
+        if c.state == "running"
+        else c
+        for key, c in case.world.containers.items()
     }
 
 
@@ -367,8 +513,10 @@ def _wrong_at_rest(case: Case) -> str:
             return f"{key}: wrong configuration"
         if container.spec.image != service.spec.image:
             return f"{key}: wrong image"
-        if container.name != service.container_name:
+        if container.name != service.container_name or container.retired:
             return f"{key}: wrong name"
+        if container.spec.fields.get(POLICY, DEFAULTS[POLICY]) != DEFAULTS[POLICY]:
+            return f"{key}: has lost its restart policy"
         stopped = case.intent.stopped.get(key) == service.container_name.commit
         if container.running and (stopped or not service.running):
             return f"{key}: runs though it should not"

@@ -687,6 +687,18 @@ def test_d14_strategies(label: str, strategy: str) -> None:
     assert found.strategy == strategy
 
 
+@pytest.mark.parametrize(
+    ("label", "seconds"),
+    [("3000", 3.0), ("1", 0.001), ("0", 60.0), ("-5", 60.0), ("soon", 60.0), ("1.5", 60.0)],
+)
+def test_the_time_for_a_hand_over(label: str, seconds: float) -> None:
+    """A positive whole number of milliseconds; everything else is ignored and told."""
+    labels = {"io.balena.update.handover-timeout": label}
+    assert compile_main({}, labels=labels).handover_timeout == seconds
+    assert warns({"labels": labels}, "handover-timeout") == (seconds == 60.0)
+    assert compile_main({}).handover_timeout == 60.0
+
+
 # ---- networks of a service -----------------------------------------------------------------------
 
 

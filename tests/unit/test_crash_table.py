@@ -36,9 +36,10 @@ from balena_agent.core.body import joins
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
-from balena_agent.core.names import SUPERVISOR_API
+from balena_agent.core.names import SUPERVISOR_API, retired_name
 from balena_agent.core.observed import Container, Image, Observed
 from balena_agent.core.steps import (
+    AwaitHandover,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
@@ -46,6 +47,7 @@ from balena_agent.core.steps import (
     EnsureSupervisorNetwork,
     Fetch,
     HostStep,
+    ReinstateContainer,
     ReleaseLocks,
     RemoveContainer,
     RemoveImage,
@@ -54,6 +56,7 @@ from balena_agent.core.steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    RetireContainer,
     StartContainer,
     Step,
     StopContainer,
@@ -209,7 +212,8 @@ def live(
 @dataclass(frozen=True)
 class Scenario:
     """A device settled in `first` (None: a new one) and then `earlier`; then `second` or a command,
-    and the agent plans the step `at`. `world` is what is there before everything."""
+    and the agent plans the step `at`. `world` is what is there before everything; `meanwhile` tells
+    what happens to the settled device while no agent runs."""
 
     name: str
     at: type
@@ -220,6 +224,7 @@ class Scenario:
     policy: Policy = field(default_factory=Policy)
     world: Observed = field(default_factory=lambda: observed("busybox"))
     halves: Mapping[str, Callable[[Any, Observed], Observed]] = field(default_factory=dict)
+    meanwhile: Callable[[Observed], Observed] | None = None
 
     def __str__(self) -> str:
         return f"{self.at.__name__}: {self.name}"
@@ -242,6 +247,16 @@ NETWORKS = app(service("one", networks=["back", "front"]), networks={"back": {},
 SHARED = target(service("one"), service("two", 2, network_mode="service:one"))
 SHARED_OTHER = target(
     service("one", environment={"A": "b"}), service("two", 2, network_mode="service:one")
+)
+HANDS = {"io.balena.update.strategy": "hand-over"}
+HANDED = target(service("one", labels=HANDS), service("two", 2, depends_on=["one"]))
+HANDED_OTHER = target(
+    service("one", labels=HANDS, environment={"A": "b"}), service("two", 2, depends_on=["one"])
+)
+HANDED_RELEASE = target(
+    service("one", labels=HANDS, environment={"A": "b"}),
+    service("two", 2, depends_on=["one"]),
+    commit="c2",
 )
 API = target(service("one", labels={SUPERVISOR_API: "1"}))
 KEY = ("1", "one")
@@ -273,6 +288,35 @@ def dead(step: RemoveContainer, world: Observed) -> Observed:
     """The engine was interrupted as well: the container is neither here nor gone."""
     known = world.containers[step.container_id]
     return replace(world, containers={**world.containers, known.id: replace(known, state="dead")})
+
+
+def all_retired(world: Observed) -> Observed:
+    """An agent was killed in a hand-over, and the next one gets the old target again."""
+    for known in world.containers.values():
+        assert known.name
+        step = RetireContainer(known.app_uuid, known.service, known.id, known.name)
+        world = effect(step, world)
+    return world
+
+
+def retired_and_ended(world: Observed) -> Observed:
+    """The same after a power cut: the engine has not started what has no restart policy."""
+    ended = {k: replace(c, state="exited") for k, c in all_retired(world).containers.items()}
+    return replace(world, containers=ended)
+
+
+def renamed(step: RetireContainer, world: Observed) -> Observed:
+    """The name is another one, the restart policy is not gone yet."""
+    half = replace(world.containers[step.container_id], raw_name=retired_name(step.name))
+    return replace(world, containers={**world.containers, half.id: half})
+
+
+def with_policy(step: ReinstateContainer, world: Observed) -> Observed:
+    """The restart policy is back, the name is not yet."""
+    known = world.containers[step.container_id]
+    fields = {**known.spec.fields, "HostConfig.RestartPolicy": dict(step.policy)}
+    half = replace(known, spec=replace(known.spec, fields=fields))
+    return replace(world, containers={**world.containers, half.id: half})
 
 
 def some_files(step: Step, world: Observed) -> Observed:
@@ -324,6 +368,22 @@ SCENARIOS = (
     Scenario("everything goes", RemoveContainer, TWO, NOTHING, halves={"dead": dead}),
     Scenario("restart", RemoveContainer, TWO, command=RestartService(KEY), halves={"dead": dead}),
     Scenario("a new release", RenameContainer, TWO, RELEASE),
+    Scenario("another configuration", RetireContainer, HANDED, HANDED_OTHER,
+             halves={"renamed": renamed}),
+    Scenario("a new release", RetireContainer, HANDED, HANDED_RELEASE, halves={"renamed": renamed}),
+    Scenario("hand-over", CreateContainer, HANDED, HANDED_OTHER),
+    Scenario("hand-over to a new release", CreateContainer, HANDED, HANDED_RELEASE),
+    Scenario("hand-over", StartContainer, HANDED, HANDED_OTHER),
+    Scenario("another configuration", AwaitHandover, HANDED, HANDED_OTHER),
+    Scenario("a new release", AwaitHandover, HANDED, HANDED_RELEASE),
+    Scenario("hand-over", StopContainer, HANDED, HANDED_OTHER, halves={"removed": removed}),
+    Scenario("hand-over", RemoveContainer, HANDED, HANDED_OTHER, halves={"dead": dead}),
+    Scenario("back to the old target", ReinstateContainer, HANDED, HANDED, meanwhile=all_retired,
+             halves={"with policy": with_policy}),
+    Scenario("the old target after a power cut", ReinstateContainer, HANDED, HANDED,
+             meanwhile=retired_and_ended, halves={"with policy": with_policy}),
+    Scenario("the old target after a power cut", StartContainer, HANDED, HANDED,
+             meanwhile=retired_and_ended),
     Scenario("another configuration", TakeLocks, TWO, OTHER, halves={"some": some_files}),
     Scenario("everything goes", TakeLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("reboot", TakeLocks, TWO, command=Power(), halves={"some": some_files}),
@@ -364,7 +424,10 @@ def device(scenario_index: int) -> Remains:
             answered(agent, agent.reconciler.submit(scenario.earlier))
         agent.settled()
 
-    return live(Remains(scenario.world, FakeStore()), scenario.policy, come_to_rest)
+    found = live(Remains(scenario.world, FakeStore()), scenario.policy, come_to_rest)
+    if scenario.meanwhile:
+        found = replace(found, world=scenario.meanwhile(found.world))
+    return found
 
 
 def begin(scenario: Scenario, agent: Rig) -> Future[str] | None:

@@ -25,6 +25,7 @@ from balena_agent.core.steps import CreateVolume, RemoveImage, describe, identit
 from balena_agent.core.target import read_local
 
 API = {"labels": {"io.balena.features.supervisor-api": "1"}}
+HANDS = {"labels": {"io.balena.update.strategy": "hand-over"}}
 BUSYBOX = image("busybox")
 
 
@@ -79,6 +80,7 @@ def test_the_target_in_force_does_nothing() -> None:
     "after",
     [
         target(service("web", environment={"A": "1"}), service("db", 2)),
+        target(service("web", environment={"A": "1"}, **HANDS), service("db", 2)),
         target(service("web"), service("db", 2), commit="c2"),
         target(service("db", 2, running=False)),
         target(service("web", image="other"), service("db", 2, depends_on=["web"]), commit="c2"),
@@ -86,7 +88,16 @@ def test_the_target_in_force_does_nothing() -> None:
         target(app=2),
         {"local": {"name": "dev", "config": {}, "apps": {}}},
     ],
-    ids=["one changed", "renamed", "left and stopped", "fetched", "host", "moved", "gone"],
+    ids=[
+        "one changed",
+        "handed over",
+        "renamed",
+        "left and stopped",
+        "fetched",
+        "host",
+        "moved",
+        "gone",
+    ],
 )
 def test_what_is_told_is_what_is_done(after: dict[str, Any]) -> None:
     with rig() as here:

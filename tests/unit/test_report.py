@@ -15,6 +15,7 @@ import device_states as states
 import pytest
 
 from balena_agent.core.describe import describe, plan_state, service_rows, status_line
+from balena_agent.core.names import retired_name
 from balena_agent.core.observed import Container
 from balena_agent.core.plan import Plan, Wait
 from balena_agent.core.report import (
@@ -236,6 +237,21 @@ def test_handover() -> None:
     assert applications_state(now, everybody)["fleet1"]["updateStatus"] == "applying changes"
     stopped = with_containers(now, new, replace(old, state="exited"))
     assert main_status(stopped) == ("Running", None)
+
+
+def test_handover_within_one_release() -> None:
+    """Only the configuration is another one: then it is the name that tells the old container."""
+    now = states.m1()
+    (new,) = now.observed.containers.values()
+    assert new.name
+    old = replace(new, id="old", raw_name=retired_name(new.name), created_at="9999")
+    words = {
+        c["containerId"]: c["status"]
+        for c in state_status(with_containers(now, new, old), everybody)["containers"]
+    }
+    assert words == {new.id: "Awaiting handover", "old": "Handing over"}
+    twice = with_containers(now, new, replace(old, raw_name="by hand"))
+    assert main_status(twice) == ("Running", None)
 
 
 def test_update_status_takes_the_first_that_applies() -> None:
