@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from . import supervisor
 from .desired import Desired, DesiredApp
 from .names import SUPERVISOR_NETWORK, normal_image
 from .networks import network_differences, volume_differences
@@ -52,11 +53,13 @@ class _Belongings:
 @dataclass(frozen=True, slots=True)
 class _Around:
     """What an app's plan must know of the world beyond the app: engine names that some container
-    uses, networks that all apps share, images that are about to go."""
+    uses, networks that all apps share, images that are about to go, and what is wrong with the
+    network of our API."""
 
     users: frozenset[str]
     shared: frozenset[str]
     leftovers: tuple[str, ...]
+    api_fault: str
 
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
@@ -74,19 +77,20 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     drafts: list[Draft] = []
     settled: set[str] = set()
     apps = {app.uuid: app for app in desired.apps}
-    shared = frozenset(
-        n.engine_name for n in observed.networks.values() if n.engine_name == SUPERVISOR_NETWORK
-    )
+    api_fault = supervisor.fault(observed)
+    shared = frozenset() if api_fault else frozenset({SUPERVISOR_NETWORK})
+    around = _Around(users, shared, leftovers, api_fault)
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, _Around(users, shared, leftovers), uuid in apps)
+        _plan_app(draft, app, mine, around, uuid in apps)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
     _orphan_locks(device, {draft.app_id for draft in drafts})
+    supervisor.plan_network(device, desired, observed, api_fault)
     for reference in leftovers:
         device.emit(RemoveImage(reference, "no service uses it"))
     return _joined([*drafts, device], frozenset(settled))
@@ -163,6 +167,7 @@ def _plan_app(
         frozenset(present - replaced.keys()) | around.shared,
         replaced,
         around.leftovers,
+        around.api_fault,
     )
     plan_services(draft, ground)
     _plan_parts(draft, app, mine, replaced, present, around.users)

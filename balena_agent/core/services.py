@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from . import supervisor
 from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
 from .names import STRATEGY, SUPERVISOR_NETWORK
@@ -22,7 +23,6 @@ from .observed import Container
 from .situation import Draft
 from .steps import (
     CreateContainer,
-    EnsureSupervisorNetwork,
     Fetch,
     RemoveContainer,
     RenameContainer,
@@ -44,7 +44,8 @@ class Ground:
 
     `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
     maps those that must go to the reason, which drives their users out first. `leftovers` are
-    images that nobody needs any more and that are about to be removed.
+    images that nobody needs any more and that are about to be removed. `api_fault` is what is wrong
+    with the network of our API (supervisor.py).
     """
 
     app: DesiredApp
@@ -52,6 +53,7 @@ class Ground:
     usable: frozenset[str]
     replaced: Mapping[str, str]
     leftovers: tuple[str, ...] = ()
+    api_fault: str = ""
 
     @property
     def declared(self) -> frozenset[str]:
@@ -133,6 +135,10 @@ def _one(
         if not any_known:
             _create(draft, ground, service, current, missing)
         return
+    if ground.api_fault and supervisor.uses(container):
+        reason = f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}"
+        _go(draft, container, reason, missing, needs_lock=False)
+        return
     reason = _why_replace(draft, ground, service, container, current)
     if reason:
         _go(draft, container, reason, [] if service.strategy in EARLY else missing)
@@ -196,7 +202,9 @@ def _why_replace(
     return _differences(service, container, ground)
 
 
-def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> None:
+def _go(
+    draft: Draft, container: Container, cause: str, missing: list[str], needs_lock: bool = True
+) -> None:
     """Stop, then remove; never before every image of the new release is here (spec 20 §15)."""
     if missing and container.running:
         names = ", ".join(missing)
@@ -205,9 +213,9 @@ def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> N
     where = (container.app_uuid, container.service, container.id)
     if container.running:
         grace = container.stop_timeout
-        draft.emit(StopContainer(*where, grace, final=True, cause=cause), needs_lock=True)
+        draft.emit(StopContainer(*where, grace, final=True, cause=cause), needs_lock)
     else:
-        draft.emit(RemoveContainer(*where, cause), needs_lock=container.state != "dead")
+        draft.emit(RemoveContainer(*where, cause), needs_lock and container.state != "dead")
 
 
 def _create(
@@ -221,8 +229,6 @@ def _create(
     if missing:
         draft.wait_service(service.name, "waits for the image of " + ", ".join(missing))
         return
-    if SUPERVISOR_NETWORK in service.spec.networks and SUPERVISOR_NETWORK not in ground.usable:
-        draft.emit(EnsureSupervisorNetwork(f"service {service.name} uses it"))
     used = (*service.spec.networks, *sorted(service.spec.volumes))
     absent = [name for name in used if name in ground.declared and name not in ground.usable]
     absent += [

@@ -25,7 +25,8 @@ from balena_agent.core.desired import (
 )
 from balena_agent.core.effects import effect
 from balena_agent.core.intent import Intent
-from balena_agent.core.names import ContainerName
+from balena_agent.core.names import SUPERVISOR_NETWORK, ContainerName
+from balena_agent.core.networks import SUPERVISOR_SPEC
 from balena_agent.core.observed import Container, Image, Network, Observed, Volume
 from balena_agent.core.plan import Plan
 from balena_agent.core.planner import plan
@@ -43,6 +44,7 @@ from balena_agent.core.steps import (
     TakeLocks,
     identity,
 )
+from balena_agent.core.supervisor import fault
 
 Planner = Callable[[Desired, Observed, Situation], Plan]
 
@@ -50,6 +52,12 @@ SERVICES = "abcd"
 IMAGES = ("i1:latest", "i2:latest", "i3:latest")
 STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY)
 MAX_TICKS = 120
+API_NETWORKS: tuple[dict[str, NetworkSpec], ...] = (
+    {},
+    {"right": SUPERVISOR_SPEC},
+    {"wrong": replace(SUPERVISOR_SPEC, ipam_config=())},
+    {"wrong": replace(SUPERVISOR_SPEC, driver_opts={}), "right": SUPERVISOR_SPEC},
+)
 MOMENTS = ("none", "half", "whole")
 """How far a step under way has got when the agent dies."""
 
@@ -72,6 +80,8 @@ class Case:
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
     serial: int = 0
+    unjoined: frozenset[str] = frozenset()
+    """Containers that were on a network of our API that is not there, or not right."""
 
 
 def spec(image: str, config: int, nets: list[str], vols: list[str], parent: str) -> ContainerSpec:
@@ -102,9 +112,11 @@ def random_case(seed: int) -> Case:
     locked = {n for n in (1, 2) if rng.random() < 0.2}
     user_locks = {n: rng.randrange(1, 20) for n in (1, 2) if n not in locked and rng.random() < 0.2}
     intent = Intent(stopped=stopped, recreate=recreate)
+    unjoined = [c.id for c in world.containers.values() if SUPERVISOR_NETWORK in c.spec.networks]
     case = Case(
         Desired(apps), world, locked, user_locks, intent, rng.random() < 0.5,
         frozenset(IMAGES), rng, frozenset(rng.randrange(1, 25) for _ in range(rng.randrange(4))),
+        unjoined=frozenset(unjoined if fault(world) else ()),
     )  # fmt: skip
     if rng.random() < 0.3:
         _begin_with_another_target(case)
@@ -152,6 +164,7 @@ def _service(
     needs = [s.name for s in earlier if rng.random() < 0.3]
     parent = rng.choice(needs) if needs and rng.random() < 0.2 else ""
     mine = [f"{uuid}_{n}" for n in nets if rng.random() < 0.6]
+    mine += [SUPERVISOR_NETWORK] if rng.random() < 0.3 else []
     used = [f"{number}_{v}" for v in vols if rng.random() < 0.6]
     conditions = [Dependency(n, rng.choice(("started", "healthy"))) for n in needs]
     return DesiredService(
@@ -184,6 +197,8 @@ def _world(rng: random.Random) -> Observed:
                 f"{number}_data", number, str(number), "data",
                 VolumeSpec(labels={"v": str(rng.randrange(2))}),
             )  # fmt: skip
+    api = rng.choice(API_NETWORKS)
+    networks |= {key: _api_network(key, spec) for key, spec in api.items()}
     containers = {}
     for serial in range(rng.randrange(7)):
         made = _container(rng, serial, networks, volumes)
@@ -192,12 +207,17 @@ def _world(rng: random.Random) -> Observed:
     return Observed(containers, networks, volumes, {})
 
 
+def _api_network(key: str, spec: NetworkSpec) -> Network:
+    return Network(key, SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, spec)
+
+
 def _container(
     rng: random.Random, serial: int, networks: dict[str, Network], volumes: dict[str, Volume]
 ) -> Container:
     number, name = rng.choice((1, 2)), rng.choice(SERVICES + "z")
     mine = [n.engine_name for n in networks.values() if n.app_id == number]
     nets = [n for n in mine if rng.random() < 0.5]
+    nets += [SUPERVISOR_NETWORK] if rng.random() < 0.3 else []
     vols = [v for v in volumes if v.startswith(str(number)) and rng.random() < 0.5]
     label = ContainerName(name, rng.randrange(1, 3), number, f"c{rng.randrange(2)}")
     state = rng.choice(("created", "running", "running", "exited", "dead", "restarting"))
@@ -378,7 +398,12 @@ def _wrong_at_rest(case: Case) -> str:
         if left and service.running and not stopped:
             return f"{key}: stopped by the agent and left so"
     networks = {n.engine_name for app in case.desired.apps for n in app.networks}
-    present = [n.engine_name for n in case.world.networks.values()]
+    if any(SUPERVISOR_NETWORK in s.spec.networks for s in wanted.values()):
+        if wrong := fault(case.world):
+            return f"{SUPERVISOR_NETWORK}: {wrong}"
+        if left_over := case.unjoined & case.world.containers.keys():
+            return f"containers {sorted(left_over)} are not on {SUPERVISOR_NETWORK}"
+    present = [n.engine_name for n in case.world.networks.values() if n.app]
     if sorted(present) != sorted(networks):
         return f"networks {sorted(present)} but wanted {sorted(networks)}"
     if case.locked:

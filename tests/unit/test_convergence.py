@@ -10,7 +10,7 @@ import pytest
 from convergence import Case, compiled, random_case, run, situation
 
 from balena_agent.core import planner as planner_module
-from balena_agent.core import services
+from balena_agent.core import services, supervisor
 from balena_agent.core.planner import plan
 from balena_agent.core.spec import Difference
 from balena_agent.core.steps import CreateNetwork, ReleaseLocks
@@ -52,6 +52,14 @@ def test_proof_catches_a_field_that_is_normalised_on_one_side_only(
 
     monkeypatch.setattr(services, "differences", one_sided)
     assert failures(40)
+
+
+def test_proof_catches_users_of_a_network_of_ours_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "uses", lambda container: False)
+    found = failures(200)
+    assert any("are not on supervisor0" in line for line in found)
 
 
 def test_proof_catches_a_deadlock_between_two_rules() -> None:

@@ -36,8 +36,9 @@ from balena_agent.core.body import joins
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
-from balena_agent.core.names import SUPERVISOR_API
-from balena_agent.core.observed import Container, Image, Observed
+from balena_agent.core.names import SUPERVISOR_API, SUPERVISOR_NETWORK
+from balena_agent.core.observed import Container, Image, Network, Observed
+from balena_agent.core.spec import NetworkSpec
 from balena_agent.core.steps import (
     CreateContainer,
     CreateNetwork,
@@ -245,6 +246,10 @@ SHARED_OTHER = target(
 )
 API = target(service("one", labels={SUPERVISOR_API: "1"}))
 KEY = ("1", "one")
+WRONG_API_NETWORK = replace(
+    observed("busybox"),
+    networks={"w": Network("w", SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, NetworkSpec())},
+)
 
 
 def untagged(step: Fetch, world: Observed) -> Observed:
@@ -279,6 +284,10 @@ def some_files(step: Step, world: Observed) -> Observed:
     return world  # the host makes the lock files
 
 
+def without_api_network(step: EnsureSupervisorNetwork, world: Observed) -> Observed:
+    return replace(world, networks={k: n for k, n in world.networks.items() if k != "w"})
+
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -298,6 +307,8 @@ SCENARIOS = (
     Scenario("another configuration", RemoveVolume, VOLUME,
              app(service("one", volumes=["data:/data"]), volumes={"data": {"labels": {"a": "b"}}})),
     Scenario("the first user", EnsureSupervisorNetwork, None, API),
+    Scenario("a wrong one", EnsureSupervisorNetwork, None, API, world=WRONG_API_NETWORK,
+             halves={"removed": without_api_network}),
     Scenario("a new app", CreateContainer, None, TWO),
     Scenario("a new service", CreateContainer, ONE, TWO),
     Scenario("another configuration", CreateContainer, TWO, OTHER),
