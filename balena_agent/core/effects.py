@@ -13,14 +13,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 from .body import resolved
-from .names import SUPERVISOR_NETWORK, normal_image
+from .names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, normal_image
 from .networks import SUPERVISOR_SPEC, supervisor_differences
-from .observed import Container, Image, Network, Observed, Volume
+from .observed import NO_APP, Container, Image, Network, Observed, Volume
+from .spec import VolumeSpec
 from .steps import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     EngineStep,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     RemoveContainer,
@@ -50,6 +52,8 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
             return replace(observed, volumes=_less(observed.volumes, step.engine_name))
         case EnsureSupervisorNetwork():
             return _with_supervisor_network(observed, new_id)
+        case EnsureExtraFirmware():
+            return _with_firmware_volume(observed)
         case CreateContainer():
             return _with_container(observed, step, new_id)
         case StartContainer():
@@ -122,6 +126,13 @@ def _with_volume(observed: Observed, step: CreateVolume) -> Observed:
     if wanted.engine_name in observed.volumes:
         return observed
     made = Volume(wanted.engine_name, step.app_id, step.app_uuid, wanted.name, wanted.spec)
+    return replace(observed, volumes={**observed.volumes, made.engine_name: made})
+
+
+def _with_firmware_volume(observed: Observed) -> Observed:
+    if EXTRA_FIRMWARE in observed.volumes:
+        return observed
+    made = Volume(EXTRA_FIRMWARE, NO_APP, "", EXTRA_FIRMWARE, VolumeSpec())
     return replace(observed, volumes={**observed.volumes, made.engine_name: made})
 
 

@@ -19,6 +19,7 @@ from .jsonread import Json, truth, whole_number
 from .names import (
     APP_ID,
     APP_UUID,
+    EXTRA_FIRMWARE,
     IPAM_MARK,
     SUPERVISED,
     SUPERVISOR_GATEWAY,
@@ -29,7 +30,7 @@ from .names import (
     parse_network_name,
     parse_volume_name,
 )
-from .observed import Network, Volume
+from .observed import NO_APP, Network, Volume
 from .spec import Difference, NetworkSpec, VolumeSpec
 
 _NETWORK_FIELDS: Final = frozenset(
@@ -217,6 +218,11 @@ def supervisor_differences(actual: NetworkSpec) -> tuple[Difference, ...]:
     return tuple(found)
 
 
+def firmware_volume_body() -> dict[str, Json]:
+    """The create body of the device's volume for extra firmware; it belongs to no app."""
+    return {"Name": EXTRA_FIRMWARE, "Driver": "local", "Labels": {SUPERVISED: "true"}}
+
+
 def is_supervisor_network(inspect: Mapping[str, Json]) -> bool:
     """Whether a live network is the one of `supervisor_network_body` (spec 20 §13.1)."""
     network = supervisor_network_from_inspect(inspect)
@@ -265,6 +271,9 @@ def volume_from_inspect(
     labels = current_labels(inspect.get("Labels") or {})
     engine_name = str(inspect.get("Name") or "")
     parsed = parse_volume_name(engine_name)
+    if engine_name == EXTRA_FIRMWARE:
+        parsed = NO_APP, engine_name
+        known_apps = frozenset({NO_APP})
     if parsed is None or not (is_supervised(labels) or parsed[0] in known_apps):
         return None
     spec = VolumeSpec(

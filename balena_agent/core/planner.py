@@ -6,7 +6,8 @@ them succeeding. It is executed, the world is observed again, and the next plan 
 always comes to rest is proved by tests/unit/test_convergence.py, for random worlds and failures.
 
 Order of rules (spec 20 §13): a requested reboot; then per app networks and volumes that must go,
-services, networks and volumes that must come, locks; last images that nobody uses.
+services, networks and volumes that must come, locks; what belongs to no app; images that nobody
+uses; last, when nothing else is left to do, a reboot that changes wait for.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import dataclass, field, replace
 
 from . import supervisor
 from .desired import Desired, DesiredApp
+from .firmware import plan_firmware
 from .names import SUPERVISOR_NETWORK, normal_image
 from .networks import network_differences, volume_differences
-from .observed import Container, Network, Observed, Volume
+from .observed import NO_APP, Container, Network, Observed, Volume
 from .plan import Plan
+from .reboots import Owner, accepted, with_reboot
 from .services import Ground, plan_services
 from .situation import Draft, Situation
 from .steps import (
@@ -70,6 +73,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     busy = {subject(step) for step in situation.running.values()}
     if situation.intent.power:
         return _plan_power(world, situation, busy)
+    if situation.power_requested:
+        return accepted()
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
@@ -91,9 +96,11 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     device = Draft(situation, busy)
     _orphan_locks(device, {draft.app_id for draft in drafts})
     supervisor.plan_network(device, desired, observed, api_fault)
+    plan_firmware(device, desired, observed)
     for reference in leftovers:
         device.emit(RemoveImage(reference, "no service uses it"))
-    return _joined([*drafts, device], frozenset(settled))
+    found = _joined([*drafts, device], frozenset(settled))
+    return with_reboot(found, _owners(world), situation)
 
 
 def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
@@ -103,6 +110,15 @@ def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
         frozenset().union(*(draft.wanted for draft in drafts)),
         settled,
     )
+
+
+def _owners(world: Mapping[str, _Belongings]) -> list[Owner]:
+    """The apps whose update locks a reboot needs."""
+    return [
+        Owner(uuid, mine.app_id, tuple(sorted(mine.containers)))
+        for uuid, mine in sorted(world.items())
+        if mine.containers
+    ]
 
 
 def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
@@ -129,6 +145,8 @@ def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
         if network.engine_name != SUPERVISOR_NETWORK:
             of(network.app, network.app_id).networks.append(network)
     for volume in observed.volumes.values():
+        if volume.app_id == NO_APP:
+            continue
         uuid = by_id.get(volume.app_id, volume.app_uuid or str(volume.app_id))
         world.setdefault(uuid, _Belongings(volume.app_id)).volumes.append(volume)
     return world

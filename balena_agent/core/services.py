@@ -20,6 +20,8 @@ from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
 from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
+from .origins import renewed_parent
+from .reboots import awaits_boot, plan_requirement
 from .situation import Draft
 from .steps import (
     CreateContainer,
@@ -33,6 +35,9 @@ from .steps import (
 DELETE_FIRST = "delete-then-download"
 EARLY = ("kill-then-download", DELETE_FIRST)
 """Strategies that stop the old container before the new image is fetched."""
+
+HEALTH_PATIENCE = 600.0
+"""Seconds that a service waits for another's health before the log tells of it (spec 20 §16)."""
 
 _SHOWN_DIFFERENCES = 3
 _PROXY_FAILED = "cannot assign requested address"
@@ -126,7 +131,7 @@ def _one(
     """The rules for one wanted service."""
     container = current.get(service.name)
     if _should_run(draft, service) and (container is None or container.state == "created"):
-        draft.down = True
+        draft.down |= container is None or not awaits_boot(service, container, draft.situation)
     if not service.image_present:
         _without_image(draft, ground, service, container, any_known)
         return
@@ -199,6 +204,8 @@ def _why_replace(
     for used in (*container.spec.networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
+    if parent := renewed_parent(service, container, current, draft.situation.origins):
+        return f"depends on {parent}, which was made anew"
     return _differences(service, container, ground)
 
 
@@ -259,7 +266,9 @@ def _settle(
         names = ", ".join(missing)
         draft.wait_service(service.name, f"joins its release when the image of {names} is here")
     if _should_run(draft, service):
-        if _startable(draft, service, container):
+        if awaits_boot(service, container, draft.situation):
+            plan_requirement(draft, service, container)
+        elif _startable(draft, service, container):
             _start(draft, service, container, current, ground)
     elif container.running and (service.running or not missing):
         _stop(draft, service, container)
@@ -309,13 +318,14 @@ def _start(
     ground: Ground,
 ) -> None:
     wanted = {other.name: other for other in ground.app.services}
-    unmet = [
-        reason
+    unmet = {
+        dependency: reason
         for dependency in service.depends_on
         if (reason := _unmet(draft, dependency, wanted, current, ground))
-    ]
+    }
     if unmet:
-        draft.wait_service(service.name, "waits for " + ", ".join(unmet))
+        patience = HEALTH_PATIENCE if any(d.condition == "healthy" for d in unmet) else None
+        draft.wait_service(service.name, "waits for " + ", ".join(unmet.values()), patience)
         return
     cause = "created, not started yet" if container.state == "created" else "was stopped"
     draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))

@@ -25,9 +25,10 @@ from balena_agent.core.desired import (
 )
 from balena_agent.core.effects import effect
 from balena_agent.core.intent import Intent
-from balena_agent.core.names import SUPERVISOR_NETWORK, ContainerName
+from balena_agent.core.names import REQUIRES_REBOOT, SUPERVISOR_NETWORK, ContainerName
 from balena_agent.core.networks import SUPERVISOR_SPEC
-from balena_agent.core.observed import Container, Image, Network, Observed, Volume
+from balena_agent.core.observed import Container, HostState, Image, Network, Observed, Volume
+from balena_agent.core.origins import Origin, to_note
 from balena_agent.core.plan import Plan
 from balena_agent.core.planner import plan
 from balena_agent.core.services import EARLY
@@ -38,6 +39,8 @@ from balena_agent.core.steps import (
     Fetch,
     ReleaseLocks,
     RemoveContainer,
+    RequestReboot,
+    RequireReboot,
     StartContainer,
     Step,
     StopContainer,
@@ -80,6 +83,12 @@ class Case:
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
     serial: int = 0
+    host: HostState = field(default_factory=lambda: HostState(boot_id="boot 0"))
+    boots: int = 0
+    origins: dict[str, Origin] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    """In which boot a container was made, in truth: notes may be lost."""
+    wrong: str = ""
     unjoined: frozenset[str] = frozenset()
     """Containers that were on a network of our API that is not there, or not right."""
 
@@ -166,7 +175,12 @@ def _service(
     mine = [f"{uuid}_{n}" for n in nets if rng.random() < 0.6]
     mine += [SUPERVISOR_NETWORK] if rng.random() < 0.3 else []
     used = [f"{number}_{v}" for v in vols if rng.random() < 0.6]
-    conditions = [Dependency(n, rng.choice(("started", "healthy"))) for n in needs]
+    conditions = [
+        Dependency(n, rng.choice(("started", "healthy")), rng.random() < 0.3) for n in needs
+    ]
+    made = spec(image, rng.randrange(2), mine, used, parent)
+    if rng.random() < 0.15:
+        made = replace(made, fields={**made.fields, "Labels": {REQUIRES_REBOOT: "1"}})
     return DesiredService(
         app_uuid=uuid,
         app_id=number,
@@ -176,7 +190,7 @@ def _service(
         image=image,
         image_present=False,
         running=rng.random() < 0.85,
-        spec=spec(image, rng.randrange(2), mine, used, parent),
+        spec=made,
         depends_on=tuple(conditions),
         strategy=rng.choice(STRATEGIES),
     )
@@ -268,19 +282,25 @@ def situation(case: Case, tick: int) -> Situation:
         stopped_by_agent=frozenset(case.stopped),
         keep_images=case.keep,
         keep_volumes=case.keep,
+        host=case.host,
+        origins=case.origins,
     )
 
 
 def run(case: Case, planner: Planner = plan) -> str:
     """Run one case to its end; "" when it came to rest as wanted, else what went wrong."""
     for tick in range(MAX_TICKS):
+        if case.wrong:
+            return case.wrong
         if case.change and case.change[0] == tick:
             case.desired, case.change = case.change[1], None
             case.backoff.clear()
         case.intent = replace(
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
-        found = planner(compiled(case), case.world, situation(case, tick))
+        desired = compiled(case)
+        case.origins |= to_note(desired, case.world, case.origins)
+        found = planner(desired, case.world, situation(case, tick))
         if problem := _clash(found, case):
             return problem
         for step in found.steps:
@@ -299,6 +319,13 @@ def _clash(found: Plan, case: Case) -> str:
     names = [identity(step) for step in found.steps]
     if len(set(names)) < len(names):
         return f"a step twice in one plan: {names}"
+    if any(isinstance(step, RequestReboot) for step in found.steps):
+        busy = [name for name in case.running if not name.startswith(("reboot", "take-locks"))]
+        if busy or not case.host.reboot_required or len(found.steps) > 1:
+            return f"a reboot that is not required, or not last: {names}, under way {busy}"
+        without = {c.app_id for c in case.world.containers.values()} - case.locked
+        if without:
+            return f"a reboot without the locks of {sorted(without)}"
     again = set(names) & case.running.keys()
     return f"planned though under way: {sorted(again)}" if again else ""
 
@@ -320,8 +347,10 @@ def _dies(case: Case) -> None:
         moment = case.rng.choice(MOMENTS)
         if moment == "half":
             _half(case, step)
-        elif moment == "whole":
+        elif moment == "whole" and not isinstance(step, RequestReboot):
+            known = dict(case.origins)
             _act(case, step)
+            case.origins = known  # what only a living agent notes
     case.running.clear()
     case.backoff.clear()
     case.intent = Intent(stopped=case.intent.stopped)
@@ -357,13 +386,53 @@ def _act(case: Case, step: Step) -> bool:
         case.locked.add(step.app_id)
     elif isinstance(step, ReleaseLocks):
         case.locked.discard(step.app_id)
+    elif isinstance(step, RequireReboot):
+        case.host = replace(case.host, reboot_required=True)
+        _note_boot(case, step.container_id)
+    elif isinstance(step, RequestReboot):
+        _boots(case)
     else:
         case.serial += 1
+        if isinstance(step, StartContainer):
+            _check_start(case, step.container_id)
         case.world = effect(step, case.world, f"m{case.serial}")  # type: ignore[arg-type]
         case.world = replace(case.world, containers=_healthy(case.world))
         if isinstance(step, StartContainer):
             case.stopped.discard(step.container_id)
+        if isinstance(step, CreateContainer) and f"m{case.serial}" in case.world.containers:
+            case.made[f"m{case.serial}"] = case.host.boot_id
+            if _requires_reboot(case.world.containers[f"m{case.serial}"]):
+                _note_boot(case, f"m{case.serial}")
     return True
+
+
+def _requires_reboot(container: Container) -> bool:
+    return REQUIRES_REBOOT in (container.spec.fields.get("Labels") or {})
+
+
+def _note_boot(case: Case, container_id: str) -> None:
+    known = case.origins.get(container_id, Origin())
+    case.origins[container_id] = replace(known, boot=case.host.boot_id)
+
+
+def _boots(case: Case) -> None:
+    """A reboot: files below /tmp are gone, the agent starts anew, the engine starts what ran."""
+    case.boots += 1
+    case.host = HostState(boot_id=f"boot {case.boots}")
+    case.running.clear()
+    case.backoff.clear()
+    case.locked.clear()
+    case.user_locks.clear()
+    case.intent = Intent(stopped=case.intent.stopped)
+
+
+def _check_start(case: Case, container_id: str) -> None:
+    container = case.world.containers.get(container_id)
+    here = case.made.get(container_id) == case.host.boot_id
+    noted = case.origins.get(container_id, Origin()).boot
+    fresh = container is not None and container.state == "created"
+    if fresh and here and noted and container and _requires_reboot(container):
+        case.wrong = f"{container_id} is started in the boot that it was made in"
 
 
 def _healthy(world: Observed) -> dict[str, Container]:
@@ -406,6 +475,14 @@ def _wrong_at_rest(case: Case) -> str:
     present = [n.engine_name for n in case.world.networks.values() if n.app]
     if sorted(present) != sorted(networks):
         return f"networks {sorted(present)} but wanted {sorted(networks)}"
+    if case.host.reboot_required:
+        return "a reboot is still required"
+    for key, service in wanted.items():
+        noted = case.origins.get(found[key].id, Origin()).parents
+        for name in (each.service for each in service.depends_on if each.restart):
+            parent = found[service.app_uuid, name]
+            if parent.state != "created" and noted.get(name, parent.id) != parent.id:
+                return f"{key}: not made anew after {name}"
     if case.locked:
         return f"locks of {sorted(case.locked)} are still held"
     return _wrong_leftovers(case)
