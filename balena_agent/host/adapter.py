@@ -58,6 +58,7 @@ class MachineHost:
             case RequestReboot():
                 self._refuse_during_update(step.force)
                 self._refuse_over_flocks(step.force)
+                self._breadcrumbs.consume()
                 self._logind.reboot(step.force)
             case RequestPowerOff():
                 self._refuse_during_update(step.force)

@@ -45,20 +45,33 @@ class Breadcrumbs:
 
     def leave(self, reason: str) -> None:
         """Leave word; a reason that is there already is not told twice. Unavailable."""
-        reasons = list(dict.fromkeys((*self.reasons(), reason)))
-        word = {"boot_id": self.boot_id, "reasons": reasons}
         try:
-            self._ours.parent.mkdir(mode=0o755, exist_ok=True)
+            self._leave_ours(reason)
             self._peers.parent.mkdir(mode=0o755, exist_ok=True)
-            write_durable(self._ours, json.dumps(word).encode(), 0o644)
             self._touch_peers()
         except OSError as error:
             raise Unavailable(f"no reboot can be scheduled: {error}") from error
+
+    def consume(self) -> None:
+        """The reboot is about to be asked for. The peer's file would outlive it where /tmp is on
+        disk, and a clock that starts anew would have the next boot heed it: so ours, which cannot,
+        takes its place. Never fails: what is left is only told again."""
+        if not self.boot_id or not self._peers_counts():
+            return
+        with contextlib.suppress(Unavailable, OSError):
+            self._leave_ours("word was left from outside")
+            self._peers.unlink()
 
     def reasons(self) -> tuple[str, ...]:
         """Why the reboot is required, as far as we left word."""
         found = self._read().get("reasons") if self._ours_counts() else None
         return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    def _leave_ours(self, reason: str) -> None:
+        reasons = list(dict.fromkeys((*self.reasons(), reason)))
+        word = {"boot_id": self.boot_id, "reasons": reasons}
+        self._ours.parent.mkdir(mode=0o755, exist_ok=True)
+        write_durable(self._ours, json.dumps(word).encode(), 0o644)
 
     def _read(self) -> dict[str, object]:
         with contextlib.suppress(OSError, ValueError):

@@ -24,14 +24,15 @@ from fakes.engine import FakeEngine, refusal
 
 from balena_agent.core import supervisor
 from balena_agent.core.errors import Broken, Cancelled, EngineFailed, EngineUnavailable
-from balena_agent.core.names import SUPERVISOR_NETWORK, lock_directory
+from balena_agent.core.names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, lock_directory
 from balena_agent.core.networks import supervisor_network_body
-from balena_agent.core.observed import Observed
+from balena_agent.core.observed import NO_APP, Observed
 from balena_agent.core.spec import Endpoint
 from balena_agent.core.steps import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     RemoveContainer,
@@ -145,6 +146,17 @@ def test_a_wrong_supervisor_network_stays_while_somebody_runs_on_it(real: RealWo
         real.do(step)
     real.vanish(web.id)
     real.checked(step)
+
+
+def test_the_volume_of_extra_firmware(world: World) -> None:
+    """It is the device's: one that was there before is not ours to remove."""
+    mine = EXTRA_FIRMWARE not in world.engine.observe().volumes
+    world.checked(EnsureExtraFirmware())
+    found = world.engine.observe().volumes[EXTRA_FIRMWARE]
+    assert (found.app_id, found.name) == (NO_APP, EXTRA_FIRMWARE)
+    if mine:
+        world.checked(RemoveVolume(world.uuid, EXTRA_FIRMWARE))
+    assert (EXTRA_FIRMWARE in world.engine.observe().volumes) != mine
 
 
 def test_the_life_of_a_container(world: World) -> None:

@@ -335,7 +335,9 @@ def _time_passes(case: Case, tick: int) -> None:
     ended = [name for name, (_, due) in case.running.items() if due <= tick]
     case.rng.shuffle(ended)
     for name in ended:
-        step, _ = case.running.pop(name)
+        step, _ = case.running.pop(name, (None, 0))
+        if step is None:
+            continue  # a reboot has ended it
         if case.rng.random() < 0.2 or not _act(case, step):
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
 

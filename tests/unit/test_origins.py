@@ -80,3 +80,28 @@ def test_the_dependent_is_made_anew_once() -> None:
         made = [s for s in agent.engine.performed if isinstance(s, CreateContainer)]
         assert len(made) == 5
         assert agent.store.origins.keys() == {now["web"]}
+
+
+def test_health_of_a_service_without_a_check_is_warned_about_and_taken_as_started() -> None:
+    after = {"db": {"condition": "service_healthy"}}
+    check = {"test": ["CMD", "true"]}
+    line = "depends_on.db: db has no health check: service_started is used"
+    for db, warned in (
+        (service("db"), True),
+        (service("db", healthcheck={"disable": True}), True),
+        (service("db", healthcheck=check), False),
+    ):
+        with rig() as agent:
+            agent.post(target(db, service("web", 2, depends_on=after)))
+            said = agent.settled().notices
+            assert any(line in notice for notice in said) == warned
+            assert agent.containers() == {"db": "running", "web": "running"}
+
+
+def test_before_the_image_is_here_nothing_is_said_of_health() -> None:
+    after = {"db": {"condition": "service_healthy"}}
+    with rig() as agent:
+        agent.engine.missing_images.add("big:latest")
+        agent.post(target(service("db", image="big"), service("web", 2, depends_on=after)))
+        seen = agent.until(lambda s: s.failures, "cannot be fetched")
+        assert not any("health" in notice for notice in seen.notices)
