@@ -69,17 +69,20 @@ def test_S56_a_service_that_needs_a_reboot_is_started_after_it(rough: Device) ->
 
 
 def test_H24_a_stepped_clock_does_not_make_a_reboot_forgotten(rough: Device) -> None:
-    """A user's lock holds the reboot up; meanwhile the peer's file looks older than the boot."""
-    lock = "/tmp/balena-supervisor/services/1/one/updates.lock"
+    """An OS update holds the reboot up; meanwhile the peer's file looks older than the boot."""
     rough.apply(target(service("one", 1)))
-    rough.exec("touch", lock)
     boot = rough.boot_id()
-    rough.post(target(service("one", 1), service("two", 2, labels=REQUIRES_REBOOT)), force=False)
-    rough.until(lambda: "Updates are locked" in rough.said(), 20, "the lock is in the way")
-    rough.exec("rm", lock)
-    rough.until(lambda: rough.of("two"), 30, "two has a container")
-    rough.exec("touch", "-d", "1970-01-02", PEERS, check=False)
-    rough.until(lambda: rough.boot_id() != boot, 60, "the device has rebooted")
+    rough.exec("mkdir", "-p", str(Path(UPDATE).parent))
+    rough.exec("touch", UPDATE)
+    rough.post(target(service("one", 1), service("two", 2, labels=REQUIRES_REBOOT)))
+    rough.until(lambda: SCHEDULED in rough.said(), 30, "the reboot is scheduled")
+    rough.exec("touch", "-d", "1970-01-02", PEERS)
+    rough.restart()
+    told = "Waiting for Host OS update to finish"
+    rough.until(lambda: told in str(rough.plan()["waits"]), 30, "it is still required")
+    assert rough.of("two")["State"] == "created"
+    rough.exec("rm", UPDATE)
+    rough.until(lambda: rough.boot_id() != boot, 90, "the device has rebooted")
     rough.ready()
     rough.settled()
     assert rough.running("one", "two")
