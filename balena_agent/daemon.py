@@ -46,7 +46,9 @@ from .core.steps import Touch
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
+from .host.breadcrumbs import Breadcrumbs
 from .host.bus import Bus
+from .host.configfile import ConfigFile
 from .host.handover import Handovers
 from .host.locks import UpdateLocks
 from .host.logind import Logind
@@ -119,7 +121,13 @@ class Daemon:
         )
         self.reconciler = Reconciler(
             self.engine,
-            MachineHost(locks, Logind(self.bus), settings.paths.state),
+            MachineHost(
+                locks,
+                Logind(self.bus),
+                settings.paths.state,
+                Breadcrumbs(settings.paths.run, settings.paths.locks),
+                ConfigFile(settings.host.config_json),
+            ),
             self.store,
             SystemClock(),
             self.watchdog,
@@ -262,6 +270,7 @@ class Daemon:
             self.store.stopped_by_agent(),
             self.store.owned_images(),
             self.store.commits(),
+            self.store.origins(),
         )
 
     def _prepare(self, service: DesiredService) -> None:

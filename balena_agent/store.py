@@ -26,6 +26,7 @@ from .core.errors import NotFound
 from .core.heritage import SOURCE, Heritage
 from .core.intent import ServiceKey
 from .core.jsonread import Json
+from .core.origins import Origin
 from .core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
 from .core.spec import ContainerSpec, spec_from_json
 from .database import Database, Statement, StoreUnavailable, write_private
@@ -56,6 +57,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE stopped_by_agent (container_id TEXT PRIMARY KEY);
     CREATE TABLE own_image (reference TEXT PRIMARY KEY);
     """,
+    """
+    CREATE TABLE container_origin (
+        container_id TEXT PRIMARY KEY, boot TEXT NOT NULL, parents TEXT NOT NULL);
+    """,
 )
 """Script n brings a database of version n to n + 1. Never edit one that has been released."""
 
@@ -66,6 +71,7 @@ _PUT_STOP = (
 )
 _DROP_STOP = "DELETE FROM user_stop WHERE app_uuid = ? AND service_name = ?"
 _PUT_SPEC = "INSERT OR REPLACE INTO container_intent VALUES (?, ?, ?, ?)"
+_PUT_ORIGIN = "INSERT OR REPLACE INTO container_origin VALUES (?, ?, ?)"
 _PUT_KEY = "INSERT OR IGNORE INTO api_key (app_id, service_name, key, scopes) VALUES (?, ?, ?, ?)"
 _PUT_IMAGE = "INSERT OR IGNORE INTO own_image VALUES (?)"
 _FROM_PEER = "imported_from_peer"
@@ -239,9 +245,21 @@ class Store:
                 found[container_id] = spec_from_json(text)
         return found
 
+    def save_origins(self, origins: Mapping[str, Origin]) -> None:
+        """Note where containers (ids) came from. Never fails for a full disk."""
+        self._note(
+            (_PUT_ORIGIN, (i, o.boot, json.dumps(dict(o.parents)))) for i, o in origins.items()
+        )
+
+    def origins(self) -> Mapping[str, Origin]:
+        """Where containers came from, by id; what does not parse any more is left out."""
+        rows = self._db.rows("SELECT container_id, boot, parents FROM container_origin")
+        read = ((container_id, boot, _json(parents)) for container_id, boot, parents in rows)
+        return {i: Origin(boot, parents) for i, boot, parents in read if isinstance(parents, dict)}
+
     def forget_containers(self, ids: frozenset[str]) -> None:
         """Drop every note about containers that are gone."""
-        for table in ("container_intent", "stopped_by_agent"):
+        for table in ("container_intent", "stopped_by_agent", "container_origin"):
             self._note((f"DELETE FROM {table} WHERE container_id = ?", (i,)) for i in ids)
 
     def save_stopped_by_agent(self, ids: frozenset[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from .attachments import Surroundings, supervisor_endpoint
 from .composition import Compiled, Scope, compiled_service
 from .contracts import device_facts, judge, omission, rejection
-from .dependencies import cycle
+from .dependencies import cycle, unheard_health
 from .desired import DesiredApp, DesiredNetwork, DesiredService, DesiredVolume
 from .environment import app_environment
 from .errors import InvalidInput
@@ -72,7 +72,7 @@ def desired_app(
     volumes = _volumes(app, release, compiled, notes)
     if problems:
         return replace(found, problem="; ".join(problems))
-    ready = _with_api_networks(compiled)
+    ready = _with_health_notes(_with_api_networks(compiled))
     return replace(
         found, services=_with_app_notes(ready, notes), networks=networks, volumes=volumes
     )
@@ -134,6 +134,15 @@ def _with_api_networks(compiled: Mapping[str, Compiled]) -> tuple[DesiredService
             spec = replace(owner.spec, endpoints=endpoints)
             services[owner.name] = replace(owner, spec=spec)
     return tuple(services.values())
+
+
+def _with_health_notes(services: tuple[DesiredService, ...]) -> tuple[DesiredService, ...]:
+    """Images bring health checks too: before an image is here nothing can be said."""
+    checks = {s.name: s.spec.fields.get("Healthcheck") or {} for s in services if s.image_present}
+    lines = {s.name: unheard_health(s.depends_on, checks) for s in services}
+    return tuple(
+        replace(s, warnings=(*s.warnings, *lines[s.name])) if lines[s.name] else s for s in services
+    )
 
 
 def _shared_with(service: DesiredService) -> str:

@@ -1,6 +1,7 @@
 """`depends_on` and what else makes a service wait for another (spec 20 §16).
 
-Theory: a dependency orders starts, nothing else. Names that the app does not have are left out:
+Theory: a dependency orders starts; with `restart` the dependent is also made anew after what it
+depends on was (origins.py). Names that the app does not have are left out:
 an optional service may be missing on this device. Sharing a namespace (`service:x`) is a
 dependency too. A circle could never start, so it is found here and named.
 """
@@ -12,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from .desired import Dependency
-from .fields import Notes, strings
+from .fields import Notes, boolean, strings
 from .jsonread import Json
 
 _CONDITIONS: Final[Mapping[str, str]] = MappingProxyType(
@@ -29,19 +30,41 @@ def dependencies(
 ) -> tuple[Dependency, ...]:
     """The dependencies of one service in declared order; `shared` are owners of namespaces."""
     if isinstance(value, Mapping):
-        found = {name: _condition(name, entry, notes) for name, entry in value.items()}
+        found = {name: _dependency(name, entry, notes) for name, entry in value.items()}
     else:
         names = strings(value, "depends_on", notes) if value is not None else None
-        found = dict.fromkeys(names or (), "started")
+        found = {name: Dependency(name) for name in names or ()}
     for name in shared:
-        found.setdefault(name, "started")
-    return tuple(Dependency(name, how) for name, how in found.items() if name in services)
+        found.setdefault(name, Dependency(name))
+    return tuple(each for name, each in found.items() if name in services)
+
+
+def _dependency(name: str, entry: Json, notes: Notes) -> Dependency:
+    condition = _condition(name, entry, notes)
+    restart = entry.get("restart") if isinstance(entry, Mapping) else None
+    flag = boolean(restart, f"depends_on.{name}.restart", notes) if restart is not None else False
+    return Dependency(name, condition, bool(flag))
+
+
+def unheard_health(
+    depends_on: Iterable[Dependency], checks: Mapping[str, Mapping[str, Json]]
+) -> tuple[str, ...]:
+    """A line for each dependency on the health of a service without a check, which counts as
+    healthy once it is started. `checks` are the health checks of the services that are known."""
+    return tuple(
+        f"depends_on.{each.service}: {each.service} has no health check: service_started is used"
+        for each in depends_on
+        if each.condition == "healthy" and not _is_check(checks.get(each.service))
+    )
+
+
+def _is_check(check: Mapping[str, Json] | None) -> bool:
+    """A check that tells something; also one that is not known yet."""
+    return check is None or (check.get("Test") or ["NONE"])[0] != "NONE"
 
 
 def _condition(name: str, entry: Json, notes: Notes) -> str:
     wanted = entry.get("condition") if isinstance(entry, Mapping) else None
-    if isinstance(entry, Mapping) and entry.get("restart"):
-        notes.say(f"depends_on.{name}.restart is ignored: dependents are not recreated")
     if wanted is None:
         return "started"
     if not isinstance(wanted, str) or wanted not in _CONDITIONS:

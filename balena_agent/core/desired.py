@@ -19,10 +19,11 @@ HANDOVER_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """`condition` is started, healthy or completed (spec 20 §16)."""
+    """`condition` is started, healthy or completed; `restart`: made anew after it (spec 20 §16)."""
 
     service: str
     condition: str = "started"
+    restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

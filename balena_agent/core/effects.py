@@ -15,14 +15,16 @@ from typing import Final, TypeVar
 
 from .body import resolved
 from .jsonread import Json
-from .names import SUPERVISOR_NETWORK, normal_image, retired_name
-from .observed import Container, Image, Network, Observed, Volume
-from .spec import NetworkSpec
+from .names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, normal_image, retired_name
+from .networks import SUPERVISOR_SPEC, supervisor_differences
+from .observed import NO_APP, Container, Image, Network, Observed, Volume
+from .spec import VolumeSpec
 from .steps import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     EngineStep,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     ReinstateContainer,
@@ -53,7 +55,9 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
         case RemoveVolume():
             return replace(observed, volumes=_less(observed.volumes, step.engine_name))
         case EnsureSupervisorNetwork():
-            return _with_supervisor_network(observed)
+            return _with_supervisor_network(observed, new_id)
+        case EnsureExtraFirmware():
+            return _with_firmware_volume(observed)
         case CreateContainer():
             return _with_container(observed, step, new_id)
         case StartContainer():
@@ -149,11 +153,21 @@ def _with_volume(observed: Observed, step: CreateVolume) -> Observed:
     return replace(observed, volumes={**observed.volumes, made.engine_name: made})
 
 
-def _with_supervisor_network(observed: Observed) -> Observed:
-    if any(n.engine_name == SUPERVISOR_NETWORK for n in observed.networks.values()):
+def _with_firmware_volume(observed: Observed) -> Observed:
+    if EXTRA_FIRMWARE in observed.volumes:
         return observed
-    made = Network("id-supervisor0", SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, NetworkSpec())
-    return replace(observed, networks={**observed.networks, made.id: made})
+    made = Volume(EXTRA_FIRMWARE, NO_APP, "", EXTRA_FIRMWARE, VolumeSpec())
+    return replace(observed, volumes={**observed.volumes, made.engine_name: made})
+
+
+def _with_supervisor_network(observed: Observed, new_id: str) -> Observed:
+    """A right one stays, wrong ones go, and one is made where none is left."""
+    known = [n for n in observed.networks.values() if n.engine_name == SUPERVISOR_NETWORK]
+    right = [n for n in known if not supervisor_differences(n.spec)][:1]
+    name = SUPERVISOR_NETWORK
+    made = right or [Network(new_id or f"id-{name}", name, "", 0, name, SUPERVISOR_SPEC)]
+    others = {k: n for k, n in observed.networks.items() if n not in known}
+    return replace(observed, networks=others | {n.id: n for n in made})
 
 
 def _with_container(observed: Observed, step: CreateContainer, new_id: str) -> Observed:

@@ -5,13 +5,16 @@ Users' tooling greps these lines, so where the peer has a wording it is kept (sp
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+from .names import EXTRA_FIRMWARE
 from .steps import (
     AwaitHandover,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     ReinstateContainer,
@@ -23,7 +26,9 @@ from .steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    RequireReboot,
     RetireContainer,
+    SetFirmwareVolume,
     StartContainer,
     Step,
     StopContainer,
@@ -33,7 +38,7 @@ from .steps import (
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """What is said when a step begins, has succeeded ("" = nothing) and has failed."""
+    """What is said when a step begins, has succeeded ("" = nothing, for both) and has failed."""
 
     begin: str
     done: str
@@ -66,6 +71,15 @@ def sentences(step: Step) -> Sentences:
             return _part(step)
         case EnsureSupervisorNetwork():
             return _of("Creating network", "Created network", "create network", "supervisor0")
+        case EnsureExtraFirmware():
+            return _of("Creating volume", "Created volume", "create volume", EXTRA_FIRMWARE)
+        case RequireReboot(service=name):
+            what = json.dumps({"serviceName": name}, separators=(",", ":"))
+            done = f"Reboot has been scheduled to apply changes: {what}"
+            return Sentences("", done, "Failed to schedule a reboot")
+        case SetFirmwareVolume():
+            text = "os.kernel.extraFirmwareVol in config.json"
+            return Sentences(f"Setting {text}", f"Set {text}", f"Failed to set {text}")
         case TakeLocks():
             return Sentences("Taking update locks", "", "Failed to take update locks")
         case ReleaseLocks():

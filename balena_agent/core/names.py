@@ -21,6 +21,10 @@ IPAM_MARK = "io.balena.private.ipam.config"
 STRATEGY = "io.balena.update.strategy"
 HANDOVER_TIMEOUT = "io.balena.update.handover-timeout"
 SUPERVISOR_API = "io.balena.features.supervisor-api"
+REQUIRES_REBOOT = "io.balena.update.requires-reboot"
+
+EXTRA_FIRMWARE = "extra-firmware"
+"""The one volume that belongs to the device and to no app (spec 30 §17)."""
 
 SUPERVISOR_NETWORK = "supervisor0"
 SUPERVISOR_GATEWAY = "10.114.104.1"

@@ -19,6 +19,7 @@ from .jsonread import Json, truth, whole_number
 from .names import (
     APP_ID,
     APP_UUID,
+    EXTRA_FIRMWARE,
     IPAM_MARK,
     SUPERVISED,
     SUPERVISOR_GATEWAY,
@@ -29,7 +30,7 @@ from .names import (
     parse_network_name,
     parse_volume_name,
 )
-from .observed import Network, Volume
+from .observed import NO_APP, Network, Volume
 from .spec import Difference, NetworkSpec, VolumeSpec
 
 _NETWORK_FIELDS: Final = frozenset(
@@ -187,17 +188,45 @@ def supervisor_network_body() -> dict[str, Json]:
     }
 
 
+SUPERVISOR_SPEC: Final = NetworkSpec(
+    driver_opts={_BRIDGE_NAME: SUPERVISOR_NETWORK},
+    ipam_config=({"Subnet": SUPERVISOR_SUBNET, "Gateway": SUPERVISOR_GATEWAY},),
+)
+"""What `supervisor_network_body` asks for, as far as it is compared."""
+
+
+def supervisor_network_from_inspect(inspect: Mapping[str, Json]) -> Network | None:
+    """A live network of that name, right or wrong; None for any other. It bears no labels, and its
+    addresses are always asked for."""
+    if inspect.get("Name") != SUPERVISOR_NETWORK:
+        return None
+    spec = _live_network_spec(inspect, {IPAM_MARK: "true"})
+    name = SUPERVISOR_NETWORK
+    return Network(str(inspect.get("Id") or ""), name, "", 0, name, spec)
+
+
+def supervisor_differences(actual: NetworkSpec) -> tuple[Difference, ...]:
+    """In what a network of that name is not as specified: the name of its bridge, its subnet, its
+    gateway (spec 20 §13.1). Whatever else it may be is left as it is."""
+    found: list[Difference] = []
+    bridge = actual.driver_opts.get(_BRIDGE_NAME)
+    if bridge != SUPERVISOR_NETWORK:
+        found.append(Difference(f"Options.{_BRIDGE_NAME}", bridge, SUPERVISOR_NETWORK))
+    (wanted,) = SUPERVISOR_SPEC.ipam_config
+    if not any(wanted.items() <= entry.items() for entry in actual.ipam_config):
+        found.append(Difference("IPAM.Config", list(actual.ipam_config), [wanted]))
+    return tuple(found)
+
+
+def firmware_volume_body() -> dict[str, Json]:
+    """The create body of the device's volume for extra firmware; it belongs to no app."""
+    return {"Name": EXTRA_FIRMWARE, "Driver": "local", "Labels": {SUPERVISED: "true"}}
+
+
 def is_supervisor_network(inspect: Mapping[str, Json]) -> bool:
     """Whether a live network is the one of `supervisor_network_body` (spec 20 §13.1)."""
-    configs = (inspect.get("IPAM") or {}).get("Config") or ()
-    return (
-        inspect.get("Name") == SUPERVISOR_NETWORK
-        and (inspect.get("Options") or {}).get(_BRIDGE_NAME) == SUPERVISOR_NETWORK
-        and any(
-            entry.get("Subnet") == SUPERVISOR_SUBNET and entry.get("Gateway") == SUPERVISOR_GATEWAY
-            for entry in configs
-        )
-    )
+    network = supervisor_network_from_inspect(inspect)
+    return network is not None and not supervisor_differences(network.spec)
 
 
 def network_from_inspect(inspect: Mapping[str, Json]) -> Network | None:
@@ -242,6 +271,9 @@ def volume_from_inspect(
     labels = current_labels(inspect.get("Labels") or {})
     engine_name = str(inspect.get("Name") or "")
     parsed = parse_volume_name(engine_name)
+    if engine_name == EXTRA_FIRMWARE:
+        parsed = NO_APP, engine_name
+        known_apps = frozenset({NO_APP})
     if parsed is None or not (is_supervised(labels) or parsed[0] in known_apps):
         return None
     spec = VolumeSpec(

@@ -106,6 +106,10 @@ class Network:
     spec: NetworkSpec
 
 
+NO_APP = -1
+"""`Volume.app_id` of what belongs to no app: the extra firmware."""
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
     engine_name: str
@@ -157,6 +161,25 @@ class HostFacts:
     @property
     def managed(self) -> bool:
         return bool(self.api_endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What the host says at this moment about its boot and its reboot.
+
+    boot_id          tells one boot from the next; clock steps do not touch it. "" where unknown
+    booted_at        UTC in the engine's form, to the second; "" where unknown
+    reboot_required  somebody left word that a change waits for the end of this boot
+    host_update      an OS update waits for its verdict: no reboot now, unless forced
+    firmware_volume  the volume that config.json names for extra firmware, "" for none; None where
+                     config.json does not have, or does not let us make, such a section
+    """
+
+    boot_id: str = ""
+    booted_at: str = ""
+    reboot_required: bool = False
+    host_update: bool = False
+    firmware_volume: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ from .steps import Step, describe
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Something is not done yet. `subject` says what, `reason` why, `until` when it is looked at
-    again by itself (wall time; 0 = when what is waited for happens)."""
+    again by itself (wall time; 0 = when what is waited for happens). `patience`: seconds after
+    which the log tells of it, once; None for what is in the ordinary course of things."""
 
     subject: str
     reason: str
     until: float = 0.0
+    patience: float | None = None
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.reason}"

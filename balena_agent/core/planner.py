@@ -6,7 +6,8 @@ them succeeding. It is executed, the world is observed again, and the next plan 
 always comes to rest is proved by tests/unit/test_convergence.py, for random worlds and failures.
 
 Order of rules (spec 20 §13): a requested reboot; then per app networks and volumes that must go,
-services, networks and volumes that must come, locks; last images that nobody uses.
+services, networks and volumes that must come, locks; what belongs to no app; images that nobody
+uses; last, when nothing else is left to do, a reboot that changes wait for.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from . import supervisor
 from .desired import Desired, DesiredApp
+from .firmware import plan_firmware
 from .names import SUPERVISOR_NETWORK, normal_image
 from .networks import network_differences, volume_differences
-from .observed import Container, Network, Observed, Volume
+from .observed import NO_APP, Container, Network, Observed, Volume
 from .plan import Plan
+from .reboots import Owner, accepted, with_reboot
 from .services import Ground, plan_services
 from .situation import Draft, Situation
 from .steps import (
@@ -52,11 +56,13 @@ class _Belongings:
 @dataclass(frozen=True, slots=True)
 class _Around:
     """What an app's plan must know of the world beyond the app: engine names that some container
-    uses, networks that all apps share, images that are about to go."""
+    uses, networks that all apps share, images that are about to go, and what is wrong with the
+    network of our API."""
 
     users: frozenset[str]
     shared: frozenset[str]
     leftovers: tuple[str, ...]
+    api_fault: str
 
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
@@ -67,6 +73,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     busy = {subject(step) for step in situation.running.values()}
     if situation.intent.power:
         return _plan_power(world, situation, busy)
+    if situation.power_requested:
+        return accepted()
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
@@ -74,22 +82,25 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     drafts: list[Draft] = []
     settled: set[str] = set()
     apps = {app.uuid: app for app in desired.apps}
-    shared = frozenset(
-        n.engine_name for n in observed.networks.values() if n.engine_name == SUPERVISOR_NETWORK
-    )
+    api_fault = supervisor.fault(observed)
+    shared = frozenset() if api_fault else frozenset({SUPERVISOR_NETWORK})
+    around = _Around(users, shared, leftovers, api_fault)
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, _Around(users, shared, leftovers), uuid in apps)
+        _plan_app(draft, app, mine, around, uuid in apps)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
     _orphan_locks(device, {draft.app_id for draft in drafts})
+    supervisor.plan_network(device, desired, observed, api_fault)
+    plan_firmware(device, desired, observed)
     for reference in leftovers:
         device.emit(RemoveImage(reference, "no service uses it"))
-    return _joined([*drafts, device], frozenset(settled))
+    found = _joined([*drafts, device], frozenset(settled))
+    return with_reboot(found, _owners(world), situation)
 
 
 def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
@@ -100,6 +111,15 @@ def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
         settled,
         frozenset().union(*(draft.remembered for draft in drafts)),
     )
+
+
+def _owners(world: Mapping[str, _Belongings]) -> list[Owner]:
+    """The apps whose update locks a reboot needs."""
+    return [
+        Owner(uuid, mine.app_id, tuple(sorted(mine.containers)))
+        for uuid, mine in sorted(world.items())
+        if mine.containers
+    ]
 
 
 def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
@@ -126,6 +146,8 @@ def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
         if network.engine_name != SUPERVISOR_NETWORK:
             of(network.app, network.app_id).networks.append(network)
     for volume in observed.volumes.values():
+        if volume.app_id == NO_APP:
+            continue
         uuid = by_id.get(volume.app_id, volume.app_uuid or str(volume.app_id))
         world.setdefault(uuid, _Belongings(volume.app_id)).volumes.append(volume)
     return world
@@ -164,6 +186,7 @@ def _plan_app(
         frozenset(present - replaced.keys()) | around.shared,
         replaced,
         around.leftovers,
+        around.api_fault,
     )
     plan_services(draft, ground)
     _plan_parts(draft, app, mine, replaced, present, around.users)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import handover
 from .compose import desired_app
@@ -28,8 +29,9 @@ from .desired import Desired, DesiredService
 from .effects import effect
 from .intent import ServiceKey
 from .jsonread import Json
-from .names import normal_image
+from .names import EXTRA_FIRMWARE, normal_image
 from .observed import Container, HostFacts, Image, Observed
+from .origins import Origin
 from .plan import Plan, Wait
 from .planner import plan
 from .situation import Situation
@@ -41,6 +43,8 @@ from .steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    RequireReboot,
+    SetFirmwareVolume,
     StartContainer,
     Step,
     TakeLocks,
@@ -132,8 +136,16 @@ class _Rehearsal:
             case AwaitHandover(new_id=new_id):
                 left = self._situation.handovers - {new_id}
                 self._situation = replace(self._situation, handovers=left)
-            case RequestReboot() | RequestPowerOff():
-                pass  # left out of the intent, see `_situation`
+            case RequireReboot():
+                self._change_host(reboot_required=True)
+            case SetFirmwareVolume():
+                self._change_host(firmware_volume=EXTRA_FIRMWARE)
+            case RequestReboot():  # a user's is left out of the intent, see `_situation`
+                self._situation = replace(self._situation, locked=frozenset())
+                boot = self._situation.host.boot_id + " and the next"
+                self._change_host(boot_id=boot, booted_at="", reboot_required=False)
+            case RequestPowerOff():
+                pass
             case _:
                 self._play_in_engine(step)
 
@@ -149,7 +161,13 @@ class _Rehearsal:
         if isinstance(step, CreateContainer):
             self._made += 1
             name = f"new-{self._made}"
+            origin = Origin(self._situation.host.boot_id)
+            origins = {**self._situation.origins, name: origin}
+            self._situation = replace(self._situation, origins=origins)
         self._world = effect(step, self._world, name)
+
+    def _change_host(self, **facts: Any) -> None:
+        self._situation = replace(self._situation, host=replace(self._situation.host, **facts))
 
     def _pass_time(self, found: Plan) -> None:
         """Tell what is waited for, and let the services that others wait for come along."""

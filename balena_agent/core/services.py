@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from . import handover
+from . import handover, supervisor
 from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
 from .handover import Chosen
 from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
+from .origins import renewed_parent
+from .reboots import awaits_boot, plan_requirement
 from .situation import Draft
 from .steps import (
     CreateContainer,
-    EnsureSupervisorNetwork,
     Fetch,
     RemoveContainer,
     RenameContainer,
@@ -36,6 +37,9 @@ DELETE_FIRST = "delete-then-download"
 EARLY = ("kill-then-download", DELETE_FIRST)
 """Strategies that stop the old container before the new image is fetched."""
 
+HEALTH_PATIENCE = 600.0
+"""Seconds that a service waits for another's health before the log tells of it (spec 20 §16)."""
+
 _SHOWN_DIFFERENCES = 3
 _PROXY_FAILED = "cannot assign requested address"
 
@@ -46,7 +50,8 @@ class Ground:
 
     `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
     maps those that must go to the reason, which drives their users out first. `leftovers` are
-    images that nobody needs any more and that are about to be removed.
+    images that nobody needs any more and that are about to be removed. `api_fault` is what is wrong
+    with the network of our API (supervisor.py).
     """
 
     app: DesiredApp
@@ -54,6 +59,7 @@ class Ground:
     usable: frozenset[str]
     replaced: Mapping[str, str]
     leftovers: tuple[str, ...] = ()
+    api_fault: str = ""
 
     @property
     def declared(self) -> frozenset[str]:
@@ -142,7 +148,7 @@ def _one(
     """The rules for one wanted service."""
     container = current.get(service.name)
     if _should_run(draft, service) and (container is None or container.state == "created"):
-        draft.down = True
+        draft.down |= container is None or not awaits_boot(service, container, draft.situation)
     if not service.image_present:
         _without_image(draft, ground, service, container, any_known)
         return
@@ -151,8 +157,12 @@ def _one(
         if not any_known:
             _create(draft, ground, service, current, missing)
         return
+    if ground.api_fault and supervisor.uses(container):
+        reason = f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}"
+        _go(draft, container, reason, missing, needs_lock=False)
+        return
     reason = _why_replace(draft, ground, service, container, current)
-    if reason and _hands_over(draft, ground, service, container):
+    if reason and _hands_over(draft, ground, service, container, current):
         _hand_over(draft, ground, service, container, reason, current, missing)
     elif reason:
         needed = [] if service.strategy in EARLY else missing
@@ -163,14 +173,22 @@ def _one(
         _settle(draft, ground, service, container, current, missing)
 
 
-def _hands_over(draft: Draft, ground: Ground, service: DesiredService, old: Container) -> bool:
-    """Whether the container is replaced by a hand-over, and not just stopped first."""
+def _hands_over(
+    draft: Draft,
+    ground: Ground,
+    service: DesiredService,
+    old: Container,
+    current: Mapping[str, Container],
+) -> bool:
+    """Whether the container is replaced by a hand-over, and not just stopped first. One that is
+    restarted with what it depends on has nobody to hand over to: the new one is no different."""
     return (
         _should_run(draft, service)
         and handover.possible(service, ground.app)
         and handover.serving(old)
         and not _must_go(draft, ground, old)
         and not handover.clash(draft.situation, service, old)
+        and not renewed_parent(service, old, current, draft.situation.origins)
     )
 
 
@@ -187,10 +205,10 @@ def _hand_over(
     if missing:
         names = ", ".join(missing)
         draft.wait_service(service.name, f"keeps running until the image of {names} is here")
-    elif absent := _absent(draft, ground, service, current):
+    elif absent := _absent(ground, service, current):
         draft.wait_service(service.name, "waits for " + ", ".join(absent))
     elif unmet := _all_unmet(draft, service, current, ground):
-        draft.wait_service(service.name, "waits for " + ", ".join(unmet))
+        draft.wait_service(service.name, "waits for " + ", ".join(unmet.values()))
     elif handover.attempt(draft, service):
         if old.retired:
             draft.emit(CreateContainer(service, "takes over from the old one"), needs_lock=True)
@@ -250,7 +268,11 @@ def _why_replace(
     container: Container,
     current: Mapping[str, Container],
 ) -> str:
-    return _must_go(draft, ground, container) or _differences(service, container, ground)
+    if reason := _must_go(draft, ground, container):
+        return reason
+    if parent := renewed_parent(service, container, current, draft.situation.origins):
+        return f"depends on {parent}, which was made anew"
+    return _differences(service, container, ground)
 
 
 def _must_go(draft: Draft, ground: Ground, container: Container) -> str:
@@ -260,10 +282,14 @@ def _must_go(draft: Draft, ground: Ground, container: Container) -> str:
     for used in (*container.spec.networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
+    if ground.api_fault and supervisor.uses(container):
+        return f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}"
     return ""
 
 
-def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> None:
+def _go(
+    draft: Draft, container: Container, cause: str, missing: list[str], needs_lock: bool = True
+) -> None:
     """Stop, then remove; never before every image of the new release is here (spec 20 §15)."""
     if missing and container.running:
         names = ", ".join(missing)
@@ -272,9 +298,9 @@ def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> N
     where = (container.app_uuid, container.service, container.id)
     if container.running:
         grace = container.stop_timeout
-        draft.emit(StopContainer(*where, grace, final=True, cause=cause), needs_lock=True)
+        draft.emit(StopContainer(*where, grace, final=True, cause=cause), needs_lock)
     else:
-        draft.emit(RemoveContainer(*where, cause), needs_lock=container.state != "dead")
+        draft.emit(RemoveContainer(*where, cause), needs_lock and container.state != "dead")
 
 
 def _create(
@@ -287,18 +313,14 @@ def _create(
     """Create, when all that a container needs for its creation is there."""
     if missing:
         draft.wait_service(service.name, "waits for the image of " + ", ".join(missing))
-    elif absent := _absent(draft, ground, service, current):
+    elif absent := _absent(ground, service, current):
         draft.wait_service(service.name, "waits for " + ", ".join(absent))
     else:
         draft.emit(CreateContainer(service, "no container yet"), needs_lock=True)
 
 
-def _absent(
-    draft: Draft, ground: Ground, service: DesiredService, current: Mapping[str, Container]
-) -> list[str]:
+def _absent(ground: Ground, service: DesiredService, current: Mapping[str, Container]) -> list[str]:
     """What the service's container needs for its creation and is not there yet."""
-    if SUPERVISOR_NETWORK in service.spec.networks and SUPERVISOR_NETWORK not in ground.usable:
-        draft.emit(EnsureSupervisorNetwork(f"service {service.name} uses it"))
     used = (*service.spec.networks, *sorted(service.spec.volumes))
     absent = [name for name in used if name in ground.declared and name not in ground.usable]
     return absent + [
@@ -332,7 +354,9 @@ def _settle(
         names = ", ".join(missing)
         draft.wait_service(service.name, f"joins its release when the image of {names} is here")
     if _should_run(draft, service):
-        if _startable(draft, service, container):
+        if awaits_boot(service, container, draft.situation):
+            plan_requirement(draft, service, container)
+        elif _startable(draft, service, container):
             _start(draft, service, container, current, ground)
     elif container.running and (service.running or not missing):
         _stop(draft, service, container)
@@ -382,7 +406,8 @@ def _start(
     ground: Ground,
 ) -> None:
     if unmet := _all_unmet(draft, service, current, ground):
-        draft.wait_service(service.name, "waits for " + ", ".join(unmet))
+        patience = HEALTH_PATIENCE if any(d.condition == "healthy" for d in unmet) else None
+        draft.wait_service(service.name, "waits for " + ", ".join(unmet.values()), patience)
         return
     cause = "created, not started yet" if container.state == "created" else "was stopped"
     draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))
@@ -390,14 +415,14 @@ def _start(
 
 def _all_unmet(
     draft: Draft, service: DesiredService, current: Mapping[str, Container], ground: Ground
-) -> list[str]:
-    """Why the service may not be started yet, dependency by dependency."""
+) -> dict[Dependency, str]:
+    """The dependencies for which the service may not be started yet, and why."""
     wanted = {other.name: other for other in ground.app.services}
-    return [
-        reason
+    return {
+        dependency: reason
         for dependency in service.depends_on
         if (reason := _unmet(draft, dependency, wanted, current, ground))
-    ]
+    }
 
 
 def _unmet(

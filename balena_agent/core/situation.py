@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .intent import Intent
+from .observed import HostState
+from .origins import Origin
 from .plan import Plan, Wait
 from .steps import Step, TakeLocks, identity, subject
 
@@ -32,7 +34,8 @@ class Situation:
 
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
     (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
-    `stopping`: the host goes down, services are to be stopped in order and nothing else.
+    `stopping`: the host goes down, services are to be stopped in order and nothing else. `origins`
+    are our notes on containers (ids).
     `handovers` are containers (ids) that were started beside an older one of their service and
     have not taken over from it yet (handover.py).
     """
@@ -49,6 +52,8 @@ class Situation:
     override_locks: bool = False
     stopping: bool = False
     power_requested: bool = False
+    host: HostState = field(default_factory=HostState)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""
@@ -120,14 +125,16 @@ class Draft:
         if identity(step) in self.situation.running:
             self.wanted.add(identity(step))
 
-    def wait(self, about: str, reason: str, until: float = 0.0) -> None:
-        wait = Wait(about, reason, until)
+    def wait(
+        self, about: str, reason: str, until: float = 0.0, patience: float | None = None
+    ) -> None:
+        wait = Wait(about, reason, until, patience)
         if wait not in self.waits:
             self.waits.append(wait)
 
-    def wait_service(self, name: str, reason: str) -> None:
+    def wait_service(self, name: str, reason: str, patience: float | None = None) -> None:
         """A wait of one of the app's services, under the subject that its steps have too."""
-        self.wait(f"service {self.app_uuid}/{name}", reason)
+        self.wait(f"service {self.app_uuid}/{name}", reason, patience=patience)
 
     def take_locks(self, services: tuple[str, ...]) -> None:
         """One step for all locks that the steps so far asked for, and only if any did."""

@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar
 
 from .desired import HANDOVER_SECONDS, DesiredNetwork, DesiredService, DesiredVolume
 from .jsonread import Json
-from .names import ContainerName
+from .names import EXTRA_FIRMWARE, ContainerName
 from .observed import Container, Image, Network, Observed, Volume
 
 STOP_MARGIN = 30.0
@@ -85,6 +85,13 @@ class RemoveVolume:
 @dataclass(frozen=True, slots=True)
 class EnsureSupervisorNetwork:
     """Make `supervisor0` as specified (spec 20 §13.1), removing a wrong one first."""
+
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureExtraFirmware:
+    """Make the device's volume for extra firmware (spec 20 §13.1, spec 30 §17)."""
 
     cause: str = field(default="", compare=False)
 
@@ -197,6 +204,23 @@ class ReleaseLocks:
 
 
 @dataclass(frozen=True, slots=True)
+class RequireReboot:
+    """Leave word, until the host is rebooted, that a service's new container waits for it."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SetFirmwareVolume:
+    """Have config.json name the volume of extra firmware, for the kernel's next boot."""
+
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RequestReboot:
     force: bool = False
     cause: str = field(default="", compare=False)
@@ -216,6 +240,7 @@ EngineStep = (
     | CreateVolume
     | RemoveVolume
     | EnsureSupervisorNetwork
+    | EnsureExtraFirmware
     | CreateContainer
     | StartContainer
     | StopContainer
@@ -224,7 +249,15 @@ EngineStep = (
     | RetireContainer
     | ReinstateContainer
 )
-HostStep = AwaitHandover | TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff
+HostStep = (
+    AwaitHandover
+    | TakeLocks
+    | ReleaseLocks
+    | RequireReboot
+    | SetFirmwareVolume
+    | RequestReboot
+    | RequestPowerOff
+)
 Step = EngineStep | HostStep
 
 _VERBS: Mapping[type, str] = {
@@ -235,6 +268,7 @@ _VERBS: Mapping[type, str] = {
     CreateVolume: "create-volume",
     RemoveVolume: "remove-volume",
     EnsureSupervisorNetwork: "ensure-supervisor-network",
+    EnsureExtraFirmware: "ensure-extra-firmware",
     CreateContainer: "create",
     StartContainer: "start",
     StopContainer: "stop",
@@ -245,6 +279,8 @@ _VERBS: Mapping[type, str] = {
     AwaitHandover: "await-handover",
     TakeLocks: "take-locks",
     ReleaseLocks: "release-locks",
+    RequireReboot: "require-reboot",
+    SetFirmwareVolume: "set-firmware-volume",
     RequestReboot: "reboot",
     RequestPowerOff: "power-off",
 }
@@ -348,6 +384,10 @@ def subject(step: Step) -> str:
             return f"volume {step.engine_name}"
         case EnsureSupervisorNetwork():
             return "network supervisor0"
+        case EnsureExtraFirmware():
+            return f"volume {EXTRA_FIRMWARE}"
+        case SetFirmwareVolume():
+            return "config.json"
         case TakeLocks() | ReleaseLocks():
             return f"locks {step.app_id}"
         case RequestReboot() | RequestPowerOff():
@@ -389,6 +429,8 @@ def touched(step: Step) -> Touch:
             return Touch(volumes=frozenset({step.engine_name}))
         case EnsureSupervisorNetwork():
             return Touch(networks=frozenset({"supervisor0"}))
+        case EnsureExtraFirmware():
+            return Touch(volumes=frozenset({EXTRA_FIRMWARE}))
         case CreateContainer():
             return Touch(containers=frozenset({str(step.service.container_name)}))
         case StartContainer() | StopContainer() | RemoveContainer() | RenameContainer():

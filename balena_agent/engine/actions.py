@@ -15,6 +15,7 @@ from typing import Any
 from ..core.errors import EngineFailed
 from ..core.names import SUPERVISOR_NETWORK, normal_image
 from ..core.networks import (
+    firmware_volume_body,
     is_supervisor_network,
     network_body,
     network_differences,
@@ -115,6 +116,11 @@ def create_volume(client: Client, step: CreateVolume, apps: frozenset[int]) -> N
             f"Trying to create volume with name: {wanted.name}, but a volume with that name"
             " and a different configuration already exists"
         )
+
+
+def ensure_extra_firmware(client: Client) -> None:
+    """The device's volume for extra firmware; one that is there stays, whatever it is like."""
+    client.request("POST", "/volumes/create", body=firmware_volume_body())
 
 
 def remove_volume(client: Client, step: RemoveVolume) -> None:

@@ -22,6 +22,7 @@ from ..core.steps import (
     CreateNetwork,
     CreateVolume,
     EngineStep,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     Patch,
@@ -148,6 +149,8 @@ def _act_elsewhere(step: EngineStep, client: Client) -> None:
             actions.remove_network(client, step)
         case RemoveVolume():
             actions.remove_volume(client, step)
+        case EnsureExtraFirmware():
+            actions.ensure_extra_firmware(client)
         case EnsureSupervisorNetwork():
             actions.ensure_supervisor_network(client)
         case RemoveImage():

@@ -32,10 +32,13 @@ from typing import Any, TypeVar
 
 from ..core.body import container_from_inspect, image_from_inspect
 from ..core.errors import DeadlineExceeded
-from ..core.names import SUPERVISOR_NETWORK, current_labels, is_supervised, normal_image
-from ..core.networks import is_supervisor_network, network_from_inspect, volume_from_inspect
+from ..core.names import current_labels, is_supervised, normal_image
+from ..core.networks import (
+    network_from_inspect,
+    supervisor_network_from_inspect,
+    volume_from_inspect,
+)
 from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
-from ..core.spec import NetworkSpec
 from ..core.steps import Patch, Touch
 from .client import Client, path
 
@@ -223,12 +226,8 @@ def _networks(client: Client) -> dict[str, Network]:
 
 
 def _network(listed: Mapping[str, Any]) -> Network | None:
-    """A network of ours. `supervisor0` bears no labels, and counts only while it is as specified:
-    then making it again puts it right."""
-    if is_supervisor_network(listed):
-        name = SUPERVISOR_NETWORK
-        return Network(str(listed["Id"]), name, "", 0, name, NetworkSpec())
-    return network_from_inspect(listed)
+    """A network of ours. `supervisor0` bears no labels: it is ours by its name, right or wrong."""
+    return supervisor_network_from_inspect(listed) or network_from_inspect(listed)
 
 
 def _references(listed: Iterable[str] | None) -> frozenset[str]:

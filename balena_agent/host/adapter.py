@@ -1,4 +1,4 @@
-"""The host side of the steps: update locks, hand-overs, reboot and power-off.
+"""The host side of the steps: update locks, hand-overs, reboots, and what they need to know.
 
 Theory: nothing is decided here but what only the host can know at this moment: an OS update that
 waits for its verdict must not be interrupted, unless forced (spec 20 §20). Everything else is done
@@ -8,30 +8,44 @@ by the module of its subject.
 from __future__ import annotations
 
 from ..core.errors import Locked
+from ..core.names import EXTRA_FIRMWARE
+from ..core.observed import HostState
+from ..core.reboots import HOST_UPDATE
 from ..core.steps import (
     AwaitHandover,
     HostStep,
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    RequireReboot,
+    SetFirmwareVolume,
     TakeLocks,
     Ticket,
 )
+from .breadcrumbs import Breadcrumbs
+from .configfile import FIRMWARE_VOLUME, ConfigFile
 from .handover import Handovers
-from .locks import UpdateLocks, host_update_pending
+from .locks import UpdateLocks, host_update_pending, locked_message
 from .logind import Logind
-
-HOST_UPDATE = "Waiting for Host OS update to finish"
 
 
 class MachineHost:
     """`ports.Host` on a real machine. `state` is the mount point of the state partition."""
 
-    def __init__(self, locks: UpdateLocks, logind: Logind, state: str) -> None:
+    def __init__(
+        self,
+        locks: UpdateLocks,
+        logind: Logind,
+        state: str,
+        breadcrumbs: Breadcrumbs,
+        config: ConfigFile,
+    ) -> None:
         self._locks = locks
         self._handovers = Handovers(locks)
         self._logind = logind
         self._state = state
+        self._breadcrumbs = breadcrumbs
+        self._config = config
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         """Do one step. Locked, RefusedByHost, Unavailable and its kinds, Cancelled."""
@@ -42,12 +56,28 @@ class MachineHost:
                 self._locks.take(step.app_id, step.services, step.force)
             case ReleaseLocks():
                 self._locks.release(step.app_id)
+            case RequireReboot():
+                self._breadcrumbs.leave(f"{step.app_uuid}/{step.service}: {step.cause}")
+            case SetFirmwareVolume():
+                self._config.set(FIRMWARE_VOLUME, EXTRA_FIRMWARE)
             case RequestReboot():
                 self._refuse_during_update(step.force)
+                self._refuse_over_flocks(step.force)
+                self._breadcrumbs.consume()
                 self._logind.reboot(step.force)
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
+
+    def state(self) -> HostState:
+        """How it stands with the boot, from a few small local files."""
+        return HostState(
+            self._breadcrumbs.boot_id,
+            self._breadcrumbs.booted_at,
+            self._breadcrumbs.reboot_required(),
+            host_update_pending(self._state),
+            self._config.text(FIRMWARE_VOLUME),
+        )
 
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""
@@ -56,3 +86,9 @@ class MachineHost:
     def _refuse_during_update(self, force: bool) -> None:
         if not force and host_update_pending(self._state):
             raise Locked(HOST_UPDATE)
+
+    def _refuse_over_flocks(self, force: bool) -> None:
+        """The host's own rule: who holds a flock on a lock file, ours included, is in the middle
+        of something (spec 20 §20.3)."""
+        for lock in () if force else self._locks.holders(sorted(self._locks.held())):
+            raise Locked(locked_message(lock.app_id, lock.service))

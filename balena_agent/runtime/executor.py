@@ -24,12 +24,9 @@ from ..core.errors import AgentError, Broken, Cancelled
 from ..core.steps import (
     AwaitHandover,
     Fetch,
+    HostStep,
     Patch,
-    ReleaseLocks,
-    RequestPowerOff,
-    RequestReboot,
     Step,
-    TakeLocks,
     identity,
     limit,
     touched,
@@ -44,8 +41,6 @@ LIMIT_MARGIN = 60.0
 
 WAITERS = 32
 """Hand-overs that are waited for at once; they need nothing but a thread each."""
-
-_ON_HOST = (AwaitHandover, TakeLocks, ReleaseLocks, RequestReboot, RequestPowerOff)
 
 IDLE_SECONDS = 20.0
 """How long a worker waits for more work before it ends."""
@@ -241,7 +236,7 @@ class Executor:
         try:
             if ticket.cancelled:
                 raise Cancelled("given up before it began")
-            if isinstance(step, _ON_HOST):
+            if isinstance(step, HostStep):
                 self._host.perform(step, ticket)
             else:
                 self._engine.perform(step, ticket)

@@ -1,17 +1,20 @@
 """The agent's small notes to itself: kept in memory, and in the store for after a power cut.
 
 Theory: a note makes work cheaper or gentler (what a container was asked to be, whom we stopped,
-which images are ours, which release is in place); every one of them can be lost without harm. So
-a note that cannot be written, on a full disk say, is a problem to tell but never stops the work.
+which images are ours, which release is in place, where a container came from); every one of them
+can be lost without harm. So a note that cannot be written, on a full disk say, is a problem to tell
+but never stops the work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ..core.errors import Broken, Unavailable
 from ..core.names import normal_image
 from ..core.observed import Observed
+from ..core.origins import Origin
 from ..core.spec import ContainerSpec
 from .ports import Store
 
@@ -26,12 +29,14 @@ class Notes:
         stopped_by_agent: frozenset[str],
         owned_images: frozenset[str],
         commits: Mapping[str, str],
+        origins: Mapping[str, Origin],
     ) -> None:
         self._store = store
         self._tell = tell
         self.stopped_by_agent = stopped_by_agent
         self.owned_images = owned_images
         self.commits = commits
+        self.origins = origins
 
     def asked(self, container_id: str, spec: ContainerSpec) -> None:
         """A container was created to be like `spec`."""
@@ -46,8 +51,21 @@ class Notes:
         if container_id in self.stopped_by_agent:
             self._save_stopped(self.stopped_by_agent - {container_id})
 
+    def came_from(self, origins: Mapping[str, Origin]) -> None:
+        """Where containers came from."""
+        news = {key: origin for key, origin in origins.items() if self.origins.get(key) != origin}
+        if news:
+            self.origins = {**self.origins, **news}
+            self._write(lambda: self._store.save_origins(news))
+
+    def made_in(self, container_id: str, boot: str) -> None:
+        """A container that waits for a reboot was made in this boot."""
+        known = self.origins.get(container_id, Origin())
+        self.came_from({container_id: replace(known, boot=boot)})
+
     def forget(self, container_ids: frozenset[str]) -> None:
         self.stopped_by_agent -= container_ids
+        self.origins = {k: o for k, o in self.origins.items() if k not in container_ids}
         self._write(lambda: self._store.forget_containers(container_ids))
 
     def own(self, references: frozenset[str]) -> None:

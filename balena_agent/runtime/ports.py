@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..core.intent import ServiceKey
-from ..core.observed import Observed
+from ..core.observed import HostState, Observed
+from ..core.origins import Origin
 from ..core.spec import ContainerSpec
 from ..core.steps import EngineStep, HostStep, Patch, Ticket, Touch
 
@@ -34,6 +35,9 @@ class Host(Protocol):
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         """Do one step. Locked, RefusedByHost, BusUnavailable, DeadlineExceeded, Cancelled."""
+
+    def state(self) -> HostState:
+        """How it stands with its boot. Called in every turn: at once, from local files."""
 
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""
@@ -59,6 +63,9 @@ class Store(Protocol):
 
     def save_specs(self, specs: Mapping[str, ContainerSpec]) -> None:
         """What containers (ids) were asked to be."""
+
+    def save_origins(self, origins: Mapping[str, Origin]) -> None:
+        """Where containers (ids) came from."""
 
     def forget_containers(self, ids: frozenset[str]) -> None:
         """Drop every note about containers that are gone."""

@@ -21,9 +21,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from ..core.desired import Desired
-from ..core.errors import AgentError, Cancelled, EngineFailed, EngineUnavailable
+from ..core.errors import AgentError, Cancelled, EngineFailed, EngineUnavailable, RefusedByHost
 from ..core.intent import Command, Intent
+from ..core.jsonread import truth
+from ..core.names import REQUIRES_REBOOT
 from ..core.observed import HostFacts, Observed
+from ..core.origins import to_note
 from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
@@ -36,6 +39,7 @@ from ..core.steps import (
     Patch,
     RequestPowerOff,
     RequestReboot,
+    RequireReboot,
     RetireContainer,
     StartContainer,
     Step,
@@ -50,6 +54,7 @@ from .compiler import Compiler, ServiceKeys
 from .executor import Executor, Outcome, Progress
 from .handovers import Handovers
 from .ledger import Ledger
+from .longwaits import LongWaits
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
@@ -95,8 +100,10 @@ class Reconciler:
         self._ledger = Ledger()
         self._world = World(memory.specs)
         self._notes = Notes(
-            store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits
-        )
+            store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits,
+            memory.origins,
+        )  # fmt: skip
+        self._long_waits = LongWaits()
         self._under_way = UnderWay(self._executor)
         self._handovers = Handovers()
         self._stop_answers: list[Future[str]] = []
@@ -224,7 +231,10 @@ class Reconciler:
         if self._power_until and self._clock.monotonic() > self._power_until:
             self._power_until = 0.0
             self._commands.intend(replace(self._now.intent, power=None))
-            self._problem("The host accepted a reboot or power-off but none came")
+            text = "The host accepted a reboot or power-off but none came"
+            self._problem(text)
+            # One that the device needs is asked for again, but not at once.
+            self._ledger.fail(RequestReboot(), RefusedByHost(text), self._clock.wall())
             self._dirty = True
 
     # ---- what comes back ------------------------------------------------------------------
@@ -260,11 +270,15 @@ class Reconciler:
         elif isinstance(step, (RequestReboot, RequestPowerOff)):
             self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
             self._commands.power_accepted()
+        elif isinstance(step, RequireReboot):
+            self._notes.made_in(step.container_id, self._host.state().boot_id)
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
         if made := self._world.created(step.service):
             self._notes.asked(*made)
+            if truth((step.service.spec.fields.get("Labels") or {}).get(REQUIRES_REBOOT)):
+                self._notes.made_in(made[0], self._host.state().boot_id)
 
     def _failed(self, step: Step, error: AgentError) -> None:
         if isinstance(error, Cancelled):
@@ -316,6 +330,7 @@ class Reconciler:
         situation = self._situation()
         planned = self._plan(situation)
         self._present.change(plan=planned, standing=situation.standing())
+        self._long_waits.tell(planned.waits, self._clock.monotonic())
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
             for step in planned.steps:
@@ -358,6 +373,8 @@ class Reconciler:
             override_locks=policy.override_locks or locks_overridden(self._now),
             stopping=self._now.stopping,
             power_requested=bool(self._power_until),
+            host=self._host.state(),
+            origins=self._notes.origins,
         )
 
     def _begin(self, step: Step) -> None:
@@ -415,10 +432,12 @@ class Reconciler:
         if not self._now.looked:
             return
         observed = self._world.observed
-        gone = self._world.gone() | (self._notes.stopped_by_agent - observed.containers.keys())
+        noted = self._notes.stopped_by_agent | self._notes.origins.keys()
+        gone = self._world.gone() | (noted - observed.containers.keys())
         if gone:
             self._world.forget(gone)
             self._notes.forget(gone)
+        self._notes.came_from(to_note(self._now.desired, observed, self._notes.origins))
         self._prune_intent()
         images = images_of(self._now.target) if self._now.target else frozenset()
         self._notes.own(images)

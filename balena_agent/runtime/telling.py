@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 
 def begun(step: Step) -> None:
-    _log.info(sentences(step).begin, extra=_fields(step))
+    if text := sentences(step).begin:
+        _log.info(text, extra=_fields(step))
 
 
 def done(step: Step) -> None:

@@ -20,16 +20,19 @@ from typing import Any
 import pytest
 from engine_likeness import unlike
 from engine_worlds import RealWorld, Slip, World, eventually, needs_engine, watching
-from fakes.engine import FakeEngine
+from fakes.engine import FakeEngine, refusal
 
+from balena_agent.core import supervisor
 from balena_agent.core.errors import Broken, Cancelled, EngineFailed, EngineUnavailable
-from balena_agent.core.names import SUPERVISOR_NETWORK, lock_directory
-from balena_agent.core.observed import Observed
+from balena_agent.core.names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, lock_directory
+from balena_agent.core.networks import supervisor_network_body
+from balena_agent.core.observed import NO_APP, Observed
 from balena_agent.core.spec import Endpoint
 from balena_agent.core.steps import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     RemoveContainer,
@@ -44,6 +47,7 @@ from balena_agent.core.steps import (
     touched,
 )
 from balena_agent.engine.adapter import DockerEngine
+from balena_agent.engine.client import path
 from balena_agent.runtime.ports import Engine
 
 pytest_plugins = ["engine_fixtures"]
@@ -103,14 +107,56 @@ def test_the_supervisor_network(world: World) -> None:
     assert names.count(SUPERVISOR_NETWORK) == 1
 
 
+WRONG_NETWORKS: tuple[dict[str, Any], ...] = (
+    {},
+    {"Options": {"com.docker.network.bridge.name": SUPERVISOR_NETWORK}},
+    {"IPAM": supervisor_network_body()["IPAM"]},
+    {**supervisor_network_body(), "IPAM": {"Config": [{"Subnet": "10.114.104.0/25",
+                                                       "Gateway": "10.114.104.2"}]}},
+    {**supervisor_network_body(), "IPAM": {"Config": [{"Subnet": "10.114.104.0/24"}]}},
+)  # fmt: skip
+
+
 @needs_engine
-def test_a_wrong_supervisor_network_is_not_seen_and_is_replaced(real: RealWorld) -> None:
+@pytest.mark.parametrize("body", WRONG_NETWORKS, ids=str)
+def test_a_wrong_supervisor_network_is_seen_as_wrong_and_replaced(
+    real: RealWorld, body: dict[str, Any]
+) -> None:
+    if real.had_supervisor_network:
+        pytest.skip("the engine has a supervisor network that is not this test's")
+    assert supervisor.fault(real.engine.observe()) == "network is missing"
+    real.client.request("POST", "/networks/create", body={**body, "Name": SUPERVISOR_NETWORK})
+    assert "->" in supervisor.fault(real.engine.observe())
+    real.checked(EnsureSupervisorNetwork())
+    assert supervisor.fault(real.engine.observe()) == ""
+
+
+@needs_engine
+def test_a_wrong_supervisor_network_stays_while_somebody_runs_on_it(real: RealWorld) -> None:
     if real.had_supervisor_network:
         pytest.skip("the engine has a supervisor network that is not this test's")
     real.client.request("POST", "/networks/create", body={"Name": SUPERVISOR_NETWORK})
-    there = {n.engine_name for n in real.engine.observe().networks.values()}
-    assert SUPERVISOR_NETWORK not in there
-    real.checked(EnsureSupervisorNetwork())
+    web = real.running()
+    body = {"Container": web.id}
+    real.client.request("POST", path("networks", SUPERVISOR_NETWORK, "connect"), body=body)
+    there = real.engine.observe()
+    step = EnsureSupervisorNetwork()
+    assert refusal(step, there) is not None
+    with pytest.raises(EngineFailed, match="active endpoints"):
+        real.do(step)
+    real.vanish(web.id)
+    real.checked(step)
+
+
+def test_the_volume_of_extra_firmware(world: World) -> None:
+    """It is the device's: one that was there before is not ours to remove."""
+    mine = EXTRA_FIRMWARE not in world.engine.observe().volumes
+    world.checked(EnsureExtraFirmware())
+    found = world.engine.observe().volumes[EXTRA_FIRMWARE]
+    assert (found.app_id, found.name) == (NO_APP, EXTRA_FIRMWARE)
+    if mine:
+        world.checked(RemoveVolume(world.uuid, EXTRA_FIRMWARE))
+    assert (EXTRA_FIRMWARE in world.engine.observe().volumes) != mine
 
 
 def test_the_life_of_a_container(world: World) -> None:

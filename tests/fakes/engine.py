@@ -20,13 +20,15 @@ from balena_agent.core.body import joins, parents, resolved
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import AgentError, Broken, Cancelled, EngineFailed, EngineUnavailable
-from balena_agent.core.names import normal_image, retired_name
+from balena_agent.core.names import SUPERVISOR_NETWORK, normal_image, retired_name
+from balena_agent.core.networks import supervisor_differences
 from balena_agent.core.observed import Container, Observed
 from balena_agent.core.steps import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     EngineStep,
+    EnsureSupervisorNetwork,
     Fetch,
     Patch,
     ReinstateContainer,
@@ -253,8 +255,19 @@ def refusal(step: EngineStep, observed: Observed) -> EngineFailed | None:
             return _refused_twin(step, observed)
         case RemoveNetwork() | RemoveVolume() | RemoveImage():
             return _refused_removal(step, observed)
+        case EnsureSupervisorNetwork():
+            return _refused_supervisor_network(observed)
         case _:
             return None
+
+
+def _refused_supervisor_network(observed: Observed) -> EngineFailed | None:
+    """A wrong one cannot go while somebody runs on it."""
+    known = [n for n in observed.networks.values() if n.engine_name == SUPERVISOR_NETWORK]
+    wrong = any(supervisor_differences(n.spec) for n in known)
+    users = any(SUPERVISOR_NETWORK in c.spec.networks for c in observed.containers.values()
+                if c.running)  # fmt: skip
+    return EngineFailed("network has active endpoints", 403) if wrong and users else None
 
 
 def _refused_container(service: DesiredService, observed: Observed) -> EngineFailed | None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 
 from balena_agent.core.errors import AgentError, Cancelled, Locked
 from balena_agent.core.intent import ServiceKey
+from balena_agent.core.names import EXTRA_FIRMWARE
+from balena_agent.core.observed import HostState
+from balena_agent.core.origins import Origin
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
     AwaitHandover,
@@ -15,6 +19,8 @@ from balena_agent.core.steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    RequireReboot,
+    SetFirmwareVolume,
     TakeLocks,
     Ticket,
 )
@@ -29,6 +35,7 @@ class FakeHost:
         self.files = set(files)
         self.user_locks: dict[int, str] = {}
         self.refusal: AgentError | None = None
+        self.boot = HostState(boot_id="boot-1")
         self.requests: list[HostStep] = []
         self.patient = False
         self.signals: set[str] = set()
@@ -45,10 +52,18 @@ class FakeHost:
                     self._take(app, services, force)
                 case ReleaseLocks(app_id=app):
                     self._release(app)
+                case RequireReboot():
+                    self.boot = replace(self.boot, reboot_required=True)
+                case SetFirmwareVolume():
+                    self.boot = replace(self.boot, firmware_volume=EXTRA_FIRMWARE)
                 case RequestReboot() | RequestPowerOff():
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)
+
+    def state(self) -> HostState:
+        with self._mutex:
+            return self.boot
 
     def held_locks(self) -> frozenset[int]:
         with self._mutex:
@@ -96,6 +111,7 @@ class FakeStore:
         self.stopped: dict[ServiceKey, str] = {}
         self.commits: dict[str, str] = {}
         self.specs: dict[str, ContainerSpec] = {}
+        self.origins: dict[str, Origin] = {}
         self.stopped_by_agent: frozenset[str] = frozenset()
         self.images: set[str] = set()
 
@@ -115,11 +131,16 @@ class FakeStore:
         self._check()
         self.specs.update(specs)
 
+    def save_origins(self, origins: Mapping[str, Origin]) -> None:
+        self._check()
+        self.origins.update(origins)
+
     def forget_containers(self, ids: frozenset[str]) -> None:
         self._check()
         self.stopped_by_agent -= ids
         for container_id in ids:
             self.specs.pop(container_id, None)
+            self.origins.pop(container_id, None)
 
     def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
         self._check()

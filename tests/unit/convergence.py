@@ -29,8 +29,10 @@ from balena_agent.core.desired import (
 from balena_agent.core.effects import NO_RESTART, effect
 from balena_agent.core.handover import begins, failures, fault, lasting
 from balena_agent.core.intent import Intent
-from balena_agent.core.names import ContainerName, retired_name
-from balena_agent.core.observed import Container, Image, Network, Observed, Volume
+from balena_agent.core.names import REQUIRES_REBOOT, SUPERVISOR_NETWORK, ContainerName, retired_name
+from balena_agent.core.networks import SUPERVISOR_SPEC
+from balena_agent.core.observed import Container, HostState, Image, Network, Observed, Volume
+from balena_agent.core.origins import Origin, to_note
 from balena_agent.core.plan import Plan
 from balena_agent.core.planner import plan
 from balena_agent.core.services import EARLY
@@ -43,6 +45,8 @@ from balena_agent.core.steps import (
     ReinstateContainer,
     ReleaseLocks,
     RemoveContainer,
+    RequestReboot,
+    RequireReboot,
     RetireContainer,
     StartContainer,
     Step,
@@ -50,6 +54,7 @@ from balena_agent.core.steps import (
     TakeLocks,
     identity,
 )
+from balena_agent.core.supervisor import fault as api_fault
 
 Planner = Callable[[Desired, Observed, Situation], Plan]
 
@@ -58,6 +63,12 @@ IMAGES = ("i1:latest", "i2:latest", "i3:latest")
 STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY, "hand-over", "hand-over")
 POLICY = "HostConfig.RestartPolicy"
 MAX_TICKS = 400
+API_NETWORKS: tuple[dict[str, NetworkSpec], ...] = (
+    {},
+    {"right": SUPERVISOR_SPEC},
+    {"wrong": replace(SUPERVISOR_SPEC, ipam_config=())},
+    {"wrong": replace(SUPERVISOR_SPEC, driver_opts={}), "right": SUPERVISOR_SPEC},
+)
 MOMENTS = ("none", "half", "whole")
 """How far a step under way has got when the agent dies."""
 
@@ -83,6 +94,14 @@ class Case:
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
     serial: int = 0
+    host: HostState = field(default_factory=lambda: HostState(boot_id="boot 0"))
+    boots: int = 0
+    origins: dict[str, Origin] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    """In which boot a container was made, in truth: notes may be lost."""
+    wrong: str = ""
+    unjoined: frozenset[str] = frozenset()
+    """Containers that were on a network of our API that is not there, or not right."""
 
 
 def spec(
@@ -118,9 +137,11 @@ def random_case(seed: int) -> Case:
     locked = {n for n in (1, 2) if rng.random() < 0.2}
     user_locks = {n: rng.randrange(1, 20) for n in (1, 2) if n not in locked and rng.random() < 0.2}
     intent = Intent(stopped=stopped, recreate=recreate)
+    unjoined = [c.id for c in world.containers.values() if SUPERVISOR_NETWORK in c.spec.networks]
     case = Case(
         Desired(apps), world, locked, user_locks, intent, rng.random() < 0.5,
         frozenset(IMAGES), rng, frozenset(rng.randrange(1, 25) for _ in range(rng.randrange(4))),
+        unjoined=frozenset(unjoined if api_fault(world) else ()),
     )  # fmt: skip
     if rng.random() < 0.3:
         _begin_with_another_target(case)
@@ -128,7 +149,8 @@ def random_case(seed: int) -> Case:
 
 
 def handing_over(seed: int) -> Case:
-    """A device on which every service runs, is to be replaced, and hands over."""
+    """A device on which every service runs, is to be replaced, and hands over; nothing else goes
+    on that would end a service: no reboots, and nobody who restarts with another."""
     rng = random.Random(seed)
     case = random_case(seed)
     apps = tuple(replace(_app(rng, number), networks=(), volumes=()) for number in (1, 2))
@@ -143,7 +165,8 @@ def handing_over(seed: int) -> Case:
         )  # fmt: skip
         world[old.id] = old
         wanted = spec(service.image, rng.randrange(2), [], [], "")
-        return replace(service, running=True, strategy="hand-over", spec=wanted)
+        needs = tuple(replace(needed, restart=False) for needed in service.depends_on)
+        return replace(service, running=True, strategy="hand-over", spec=wanted, depends_on=needs)
 
     case.desired = Desired(
         tuple(replace(app, services=tuple(handed(s) for s in app.services)) for app in apps)
@@ -152,6 +175,7 @@ def handing_over(seed: int) -> Case:
     known = {key: Image(key, frozenset({name})) for key, name in images.items()}
     case.world = Observed(world, {}, {}, {**case.world.images, **known})
     case.intent, case.change = Intent(), None
+    case.host, case.unjoined, case.origins = HostState(boot_id="boot 0"), frozenset(), {}
     return case
 
 
@@ -197,8 +221,14 @@ def _service(
     needs = [s.name for s in earlier if rng.random() < 0.3]
     parent = rng.choice(needs) if needs and rng.random() < 0.2 else ""
     mine = [f"{uuid}_{n}" for n in nets if rng.random() < 0.6]
+    mine += [SUPERVISOR_NETWORK] if rng.random() < 0.3 else []
     used = [f"{number}_{v}" for v in vols if rng.random() < 0.6]
-    conditions = [Dependency(n, rng.choice(("started", "healthy"))) for n in needs]
+    conditions = [
+        Dependency(n, rng.choice(("started", "healthy")), rng.random() < 0.3) for n in needs
+    ]
+    made = spec(image, rng.randrange(2), mine, used, parent, port)
+    if rng.random() < 0.15:
+        made = replace(made, fields={**made.fields, "Labels": {REQUIRES_REBOOT: "1"}})
     return DesiredService(
         app_uuid=uuid,
         app_id=number,
@@ -208,7 +238,7 @@ def _service(
         image=image,
         image_present=False,
         running=rng.random() < 0.85,
-        spec=spec(image, rng.randrange(2), mine, used, parent, port),
+        spec=made,
         depends_on=tuple(conditions),
         strategy=rng.choice(STRATEGIES),
     )
@@ -229,6 +259,8 @@ def _world(rng: random.Random) -> Observed:
                 f"{number}_data", number, str(number), "data",
                 VolumeSpec(labels={"v": str(rng.randrange(2))}),
             )  # fmt: skip
+    api = rng.choice(API_NETWORKS)
+    networks |= {key: _api_network(key, spec) for key, spec in api.items()}
     containers = {}
     for serial in range(rng.randrange(7)):
         made = _container(rng, serial, networks, volumes)
@@ -237,12 +269,17 @@ def _world(rng: random.Random) -> Observed:
     return Observed(containers, networks, volumes, {})
 
 
+def _api_network(key: str, spec: NetworkSpec) -> Network:
+    return Network(key, SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, spec)
+
+
 def _container(
     rng: random.Random, serial: int, networks: dict[str, Network], volumes: dict[str, Volume]
 ) -> Container:
     number, name = rng.choice((1, 2)), rng.choice(SERVICES + "z")
     mine = [n.engine_name for n in networks.values() if n.app_id == number]
     nets = [n for n in mine if rng.random() < 0.5]
+    nets += [SUPERVISOR_NETWORK] if rng.random() < 0.3 else []
     vols = [v for v in volumes if v.startswith(str(number)) and rng.random() < 0.5]
     label = ContainerName(name, rng.randrange(1, 3), number, f"c{rng.randrange(2)}")
     state = rng.choice(("created", "running", "running", "exited", "dead", "restarting"))
@@ -313,12 +350,16 @@ def situation(case: Case, tick: int) -> Situation:
         handovers=case.handovers,
         keep_images=case.keep,
         keep_volumes=case.keep,
+        host=case.host,
+        origins=case.origins,
     )
 
 
 def run(case: Case, planner: Planner = plan) -> str:
     """Run one case to its end; "" when it came to rest as wanted, else what went wrong."""
     for tick in range(MAX_TICKS):
+        if case.wrong:
+            return case.wrong
         if case.change and case.change[0] == tick:
             case.desired, case.change = case.change[1], None
             case.backoff.clear()
@@ -326,7 +367,9 @@ def run(case: Case, planner: Planner = plan) -> str:
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
         _judge(case, tick)
-        found = planner(compiled(case), case.world, situation(case, tick))
+        desired = compiled(case)
+        case.origins |= to_note(desired, case.world, case.origins)
+        found = planner(desired, case.world, situation(case, tick))
         if problem := _clash(found, case):
             return problem
         _cancel(case, found)
@@ -377,6 +420,13 @@ def _clash(found: Plan, case: Case) -> str:
     names = [identity(step) for step in found.steps]
     if len(set(names)) < len(names):
         return f"a step twice in one plan: {names}"
+    if any(isinstance(step, RequestReboot) for step in found.steps):
+        busy = [name for name in case.running if not name.startswith(("reboot", "take-locks"))]
+        if busy or not case.host.reboot_required or len(found.steps) > 1:
+            return f"a reboot that is not required, or not last: {names}, under way {busy}"
+        without = {c.app_id for c in case.world.containers.values()} - case.locked
+        if without:
+            return f"a reboot without the locks of {sorted(without)}"
     again = set(names) & case.running.keys()
     return f"planned though under way: {sorted(again)}" if again else ""
 
@@ -386,7 +436,9 @@ def _time_passes(case: Case, tick: int) -> None:
     ended = [name for name, (_, due) in case.running.items() if due <= tick]
     case.rng.shuffle(ended)
     for name in ended:
-        step, _ = case.running.pop(name)
+        step, _ = case.running.pop(name, (None, 0))
+        if step is None:
+            continue  # a reboot has ended it
         if case.rng.random() < 0.2 or not _act(case, step):
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
         else:
@@ -400,8 +452,10 @@ def _dies(case: Case) -> None:
         moment = case.rng.choice(MOMENTS)
         if moment == "half":
             _half(case, step)
-        elif moment == "whole":
+        elif moment == "whole" and not isinstance(step, RequestReboot):
+            known = dict(case.origins)
             _act(case, step)
+            case.origins = known  # what only a living agent notes
     case.running.clear()
     case.backoff.clear()
     case.intent = Intent(stopped=case.intent.stopped)
@@ -458,12 +512,23 @@ def _act(case: Case, step: Step) -> bool:
     elif isinstance(step, StartContainer) and _port_taken(case, step):
         case.errors[identity(step)] = "Bind for 0.0.0.0:80 failed: port is already allocated"
         return False
+    elif isinstance(step, RequireReboot):
+        case.host = replace(case.host, reboot_required=True)
+        _note_boot(case, step.container_id)
+    elif isinstance(step, RequestReboot):
+        _boots(case)
     else:
         case.serial += 1
+        if isinstance(step, StartContainer):
+            _check_start(case, step.container_id)
         case.world = effect(step, case.world, f"m{case.serial}")  # type: ignore[arg-type]
         if isinstance(step, StartContainer):
             case.stopped.discard(step.container_id)
             _fares(case, step)
+        if isinstance(step, CreateContainer) and f"m{case.serial}" in case.world.containers:
+            case.made[f"m{case.serial}"] = case.host.boot_id
+            if _requires_reboot(case.world.containers[f"m{case.serial}"]):
+                _note_boot(case, f"m{case.serial}")
         case.world = replace(case.world, containers=_healthy(case))
     return True
 
@@ -488,6 +553,37 @@ def _fares(case: Case, step: StartContainer) -> None:
             _change(case, step.container_id, state="exited", exit_code=1)
         else:
             case.ill.add(step.container_id)
+
+
+def _requires_reboot(container: Container) -> bool:
+    return REQUIRES_REBOOT in (container.spec.fields.get("Labels") or {})
+
+
+def _note_boot(case: Case, container_id: str) -> None:
+    known = case.origins.get(container_id, Origin())
+    case.origins[container_id] = replace(known, boot=case.host.boot_id)
+
+
+def _boots(case: Case) -> None:
+    """A reboot: files below /tmp are gone, the agent starts anew, the engine starts what ran."""
+    case.boots += 1
+    case.host = HostState(boot_id=f"boot {case.boots}")
+    case.running.clear()
+    case.backoff.clear()
+    case.errors.clear()
+    case.handovers = frozenset()
+    case.locked.clear()
+    case.user_locks.clear()
+    case.intent = Intent(stopped=case.intent.stopped)
+
+
+def _check_start(case: Case, container_id: str) -> None:
+    container = case.world.containers.get(container_id)
+    here = case.made.get(container_id) == case.host.boot_id
+    noted = case.origins.get(container_id, Origin()).boot
+    fresh = container is not None and container.state == "created"
+    if fresh and here and noted and container and _requires_reboot(container):
+        case.wrong = f"{container_id} is started in the boot that it was made in"
 
 
 def _healthy(case: Case) -> dict[str, Container]:
@@ -526,9 +622,22 @@ def _wrong_at_rest(case: Case) -> str:
         if left and service.running and not stopped:
             return f"{key}: stopped by the agent and left so"
     networks = {n.engine_name for app in case.desired.apps for n in app.networks}
-    present = [n.engine_name for n in case.world.networks.values()]
+    if any(SUPERVISOR_NETWORK in s.spec.networks for s in wanted.values()):
+        if wrong := api_fault(case.world):
+            return f"{SUPERVISOR_NETWORK}: {wrong}"
+        if left_over := case.unjoined & case.world.containers.keys():
+            return f"containers {sorted(left_over)} are not on {SUPERVISOR_NETWORK}"
+    present = [n.engine_name for n in case.world.networks.values() if n.app]
     if sorted(present) != sorted(networks):
         return f"networks {sorted(present)} but wanted {sorted(networks)}"
+    if case.host.reboot_required:
+        return "a reboot is still required"
+    for key, service in wanted.items():
+        noted = case.origins.get(found[key].id, Origin()).parents
+        for name in (each.service for each in service.depends_on if each.restart):
+            parent = found[service.app_uuid, name]
+            if parent.state != "created" and noted.get(name, parent.id) != parent.id:
+                return f"{key}: not made anew after {name}"
     if case.locked:
         return f"locks of {sorted(case.locked)} are still held"
     return _wrong_leftovers(case)

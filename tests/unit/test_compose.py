@@ -829,11 +829,13 @@ def test_depends_on_in_its_long_form() -> None:
         "gone": {"condition": "service_started", "required": False},
     }
     found = compile_main({"depends_on": wanted})
-    assert [(d.service, d.condition) for d in found.depends_on] == [
-        ("one", "healthy"),
-        ("x", "completed"),
+    assert [(d.service, d.condition, d.restart) for d in found.depends_on] == [
+        ("one", "healthy", True),
+        ("x", "completed", False),
     ]
-    assert warns({"depends_on": wanted}, "restart")
+    odd = {"one": {"restart": ["perhaps"]}}
+    assert warns({"depends_on": odd}, "depends_on.one.restart")
+    assert [d.restart for d in compile_main({"depends_on": odd}).depends_on] == [False]
 
 
 def test_an_unknown_condition_means_started() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from convergence import Case, compiled, handing_over, random_case, run, situation
 
-from balena_agent.core import handover, services
+from balena_agent.core import handover, reboots, services, supervisor
 from balena_agent.core import planner as planner_module
 from balena_agent.core.planner import plan
 from balena_agent.core.spec import Difference
@@ -102,6 +102,34 @@ def test_proof_catches_a_field_that_is_normalised_on_one_side_only(
 
     monkeypatch.setattr(services, "differences", one_sided)
     assert failures(40)
+
+
+def test_proof_catches_users_of_a_network_of_ours_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "uses", lambda container: False)
+    found = failures(200)
+    assert any("are not on supervisor0" in line for line in found)
+
+
+def test_proof_catches_dependents_that_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "renewed_parent", lambda *_: "")
+    assert any("not made anew after" in line for line in failures(400))
+
+
+def test_proof_catches_a_start_in_the_wrong_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "awaits_boot", lambda *_: False)
+    assert any("in the boot that it was made in" in line for line in failures(200))
+
+
+def test_proof_catches_a_reboot_that_comes_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reboots, "_work_is_left", lambda *_: False)
+    assert any("not last" in line for line in failures(200))
+
+
+def test_proof_catches_a_reboot_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner_module, "with_reboot", lambda found, *_: found)
+    assert any("still" in line for line in failures(200))
 
 
 def test_proof_catches_a_deadlock_between_two_rules() -> None:

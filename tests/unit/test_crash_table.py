@@ -36,14 +36,22 @@ from balena_agent.core.body import joins
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
-from balena_agent.core.names import SUPERVISOR_API, retired_name
-from balena_agent.core.observed import Container, Image, Observed
+from balena_agent.core.names import (
+    REQUIRES_REBOOT,
+    SUPERVISOR_API,
+    SUPERVISOR_NETWORK,
+    retired_name,
+)
+from balena_agent.core.observed import Container, HostState, Image, Network, Observed
+from balena_agent.core.origins import Origin
+from balena_agent.core.spec import NetworkSpec
 from balena_agent.core.steps import (
     AwaitHandover,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     EngineStep,
+    EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
     HostStep,
@@ -56,7 +64,9 @@ from balena_agent.core.steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    RequireReboot,
     RetireContainer,
+    SetFirmwareVolume,
     StartContainer,
     Step,
     StopContainer,
@@ -67,8 +77,9 @@ from balena_agent.core.steps import (
 from balena_agent.runtime.policy import Policy
 
 SYNCED = ("save_target", "save_stopped", "save_commit", "save_stopped_by_agent")
-NOTES = ("save_specs", "forget_containers", "own_images", "disown_image")
+NOTES = ("save_specs", "save_origins", "forget_containers", "own_images", "disown_image")
 
+BOOT = HostState("boot")
 Json = dict[str, Any]
 LockFiles = frozenset[tuple[int, str]]
 
@@ -113,8 +124,13 @@ class MortalEngine(FakeEngine):
 
 
 class MortalHost(FakeHost):
-    def __init__(self, files: LockFiles, fate: Fate) -> None:
+    """A reboot that the device itself needs takes place: then the agent's life ends as well, lock
+    files and the word that a reboot is required are gone, and `rebooted` says so."""
+
+    def __init__(self, files: LockFiles, fate: Fate, boot: HostState) -> None:
         super().__init__(files)
+        self.boot = boot
+        self.rebooted = False
         self._fate = fate
         self.performed: list[HostStep] = []
         self._gate = threading.Lock()
@@ -129,9 +145,17 @@ class MortalHost(FakeHost):
             elif not struck or self._fate.done:
                 super().perform(step, ticket)
                 self.performed.append(step)
+                if isinstance(step, RequestReboot) and self.boot.reboot_required:
+                    self._boots()
             if struck:
                 self._fate.over.set()
             self._live()
+
+    def _boots(self) -> None:
+        self.boot = replace(self.boot, boot_id=self.boot.boot_id + "+1", reboot_required=False)
+        self.files = set()
+        self.rebooted = True
+        self._fate.over.set()
 
     def _live(self) -> None:
         if self._fate.over.is_set():
@@ -167,6 +191,7 @@ class MortalStore(FakeStore):
 def copy_into(copy: FakeStore, known: FakeStore) -> FakeStore:
     copy.targets, copy.stopped = dict(known.targets), dict(known.stopped)
     copy.commits, copy.specs = dict(known.commits), dict(known.specs)
+    copy.origins = dict(known.origins)
     copy.stopped_by_agent, copy.images = known.stopped_by_agent, set(known.images)
     return copy
 
@@ -182,6 +207,7 @@ class Remains:
     """The store as a power cut may leave it, where that is another one."""
     worked: tuple[Step, ...] = ()
     writes: int = 0
+    boot: HostState = BOOT
 
 
 _lives = itertools.count(1)
@@ -193,17 +219,22 @@ def live(
     then: Callable[[Rig], None],
     fate: Fate | None = None,
 ) -> Remains:
-    """One life of the agent on what was left by the one before. `then` sees to its end."""
+    """One life of the agent on what was left by the one before. `then` sees to its end. A reboot
+    in it is followed by the life after it, unless that is the `fate` which was asked for."""
+    end = fate
     fate = fate or Fate()
     engine = MortalEngine(found.world, fate, next(_lives) * 1000)
-    host, store = MortalHost(found.files, fate), MortalStore(found.store, fate)
+    host, store = MortalHost(found.files, fate, found.boot), MortalStore(found.store, fate)
     with rig(
         memory=remembered(store), policy=policy, engine=engine, host=host, store=store
     ) as agent:
         then(agent)
     worked = (*engine.performed, *host.performed)
     kept = copy_into(FakeStore(), store)
-    return Remains(engine.observed, kept, frozenset(host.files), store.older, worked, store.writes)
+    left = Remains(
+        engine.observed, kept, frozenset(host.files), store.older, worked, store.writes, host.boot
+    )
+    return live(left, policy, settle) if host.rebooted and end is None else left
 
 
 # ---- scenarios -----------------------------------------------------------------------------------
@@ -225,6 +256,7 @@ class Scenario:
     world: Observed = field(default_factory=lambda: observed("busybox"))
     halves: Mapping[str, Callable[[Any, Observed], Observed]] = field(default_factory=dict)
     meanwhile: Callable[[Observed], Observed] | None = None
+    boot: HostState = BOOT
 
     def __str__(self) -> str:
         return f"{self.at.__name__}: {self.name}"
@@ -259,7 +291,18 @@ HANDED_RELEASE = target(
     commit="c2",
 )
 API = target(service("one", labels={SUPERVISOR_API: "1"}))
+REBOOTING = target(service("one"), service("two", 2, labels={REQUIRES_REBOOT: "1"}))
+FIRMWARE = target(service("one", labels={"io.balena.features.extra-firmware": "1"}))
+AFTER_ONE = {"one": {"condition": "service_started", "restart": True}}
+LOOSE = target(service("one"), service("two", 2, depends_on=AFTER_ONE))
+LOOSE_OTHER = target(
+    service("one", environment={"A": "b"}), service("two", 2, depends_on=AFTER_ONE)
+)
 KEY = ("1", "one")
+WRONG_API_NETWORK = replace(
+    observed("busybox"),
+    networks={"w": Network("w", SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, NetworkSpec())},
+)
 
 
 def untagged(step: Fetch, world: Observed) -> Observed:
@@ -323,6 +366,10 @@ def some_files(step: Step, world: Observed) -> Observed:
     return world  # the host makes the lock files
 
 
+def without_api_network(step: EnsureSupervisorNetwork, world: Observed) -> Observed:
+    return replace(world, networks={k: n for k, n in world.networks.items() if k != "w"})
+
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -342,6 +389,8 @@ SCENARIOS = (
     Scenario("another configuration", RemoveVolume, VOLUME,
              app(service("one", volumes=["data:/data"]), volumes={"data": {"labels": {"a": "b"}}})),
     Scenario("the first user", EnsureSupervisorNetwork, None, API),
+    Scenario("a wrong one", EnsureSupervisorNetwork, None, API, world=WRONG_API_NETWORK,
+             halves={"removed": without_api_network}),
     Scenario("a new app", CreateContainer, None, TWO),
     Scenario("a new service", CreateContainer, ONE, TWO),
     Scenario("another configuration", CreateContainer, TWO, OTHER),
@@ -390,6 +439,16 @@ SCENARIOS = (
     Scenario("another configuration", ReleaseLocks, TWO, OTHER, halves={"some": some_files}),
     Scenario("everything goes", ReleaseLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("by command", RequestReboot, TWO, command=Power()),
+    Scenario("a label", RequireReboot, ONE, REBOOTING),
+    Scenario("a label", CreateContainer, ONE, REBOOTING),
+    Scenario("a label", RequestReboot, ONE, REBOOTING),
+    Scenario("a label", StartContainer, ONE, REBOOTING),
+    Scenario("a label", EnsureExtraFirmware, None, FIRMWARE),
+    Scenario("a label", SetFirmwareVolume, None, FIRMWARE, boot=replace(BOOT, firmware_volume="")),
+    Scenario("restart after it", StopContainer, LOOSE, LOOSE_OTHER, halves={"removed": removed}),
+    Scenario("restart after it", RemoveContainer, LOOSE, LOOSE_OTHER, halves={"dead": dead}),
+    Scenario("restart after it", CreateContainer, LOOSE, LOOSE_OTHER),
+    Scenario("restart after it", StartContainer, LOOSE, LOOSE_OTHER),
     Scenario("by command", RequestPowerOff, TWO, command=Power(off=True)),
 )  # fmt: skip
 
@@ -401,7 +460,14 @@ DEATHS = [
 
 
 def settle(agent: Rig) -> None:
-    agent.settled()
+    """To rest, or to a reboot."""
+    host = agent.host
+    agent.until(
+        lambda s: (
+            (s.settled and not s.update_pending) or (isinstance(host, MortalHost) and host.rebooted)
+        ),
+        "settled",
+    )
 
 
 def answered(agent: Rig, answer: Future[str]) -> None:
@@ -424,7 +490,8 @@ def device(scenario_index: int) -> Remains:
             answered(agent, agent.reconciler.submit(scenario.earlier))
         agent.settled()
 
-    found = live(Remains(scenario.world, FakeStore()), scenario.policy, come_to_rest)
+    new = Remains(scenario.world, FakeStore(), boot=scenario.boot)
+    found = live(new, scenario.policy, come_to_rest)
     if scenario.meanwhile:
         found = replace(found, world=scenario.meanwhile(found.world))
     return found
@@ -448,7 +515,7 @@ def undisturbed(scenario_index: int) -> Remains:
         if answer:
             answered(agent, answer)
         if not isinstance(scenario.command, Power):
-            agent.settled()
+            settle(agent)
 
     return live(device(scenario_index), scenario.policy, to_the_end)
 
@@ -481,7 +548,7 @@ def known(store: FakeStore) -> tuple[Json, Json, set[str]]:
     return dict(store.stopped), dict(store.commits), store.images
 
 
-def right(world: Observed, end: Observed) -> set[str]:
+def right(world: Observed, end: Observed, origins: Mapping[str, Origin]) -> set[str]:
     """Ids of what is in `world` as it shall be in the end: nobody has a reason to touch it."""
     services = {portrait(c, end) for c in end.containers.values()}
     networks = {(n.engine_name, str(n.spec)) for n in end.networks.values()}
@@ -489,6 +556,7 @@ def right(world: Observed, end: Observed) -> set[str]:
     kept = {c.id for c in alive if portrait(c, world) in services}
     wrong = world.containers.keys() - kept
     kept -= {c.id for c in alive if any(other in c.spec.to_json() for other in wrong)}
+    kept -= {key for key, known in origins.items() if not set(known.parents.values()) <= kept}
     return kept | {
         n.id for n in world.networks.values() if (n.engine_name, str(n.spec)) in networks
     }
@@ -538,9 +606,15 @@ def revived(left: Remains, policy: Policy, end: Remains) -> Remains:
     """The next agent comes to the same end; the one after it has nothing to do."""
     then = live(left, policy, settle)
     assert (view(then.world), known(then.store)) == (view(end.world), known(end.store))
-    assert right(left.world, end.world) <= {*then.world.containers, *then.world.networks}
+    assert right(left.world, end.world, left.store.origins) <= {
+        *then.world.containers,
+        *then.world.networks,
+    }
     assert then.store.specs.keys() | then.store.stopped_by_agent <= then.world.containers.keys()
+    assert then.store.origins.keys() <= then.world.containers.keys()
     assert then.files == frozenset()
+    assert then.boot.firmware_volume == end.boot.firmware_volume
+    assert not then.boot.reboot_required
     again = live(then, policy, settle)
     assert (again.worked, again.writes, again.world) == ((), 0, then.world)
     return then

@@ -24,10 +24,13 @@ from balena_agent.core import heritage
 from balena_agent.core.body import container_from_inspect
 from balena_agent.core.errors import AgentError, InvalidTarget, Unavailable
 from balena_agent.core.heritage import Heritage
-from balena_agent.core.networks import network_from_inspect, volume_from_inspect
+from balena_agent.core.networks import (
+    SUPERVISOR_SPEC,
+    network_from_inspect,
+    volume_from_inspect,
+)
 from balena_agent.core.observed import Image, ImageConfig, Network, Observed
 from balena_agent.core.scopes import EVERYTHING, Scope
-from balena_agent.core.spec import NetworkSpec
 from balena_agent.core.steps import RenameContainer
 from balena_agent.core.target import Target
 from balena_agent.daemon import take_over
@@ -513,7 +516,7 @@ def world(name: str, change: Change | None = None, volume_labels: bool = True) -
     assert made is not None
     in_host_mode = body["HostConfig"]["NetworkMode"] == "host"
     networks = [live_network("default", in_host_mode), *(live_network(n, False) for n in "ab")]
-    networks.append(Network("net-api", "supervisor0", "", 0, "supervisor0", NetworkSpec()))
+    networks.append(Network("net-api", "supervisor0", "", 0, "supervisor0", SUPERVISOR_SPEC))
     labels = {"io.balena.supervised": "true", "io.balena.app-uuid": "abcd"}
     kind = {"Driver": "local", "Options": None, "Labels": labels if volume_labels else None}
     known = frozenset({7})

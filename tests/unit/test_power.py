@@ -11,6 +11,8 @@ import pytest
 from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked, RefusedByHost
 from balena_agent.core.steps import ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks
 from balena_agent.host.adapter import MachineHost
+from balena_agent.host.breadcrumbs import Breadcrumbs
+from balena_agent.host.configfile import ConfigFile
 from balena_agent.host.locks import BREADCRUMBS, UpdateLocks
 from balena_agent.host.logind import IN_PROGRESS, BlockedByHost, Logind
 from balena_agent.host.wire import BusRefusal
@@ -84,12 +86,24 @@ def test_without_logind_systemd_is_asked() -> None:
     assert bus.calls[-1] == (SYSTEMD, "PowerOff", ())
 
 
+def machine(top: Path, bus: FakeBus) -> MachineHost:
+    """A host whose files are below `top`."""
+    locks = top / "supervisor" / "services"
+    return MachineHost(
+        UpdateLocks(str(locks)),
+        logind(bus),
+        str(top),
+        Breadcrumbs(str(top / "run"), str(locks), "boot-1", 1000.0),
+        ConfigFile(str(top / "config.json")),
+    )
+
+
 @pytest.mark.parametrize("step", [RequestReboot, RequestPowerOff])
 @pytest.mark.parametrize("crumb", BREADCRUMBS)
 def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str) -> None:
     (tmp_path / crumb).touch()
     bus = FakeBus()
-    host = MachineHost(UpdateLocks(str(tmp_path / "a" / "b")), logind(bus), str(tmp_path))
+    host = machine(tmp_path, bus)
     with pytest.raises(Locked, match=r"^Waiting for Host OS update to finish$"):
         host.perform(step(), Ticket())
     assert bus.calls == []
@@ -101,8 +115,7 @@ def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str)
 
 def test_lock_steps_reach_the_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("balena_agent.host.locks.os.fchown", lambda *_: None)
-    locks = UpdateLocks(str(tmp_path / "a" / "b"))
-    host = MachineHost(locks, logind(FakeBus()), str(tmp_path))
+    host = machine(tmp_path, FakeBus())
     host.perform(TakeLocks("u", 7, ("web",)), Ticket())
     assert host.held_locks() == {7}
     host.perform(ReleaseLocks("u", 7), Ticket())

@@ -230,3 +230,21 @@ def test_the_document() -> None:
     rejected = Preview(rejected={"1": "no"}, untouched=(("1", "web"),))
     assert preview_state(rejected)["rejected"] == [{"app": "1", "problem": "no"}]
     assert preview_state(rejected)["untouched"] == [{"app": "1", "service": "web"}]
+
+
+def test_a_reboot_is_part_of_what_a_target_does() -> None:
+    label = {"io.balena.update.requires-reboot": "1"}
+    with rig() as here:
+        here.post(target(service("web")))
+        here.settled()
+        found = asked(here, target(service("web"), service("db", 2, labels=label)))
+        assert verbs(found) == [
+            "take-locks locks 1",
+            "create service 1/db",
+            "require-reboot service 1/db",
+            "release-locks locks 1",
+            "take-locks locks 1",
+            "reboot host",
+            "start service 1/db",
+        ]
+        assert found.untouched == (("1", "web"),)

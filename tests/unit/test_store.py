@@ -18,6 +18,7 @@ import pytest
 
 from balena_agent import database
 from balena_agent.core.errors import NotFound
+from balena_agent.core.origins import Origin
 from balena_agent.core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
 from balena_agent.core.spec import ContainerSpec, Endpoint
 from balena_agent.store import FILE, LAST_GOOD, MIGRATIONS, Store, StoreUnavailable
@@ -48,6 +49,7 @@ def filled(home: Path) -> Store:
     store.save_stopped({("u1", "web"): "c1", ("u1", "db"): "c1"})
     store.save_commit("u1", 1, "c1")
     store.save_specs({"id1": SPEC})
+    store.save_origins({"id1": Origin("boot", {"db": "id2"}), "id2": Origin()})
     store.save_stopped_by_agent(frozenset({"id1"}))
     store.own_images(frozenset({"a:1", "b:1"}))
     store.set_setting("localMode", True)
@@ -56,7 +58,7 @@ def filled(home: Path) -> Store:
 
 def everything(store: Store) -> tuple[object, ...]:
     return (
-        store.targets(), store.stopped(), store.commits(), store.specs(),
+        store.targets(), store.stopped(), store.commits(), store.specs(), store.origins(),
         store.stopped_by_agent(), store.owned_images(), store.setting("localMode"),
         store.global_key(), store.service_key(1, "web"),
     )  # fmt: skip
@@ -70,7 +72,7 @@ def test_what_was_saved_is_there_after_reopening(home: Path) -> None:
     before = everything(store)
     assert before[0] == {"cloud": '{"v": 2}'}
     assert before[3] == {"id1": SPEC}
-    assert before[6] is True
+    assert before[7] is True
     store.close()
     again = opened(home)
     assert everything(again) == before
@@ -133,6 +135,18 @@ def test_files_are_private(home: Path) -> None:
         path.name for path in home.iterdir()
     }
     store.close()
+
+
+def test_origins_are_noted_anew_forgotten_and_read_with_care(home: Path) -> None:
+    store = filled(home)
+    store.save_origins({"id2": Origin("later")})
+    store.forget_containers(frozenset({"id1"}))
+    assert store.origins() == {"id2": Origin("later")}
+    store.close()
+    with sqlite3.connect(home / FILE) as db:
+        db.execute("INSERT INTO container_origin VALUES ('odd', 'boot', '[')")
+        db.execute("INSERT INTO container_origin VALUES ('list', 'boot', '[]')")
+    assert opened(home).origins() == {"id2": Origin("later")}
 
 
 # -- keys
@@ -312,7 +326,7 @@ def test_an_older_schema_is_brought_up_to_date_and_kept(
     assert again.problems == () and again.targets() == {"cloud": '{"v": 2}'}
     again.close()
     with sqlite3.connect(home / FILE) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (len(more),)
 
 
 def test_a_migration_that_fails_changes_nothing(
