@@ -260,6 +260,7 @@ class Daemon:
             self.store.stopped_by_agent(),
             self.store.owned_images(),
             self.store.commits(),
+            self.store.tolerated(),
         )
 
     def _prepare(self, service: DesiredService) -> None:

@@ -8,18 +8,20 @@ as the contract tests reach. Effects are total: a step on something that is gone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from .body import resolved
 from .names import SUPERVISOR_NETWORK, normal_image
 from .observed import Container, Image, Network, Observed, Volume
-from .spec import NetworkSpec
+from .spec import ContainerSpec, Endpoint, NetworkSpec
 from .steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EngineStep,
     EnsureSupervisorNetwork,
     Fetch,
@@ -30,6 +32,7 @@ from .steps import (
     RenameContainer,
     StartContainer,
     StopContainer,
+    UpdateContainer,
 )
 
 
@@ -53,13 +56,24 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
         case CreateContainer():
             return _with_container(observed, step, new_id)
         case StartContainer():
-            return _changed(observed, step.container_id, state="running", started_at="started")
+            now = _later(observed)
+            return _changed(observed, step.container_id, state="running", started_at=now)
         case StopContainer():
             return _stopped(observed, step.container_id)
         case RemoveContainer():
             return replace(observed, containers=_less(observed.containers, step.container_id))
         case RenameContainer():
             return _changed(observed, step.container_id, name=step.name, raw_name=str(step.name))
+        case ConnectNetwork():
+            return _respecified(observed, step.container_id, lambda s: _joined(s, step.endpoint))
+        case DisconnectNetwork():
+            return _respecified(observed, step.container_id, lambda s: _left(s, step.network))
+        case UpdateContainer():
+            return _respecified(
+                observed,
+                step.container_id,
+                lambda s: replace(s, fields={**s.fields, **step.fields}),
+            )
 
 
 T = TypeVar("T")
@@ -75,6 +89,29 @@ def _changed(observed: Observed, container_id: str, **changes: object) -> Observ
         return observed
     changed = replace(known, **changes)  # type: ignore[arg-type]
     return replace(observed, containers={**observed.containers, container_id: changed})
+
+
+def _later(observed: Observed) -> str:
+    """A time after every start that there was."""
+    known = (c.started_at for c in observed.containers.values() if c.started_at.isdigit())
+    return f"{max(map(int, known), default=0) + 1:06}"
+
+
+def _respecified(
+    observed: Observed, container_id: str, how: Callable[[ContainerSpec], ContainerSpec]
+) -> Observed:
+    known = observed.containers.get(container_id)
+    return _changed(observed, container_id, spec=how(known.spec)) if known else observed
+
+
+def _joined(spec: ContainerSpec, endpoint: Endpoint) -> ContainerSpec:
+    if endpoint.network in spec.networks:
+        return spec
+    return replace(spec, endpoints=(*spec.endpoints, endpoint))
+
+
+def _left(spec: ContainerSpec, network: str) -> ContainerSpec:
+    return replace(spec, endpoints=tuple(e for e in spec.endpoints if e.network != network))
 
 
 def _stopped(observed: Observed, container_id: str) -> Observed:

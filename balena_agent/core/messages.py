@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EnsureSupervisorNetwork,
     Fetch,
     ReleaseLocks,
@@ -25,6 +27,7 @@ from .steps import (
     Step,
     StopContainer,
     TakeLocks,
+    UpdateContainer,
 )
 
 
@@ -49,6 +52,9 @@ def sentences(step: Step) -> Sentences:
         case StartContainer(service=name):
             return _of("Starting service", "Started service", "start service", name)
         case StopContainer(service=name, final=final):
+            if step.again:
+                begin = f"Restarting service {name}: {step.cause}"
+                return Sentences(begin, "", f"Failed to restart service '{name}'")
             if final:
                 return _of("Killing service", "Killed service", "kill service", name)
             return _of("Stopping service", "Stopped service", "stop service", name)
@@ -57,6 +63,8 @@ def sentences(step: Step) -> Sentences:
         case RenameContainer(service=name):
             what = "metadata for service"
             return _of(f"Updating {what}", f"Updated {what}", f"update {what}", name)
+        case ConnectNetwork() | DisconnectNetwork() | UpdateContainer():
+            return _repair(step)
         case CreateNetwork() | RemoveNetwork() | CreateVolume() | RemoveVolume():
             return _part(step)
         case EnsureSupervisorNetwork():
@@ -69,6 +77,23 @@ def sentences(step: Step) -> Sentences:
             return Sentences("Rebooting", "", "Could not reboot")
         case RequestPowerOff():
             return Sentences("Shutting down", "", "Could not shut down")
+
+
+def _repair(step: ConnectNetwork | DisconnectNetwork | UpdateContainer) -> Sentences:
+    name = f"service '{step.service}'"
+    match step:
+        case ConnectNetwork():
+            what, where = "connect", f"{name} to network '{step.endpoint.network}'"
+        case DisconnectNetwork():
+            what, where = "disconnect", f"{name} from network '{step.network}'"
+        case UpdateContainer():
+            what, where = "reset", f"{', '.join(sorted(step.fields))} of {name}"
+    begin, done = {
+        "connect": ("Connecting", "Connected"),
+        "disconnect": ("Disconnecting", "Disconnected"),
+        "reset": ("Resetting", "Reset"),
+    }[what]
+    return Sentences(f"{begin} {where}", f"{done} {where}", f"Failed to {what} {where}")
 
 
 def _part(step: CreateNetwork | RemoveNetwork | CreateVolume | RemoveVolume) -> Sentences:

@@ -38,6 +38,9 @@ from .steps import (
     subject,
 )
 
+_LOCKED_VERBS = ("create", "start", "stop", "remove", "rename", "disconnect")
+"""Steps for which the locks of an app are kept."""
+
 
 @dataclass(slots=True)
 class _Belongings:
@@ -52,11 +55,13 @@ class _Belongings:
 @dataclass(frozen=True, slots=True)
 class _Around:
     """What an app's plan must know of the world beyond the app: engine names that some container
-    uses, networks that all apps share, images that are about to go."""
+    uses, networks that all apps share, images that are about to go, fields that the engine
+    drops."""
 
     users: frozenset[str]
     shared: frozenset[str]
     leftovers: tuple[str, ...]
+    ignored: frozenset[str]
 
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
@@ -81,7 +86,9 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, _Around(users, shared, leftovers), uuid in apps)
+        _plan_app(
+            draft, app, mine, _Around(users, shared, leftovers, observed.unsupported), uuid in apps
+        )
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
@@ -163,6 +170,8 @@ def _plan_app(
         frozenset(present - replaced.keys()) | around.shared,
         replaced,
         around.leftovers,
+        around.ignored,
+        draft.situation.damped,
     )
     plan_services(draft, ground)
     _plan_parts(draft, app, mine, replaced, present, around.users)
@@ -181,7 +190,7 @@ def _release_locks(draft: Draft, app: DesiredApp) -> None:
         for step in draft.situation.running.values()
         if not isinstance(step, Fetch)
     )
-    if not under_way and not draft.wants("create", "start", "stop", "remove", "rename"):
+    if not under_way and not draft.wants(*_LOCKED_VERBS):
         draft.emit(ReleaseLocks(app.uuid, app.app_id, "nothing left to do"))
 
 

@@ -3,8 +3,9 @@
 Theory: a service may have no container, one, or several (an interrupted replacement). One is
 chosen as `current`; every other one goes. Then, in this order: not in the target -> goes; differs
 from its spec -> goes, once every image of the release is here; missing -> fetched, created; right
--> named, started or stopped. A container goes in two steps, stop and remove, and needs the app's
-update locks. What cannot be done yet leaves a wait that names what it is waiting for.
+-> repaired in place where it has drifted (drift.py), named, started or stopped. A container goes in
+two steps, stop and remove, and needs the app's update locks. What cannot be done yet leaves a wait
+that names what it is waiting for.
 
 An exited container is left alone: the engine's restart policy owns it. Only a container that a
 user asked to start, or that the agent itself stopped, is started again (spec 20 §13.4).
@@ -13,13 +14,17 @@ user asked to start, or that the agent itself stopped, is started again (spec 20
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from . import damping
 from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
+from .drift import beyond_repair, can_be_joined, outlived, repair
+from .intent import ServiceKey
 from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
 from .situation import Draft
+from .spec import Difference
 from .steps import (
     CreateContainer,
     EnsureSupervisorNetwork,
@@ -44,7 +49,8 @@ class Ground:
 
     `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
     maps those that must go to the reason, which drives their users out first. `leftovers` are
-    images that nobody needs any more and that are about to be removed.
+    images that nobody needs any more and that are about to be removed. `ignored` are fields that
+    this engine drops, `damped` see Situation.
     """
 
     app: DesiredApp
@@ -52,6 +58,8 @@ class Ground:
     usable: frozenset[str]
     replaced: Mapping[str, str]
     leftovers: tuple[str, ...] = ()
+    ignored: frozenset[str] = frozenset()
+    damped: Mapping[ServiceKey, str] = field(default_factory=dict)
 
     @property
     def declared(self) -> frozenset[str]:
@@ -93,7 +101,7 @@ def _current(
         return alive[0] if alive else None
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
-        right = not _differences(service, container, ground)
+        right = not _unequal(service, container, ground)
         return right, container.running, container.created_at, container.id
 
     return max(alive, key=rank)
@@ -133,7 +141,8 @@ def _one(
         if not any_known:
             _create(draft, ground, service, current, missing)
         return
-    reason = _why_replace(draft, ground, service, container, current)
+    reason = _why_replace(draft, ground, service, container)
+    reason = reason or _why_unequal(draft, ground, service, container)
     if reason:
         _go(draft, container, reason, [] if service.strategy in EARLY else missing)
         return
@@ -167,15 +176,25 @@ def _without_image(
             _stop(draft, service, container)
 
 
-def _differences(service: DesiredService, container: Container, ground: Ground) -> str:
-    """The differing fields in words, or "" when the container is as wanted."""
+def _differences(service: DesiredService, container: Container, ground: Ground) -> list[Difference]:
+    """In what the container is not as wanted, but for what a repair in place puts right."""
     ids = {
         name: ground.containers[name][0].id
         for name in parents(service.spec)
         if name in ground.containers
     }
     parent_id = ids.get(service.spec.parent)
-    found = differences(service.spec, container.effective_spec, parent_id, ids)
+    found = differences(service.spec, container.effective_spec, parent_id, ids, ground.ignored)
+    return [difference for difference in found if not can_be_joined(container, difference)]
+
+
+def _unequal(service: DesiredService, container: Container, ground: Ground) -> bool:
+    """Whether the container has to be replaced for what it is."""
+    found = _differences(service, container, ground)
+    return bool(found) and not damping.is_kept(service, found, ground.damped)
+
+
+def _in_words(found: list[Difference]) -> str:
     shown = [str(difference) for difference in found[:_SHOWN_DIFFERENCES]]
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return "; ".join(shown) + more
@@ -186,14 +205,28 @@ def _why_replace(
     ground: Ground,
     service: DesiredService,
     container: Container,
-    current: Mapping[str, Container],
 ) -> str:
+    """Why the container has to go whatever it is like, or ""."""
     if container.id in draft.situation.intent.recreate:
         return "restart was asked for"
-    for used in (*container.spec.networks, *sorted(container.spec.volumes)):
+    networks = [name for name in container.spec.networks if name in service.spec.networks]
+    for used in (*networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
-    return _differences(service, container, ground)
+    return ""
+
+
+def _why_unequal(
+    draft: Draft, ground: Ground, service: DesiredService, container: Container
+) -> str:
+    """In what the container is not as wanted, or "". One that was replaced for this too often
+    already is kept."""
+    found = _differences(service, container, ground)
+    lost = beyond_repair(draft, container, ground.ignored)
+    if (found or lost) and damping.is_kept(service, found, ground.damped):
+        draft.wait_service(service.name, damping.reason(found, lost))
+        return ""
+    return _in_words(found) or lost
 
 
 def _go(draft: Draft, container: Container, cause: str, missing: list[str]) -> None:
@@ -244,8 +277,14 @@ def _settle(
     current: Mapping[str, Container],
     missing: list[str],
 ) -> None:
-    """The container is right: see to its name and to whether it runs. Until every image of the
-    release is here only what users ask for is done (spec 20 §13.6)."""
+    """The container is right: see to what has drifted, to its name and to whether it runs. Until
+    every image of the release is here only what users ask for is done (spec 20 §13.6)."""
+
+    def unusable(network: str) -> bool:
+        absent = network in ground.declared and network not in ground.usable
+        return absent or network in ground.replaced
+
+    complete = repair(draft, service, container, not missing, unusable, ground.ignored)
     if container.name != service.container_name:
         if not missing:
             _rename(draft, service, container)
@@ -253,7 +292,9 @@ def _settle(
         names = ", ".join(missing)
         draft.wait_service(service.name, f"joins its release when the image of {names} is here")
     if _should_run(draft, service):
-        if _startable(draft, service, container):
+        if outlived(container, current.get(service.spec.parent)):
+            _restart(draft, service, container)
+        elif complete and _startable(draft, service, container):
             _start(draft, service, container, current, ground)
     elif container.running and (service.running or not missing):
         _stop(draft, service, container)
@@ -263,6 +304,14 @@ def _stop(draft: Draft, service: DesiredService, container: Container) -> None:
     cause = "stopped by request" if service.running else "target says stopped"
     where = (container.app_uuid, container.service, container.id)
     draft.emit(StopContainer(*where, container.stop_timeout, cause=cause), needs_lock=True)
+
+
+def _restart(draft: Draft, service: DesiredService, container: Container) -> None:
+    """Stopped here, it is started again like whatever else the agent has stopped."""
+    cause = f"network of {service.spec.parent} was recreated"
+    where = (container.app_uuid, container.service, container.id)
+    step = StopContainer(*where, container.stop_timeout, again=True, cause=cause)
+    draft.emit(step, needs_lock=True)
 
 
 def _rename(draft: Draft, service: DesiredService, container: Container) -> None:
@@ -327,7 +376,7 @@ def _unmet(
     if other is None or not _should_run(draft, other):
         return ""
     container = current.get(other.name)
-    if container is None or container.state == "created" or _differences(other, container, ground):
+    if container is None or container.state == "created" or _unequal(other, container, ground):
         return f"{other.name} to be started"
     if dependency.condition == "healthy" and container.health not in ("", "none", "healthy"):
         return f"{other.name} to be healthy (is {container.health})"

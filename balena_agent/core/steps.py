@@ -21,8 +21,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from .desired import DesiredNetwork, DesiredService, DesiredVolume
+from .jsonread import Json
 from .names import ContainerName
 from .observed import Container, Image, Network, Observed, Volume
+from .spec import Endpoint
 
 STOP_MARGIN = 30.0
 """Seconds beyond the grace period that a stop may take: signal, kill, engine's own delays."""
@@ -104,13 +106,15 @@ class StartContainer:
 @dataclass(frozen=True, slots=True)
 class StopContainer:
     """Stop with the container's own signal and grace, then harder. `final`: about to be removed,
-    so its restart policy goes first and a container that cannot be stopped is killed."""
+    so its restart policy goes first and a container that cannot be stopped is killed. `again`:
+    the first half of a restart."""
 
     app_uuid: str
     service: str
     container_id: str
     grace: int = 10
     final: bool = False
+    again: bool = False
     cause: str = field(default="", compare=False)
 
 
@@ -132,6 +136,40 @@ class RenameContainer:
     service: str
     container_id: str
     name: ContainerName
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectNetwork:
+    """Make a container a member of a network again (spec 21 §10.3)."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    endpoint: Endpoint
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectNetwork:
+    """Take a container out of a network that it shall not be in; `network` is its engine name."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    network: str
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContainer:
+    """Bring fields that may change in a live container to the canonical values `fields`; an engine
+    that does not take them all has failed."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    fields: Mapping[str, Json]
     cause: str = field(default="", compare=False)
 
 
@@ -178,6 +216,9 @@ EngineStep = (
     | StopContainer
     | RemoveContainer
     | RenameContainer
+    | ConnectNetwork
+    | DisconnectNetwork
+    | UpdateContainer
 )
 HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff
 Step = EngineStep | HostStep
@@ -195,6 +236,9 @@ _VERBS: Mapping[type, str] = {
     StopContainer: "stop",
     RemoveContainer: "remove",
     RenameContainer: "rename",
+    ConnectNetwork: "connect",
+    DisconnectNetwork: "disconnect",
+    UpdateContainer: "update",
     TakeLocks: "take-locks",
     ReleaseLocks: "release-locks",
     RequestReboot: "reboot",
@@ -285,6 +329,11 @@ def service_of(step: Step) -> tuple[str, str]:
     return getattr(step, "app_uuid", ""), str(getattr(step, "service", ""))
 
 
+def service_subject(app_uuid: str, service: str) -> str:
+    """The subject of every step about a service."""
+    return f"service {app_uuid}/{service}"
+
+
 def subject(step: Step) -> str:
     """The thing a step works on, e.g. `service 1/web` or `network 1_default`."""
     match step:
@@ -305,11 +354,18 @@ def subject(step: Step) -> str:
         case RequestReboot() | RequestPowerOff():
             return "host"
         case _:
-            return "service " + "/".join(service_of(step))
+            return service_subject(*service_of(step))
 
 
 def identity(step: Step) -> str:
-    return f"{verb(step)} {subject(step)}"
+    name = f"{verb(step)} {subject(step)}"
+    match step:
+        case ConnectNetwork():
+            return f"{name} {step.endpoint.network}"
+        case DisconnectNetwork():
+            return f"{name} {step.network}"
+        case _:
+            return name
 
 
 def limit(step: Step) -> float:
@@ -341,10 +397,10 @@ def touched(step: Step) -> Touch:
             return Touch(networks=frozenset({"supervisor0"}))
         case CreateContainer():
             return Touch(containers=frozenset({str(step.service.container_name)}))
-        case StartContainer() | StopContainer() | RemoveContainer() | RenameContainer():
-            return Touch(containers=frozenset({step.container_id}))
-        case _:
+        case TakeLocks() | ReleaseLocks() | RequestReboot() | RequestPowerOff():
             return Touch()
+        case _:
+            return Touch(containers=frozenset({step.container_id}))
 
 
 def describe(step: Step) -> str:

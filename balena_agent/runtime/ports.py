@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..core.intent import ServiceKey
+from ..core.jsonread import Json
 from ..core.observed import Observed
 from ..core.spec import ContainerSpec
 from ..core.steps import EngineStep, HostStep, Patch, Ticket, Touch
@@ -59,6 +60,12 @@ class Store(Protocol):
 
     def save_specs(self, specs: Mapping[str, ContainerSpec]) -> None:
         """What containers (ids) were asked to be."""
+
+    def save_tolerated(self, container_id: str, fields: Mapping[str, Json]) -> None:
+        """Fields of which the engine made something else than it was asked for, and what."""
+
+    def recover_key(self, app_id: int, service: str, key: str) -> None:
+        """Take on the API key that a service's container has, unless the service has one."""
 
     def forget_containers(self, ids: frozenset[str]) -> None:
         """Drop every note about containers that are gone."""

@@ -23,6 +23,7 @@ from balena_agent.core.errors import AgentError, Broken, Cancelled, EngineFailed
 from balena_agent.core.names import normal_image
 from balena_agent.core.observed import Container, Observed
 from balena_agent.core.steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
@@ -37,6 +38,7 @@ from balena_agent.core.steps import (
     StartContainer,
     Ticket,
     Touch,
+    UpdateContainer,
     identity,
     touched,
 )
@@ -241,6 +243,8 @@ def refusal(step: EngineStep, observed: Observed) -> EngineFailed | None:
     match step:
         case CreateContainer():
             return _refused_container(step.service, observed)
+        case ConnectNetwork() | UpdateContainer():
+            return _refused_repair(step, observed)
         case StartContainer() | RemoveContainer() | RenameContainer():
             return _refused_on_container(step, observed)
         case CreateNetwork() | CreateVolume():
@@ -282,6 +286,18 @@ def _refused_on_container(
     holder = _named(observed, str(step.name))
     if holder is not None and holder.id != container.id:
         return EngineFailed(f'The container name "/{step.name}" is already in use', 409)
+    return None
+
+
+def _refused_repair(
+    step: ConnectNetwork | UpdateContainer, observed: Observed
+) -> EngineFailed | None:
+    if isinstance(step, ConnectNetwork):
+        missing = _missing_network((step.endpoint.network,), observed)
+        if missing:
+            return missing
+    if step.container_id not in observed.containers:
+        return EngineFailed(f"No such container: {step.container_id}", 404)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from balena_agent.core.errors import AgentError, Locked
 from balena_agent.core.intent import ServiceKey
+from balena_agent.core.jsonread import Json
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
     HostStep,
@@ -79,6 +80,8 @@ class FakeStore:
         self.specs: dict[str, ContainerSpec] = {}
         self.stopped_by_agent: frozenset[str] = frozenset()
         self.images: set[str] = set()
+        self.tolerated: dict[str, Mapping[str, Json]] = {}
+        self.keys: dict[tuple[int, str], str] = {}
 
     def save_target(self, source: str, raw: str) -> None:
         self._check()
@@ -96,11 +99,20 @@ class FakeStore:
         self._check()
         self.specs.update(specs)
 
+    def save_tolerated(self, container_id: str, fields: Mapping[str, Json]) -> None:
+        self._check()
+        self.tolerated[container_id] = fields
+
+    def recover_key(self, app_id: int, service: str, key: str) -> None:
+        self._check()
+        self.keys.setdefault((app_id, service), key)
+
     def forget_containers(self, ids: frozenset[str]) -> None:
         self._check()
         self.stopped_by_agent -= ids
         for container_id in ids:
             self.specs.pop(container_id, None)
+            self.tolerated.pop(container_id, None)
 
     def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
         self._check()

@@ -38,10 +38,13 @@ from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailab
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
 from balena_agent.core.names import SUPERVISOR_API
 from balena_agent.core.observed import Container, Image, Observed
+from balena_agent.core.spec import Endpoint
 from balena_agent.core.steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EngineStep,
     EnsureSupervisorNetwork,
     Fetch,
@@ -60,11 +63,12 @@ from balena_agent.core.steps import (
     TakeLocks,
     Ticket,
     Touch,
+    UpdateContainer,
 )
 from balena_agent.runtime.policy import Policy
 
 SYNCED = ("save_target", "save_stopped", "save_commit", "save_stopped_by_agent")
-NOTES = ("save_specs", "forget_containers", "own_images", "disown_image")
+NOTES = ("save_specs", "save_tolerated", "forget_containers", "own_images", "disown_image")
 
 Json = dict[str, Any]
 LockFiles = frozenset[tuple[int, str]]
@@ -165,6 +169,7 @@ def copy_into(copy: FakeStore, known: FakeStore) -> FakeStore:
     copy.targets, copy.stopped = dict(known.targets), dict(known.stopped)
     copy.commits, copy.specs = dict(known.commits), dict(known.specs)
     copy.stopped_by_agent, copy.images = known.stopped_by_agent, set(known.images)
+    copy.tolerated, copy.keys = dict(known.tolerated), dict(known.keys)
     return copy
 
 
@@ -208,8 +213,9 @@ def live(
 
 @dataclass(frozen=True)
 class Scenario:
-    """A device settled in `first` (None: a new one) and then `earlier`; then `second` or a command,
-    and the agent plans the step `at`. `world` is what is there before everything."""
+    """A device settled in `first` (None: a new one) and then `earlier`; then `second`, a command or
+    somebody who has `meddled` with the device while no agent ran, and the agent plans the step
+    `at`. `world` is what is there before everything."""
 
     name: str
     at: type
@@ -217,6 +223,7 @@ class Scenario:
     second: Json | None = None
     command: Command | None = None
     earlier: Command | Json | None = None
+    meddled: Callable[[Observed], Observed] | None = None
     policy: Policy = field(default_factory=Policy)
     world: Observed = field(default_factory=lambda: observed("busybox"))
     halves: Mapping[str, Callable[[Any, Observed], Observed]] = field(default_factory=dict)
@@ -239,6 +246,7 @@ RELEASE = target(service("one"), service("two", 2, depends_on=["one"]), commit="
 STOPPED = target(service("one", running=False), service("two", 2))
 VOLUME = app(service("one", volumes=["data:/data"]), volumes={"data": {}})
 NETWORKS = app(service("one", networks=["back", "front"]), networks={"back": {}, "front": {}})
+FEWER = app(service("one", networks=["back"]), networks={"back": {}, "front": {}})
 SHARED = target(service("one"), service("two", 2, network_mode="service:one"))
 SHARED_OTHER = target(
     service("one", environment={"A": "b"}), service("two", 2, network_mode="service:one")
@@ -277,6 +285,31 @@ def dead(step: RemoveContainer, world: Observed) -> Observed:
 
 def some_files(step: Step, world: Observed) -> Observed:
     return world  # the host makes the lock files
+
+
+def one_of(world: Observed, name: str = "one") -> Container:
+    return next(c for c in world.containers.values() if c.service == name)
+
+
+def changed(world: Observed, container: Container) -> Observed:
+    return replace(world, containers={**world.containers, container.id: container})
+
+
+def taken_out(world: Observed) -> Observed:
+    return effect(DisconnectNetwork("1", "one", one_of(world).id, "1_front"), world)
+
+
+def put_in(world: Observed) -> Observed:
+    return effect(ConnectNetwork("1", "one", one_of(world).id, Endpoint("1_front")), world)
+
+
+def updated(world: Observed) -> Observed:
+    policy = {"HostConfig.RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}}
+    return effect(UpdateContainer("1", "one", one_of(world).id, policy), world)
+
+
+def started_again(world: Observed) -> Observed:
+    return changed(world, replace(one_of(world), started_at="777777"))
 
 
 SCENARIOS = (
@@ -324,6 +357,14 @@ SCENARIOS = (
     Scenario("everything goes", RemoveContainer, TWO, NOTHING, halves={"dead": dead}),
     Scenario("restart", RemoveContainer, TWO, command=RestartService(KEY), halves={"dead": dead}),
     Scenario("a new release", RenameContainer, TWO, RELEASE),
+    Scenario("taken out by hand", ConnectNetwork, NETWORKS, meddled=taken_out),
+    Scenario("put in by hand", DisconnectNetwork, FEWER, meddled=put_in),
+    Scenario("the target names it no more", DisconnectNetwork, NETWORKS, FEWER),
+    Scenario("changed by hand", UpdateContainer, ONE, meddled=updated),
+    Scenario("the owner of its network started again", StopContainer, SHARED,
+             meddled=started_again),
+    Scenario("the owner of its network started again", StartContainer, SHARED,
+             meddled=started_again),
     Scenario("another configuration", TakeLocks, TWO, OTHER, halves={"some": some_files}),
     Scenario("everything goes", TakeLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("reboot", TakeLocks, TWO, command=Power(), halves={"some": some_files}),
@@ -364,13 +405,14 @@ def device(scenario_index: int) -> Remains:
             answered(agent, agent.reconciler.submit(scenario.earlier))
         agent.settled()
 
-    return live(Remains(scenario.world, FakeStore()), scenario.policy, come_to_rest)
+    found = live(Remains(scenario.world, FakeStore()), scenario.policy, come_to_rest)
+    return replace(found, world=scenario.meddled(found.world)) if scenario.meddled else found
 
 
 def begin(scenario: Scenario, agent: Rig) -> Future[str] | None:
     if scenario.second is not None:
         agent.post(scenario.second)
-    else:
+    elif not scenario.meddled:
         agent.settled()
     return agent.reconciler.submit(scenario.command) if scenario.command else None
 
@@ -450,6 +492,14 @@ def test_without_a_death_everything_runs_that_shall(scenario: Scenario) -> None:
     found = undisturbed(SCENARIOS.index(scenario)).world.containers.values()
     assert {c.service: c.state for c in found} == shall
     assert len(found) == len(shall)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.meddled], ids=str)
+def test_what_somebody_meddled_with_is_put_right_in_place(scenario: Scenario) -> None:
+    number = SCENARIOS.index(scenario)
+    before, after = device(number), undisturbed(number)
+    assert after.world.containers.keys() == before.world.containers.keys()
+    assert after.world != before.world and after.worked
 
 
 @pytest.mark.parametrize(("scenario", "moment"), DEATHS)
