@@ -101,7 +101,7 @@ def _current(
         return alive[0] if alive else None
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
-        right = not _unequal(service, container, ground)
+        right = not _differences(service, container, ground)
         return right, container.running, container.created_at, container.id
 
     return max(alive, key=rank)
@@ -142,7 +142,6 @@ def _one(
             _create(draft, ground, service, current, missing)
         return
     reason = _why_replace(draft, ground, service, container)
-    reason = reason or _why_unequal(draft, ground, service, container)
     if reason:
         _go(draft, container, reason, [] if service.strategy in EARLY else missing)
         return
@@ -176,7 +175,7 @@ def _without_image(
             _stop(draft, service, container)
 
 
-def _differences(service: DesiredService, container: Container, ground: Ground) -> list[Difference]:
+def _found(service: DesiredService, container: Container, ground: Ground) -> list[Difference]:
     """In what the container is not as wanted, but for what a repair in place puts right."""
     ids = {
         name: ground.containers[name][0].id
@@ -188,10 +187,10 @@ def _differences(service: DesiredService, container: Container, ground: Ground) 
     return [difference for difference in found if not can_be_joined(container, difference)]
 
 
-def _unequal(service: DesiredService, container: Container, ground: Ground) -> bool:
-    """Whether the container has to be replaced for what it is."""
-    found = _differences(service, container, ground)
-    return bool(found) and not damping.is_kept(service, found, ground.damped)
+def _differences(service: DesiredService, container: Container, ground: Ground) -> str:
+    """The differing fields in words, or "" when the container is as wanted, or is kept anyway."""
+    found = _found(service, container, ground)
+    return "" if damping.is_kept(service, found, ground.damped) else _in_words(found)
 
 
 def _in_words(found: list[Difference]) -> str:
@@ -206,7 +205,14 @@ def _why_replace(
     service: DesiredService,
     container: Container,
 ) -> str:
-    """Why the container has to go whatever it is like, or ""."""
+    return _must_go(draft, ground, service, container) or _why_unequal(
+        draft, ground, service, container
+    )
+
+
+def _must_go(draft: Draft, ground: Ground, service: DesiredService, container: Container) -> str:
+    """Why the container has to go whatever it is like, or "". A network that only the container
+    still names it can leave."""
     if container.id in draft.situation.intent.recreate:
         return "restart was asked for"
     networks = [name for name in container.spec.networks if name in service.spec.networks]
@@ -219,9 +225,9 @@ def _why_replace(
 def _why_unequal(
     draft: Draft, ground: Ground, service: DesiredService, container: Container
 ) -> str:
-    """In what the container is not as wanted, or "". One that was replaced for this too often
-    already is kept."""
-    found = _differences(service, container, ground)
+    """In what the container is not as wanted and cannot be repaired, or "". One that was replaced
+    for this too often already is kept."""
+    found = _found(service, container, ground)
     lost = beyond_repair(draft, container, ground.ignored)
     if (found or lost) and damping.is_kept(service, found, ground.damped):
         draft.wait_service(service.name, damping.reason(found, lost))
@@ -376,7 +382,7 @@ def _unmet(
     if other is None or not _should_run(draft, other):
         return ""
     container = current.get(other.name)
-    if container is None or container.state == "created" or _unequal(other, container, ground):
+    if container is None or container.state == "created" or _differences(other, container, ground):
         return f"{other.name} to be started"
     if dependency.condition == "healthy" and container.health not in ("", "none", "healthy"):
         return f"{other.name} to be healthy (is {container.health})"
