@@ -271,6 +271,7 @@ class Daemon:
             self.store.owned_images(),
             self.store.commits(),
             self.store.origins(),
+            self.store.tolerated(),
         )
 
     def _prepare(self, service: DesiredService) -> None:

@@ -61,6 +61,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE container_origin (
         container_id TEXT PRIMARY KEY, boot TEXT NOT NULL, parents TEXT NOT NULL);
     """,
+    # What the engine made of a container's fields where it did not do as asked (spec 21 §10.3).
+    "ALTER TABLE container_intent ADD COLUMN tolerated TEXT NOT NULL DEFAULT '{}';",
 )
 """Script n brings a database of version n to n + 1. Never edit one that has been released."""
 
@@ -70,7 +72,11 @@ _PUT_STOP = (
     " DO UPDATE SET commit_ = excluded.commit_"
 )
 _DROP_STOP = "DELETE FROM user_stop WHERE app_uuid = ? AND service_name = ?"
-_PUT_SPEC = "INSERT OR REPLACE INTO container_intent VALUES (?, ?, ?, ?)"
+_PUT_SPEC = (
+    "INSERT OR REPLACE INTO container_intent (container_id, digest, intent, created_at)"
+    " VALUES (?, ?, ?, ?)"
+)
+_PUT_TOLERATED = "UPDATE container_intent SET tolerated = ? WHERE container_id = ?"
 _PUT_ORIGIN = "INSERT OR REPLACE INTO container_origin VALUES (?, ?, ?)"
 _PUT_KEY = "INSERT OR IGNORE INTO api_key (app_id, service_name, key, scopes) VALUES (?, ?, ?, ?)"
 _PUT_IMAGE = "INSERT OR IGNORE INTO own_image VALUES (?)"
@@ -190,6 +196,12 @@ class Store:
         made = hmac.new(self._seed().encode(), said, hashlib.sha256).hexdigest()[:32]
         return self._key(app_id, service, Scope(app_id=app_id), made)
 
+    def recover_key(self, app_id: int, service: str, key: str) -> None:
+        """Take on the key that stands in the environment of a service's container, unless the
+        service has a key already: after the loss of this store it stays valid."""
+        values = (app_id, service, key, json.dumps(scopes_to_json(Scope(app_id=app_id))))
+        self._keep(_PUT_KEY, values)
+
     def rotate_key(self, key: str) -> str:
         """Put a new key in the place of `key`, with the same scope. NotFound: no such key."""
         with self._db.lock:
@@ -256,6 +268,17 @@ class Store:
         rows = self._db.rows("SELECT container_id, boot, parents FROM container_origin")
         read = ((container_id, boot, _json(parents)) for container_id, boot, parents in rows)
         return {i: Origin(boot, parents) for i, boot, parents in read if isinstance(parents, dict)}
+
+    def save_tolerated(self, container_id: str, fields: Mapping[str, Json]) -> None:
+        """Note where the engine made something else of a container whose spec is noted, and what:
+        fields with their live values."""
+        self._note([(_PUT_TOLERATED, (json.dumps(dict(fields)), container_id))])
+
+    def tolerated(self) -> Mapping[str, Mapping[str, Json]]:
+        """What `save_tolerated` noted, by container id; without those that have nothing."""
+        sql = "SELECT container_id, tolerated FROM container_intent WHERE tolerated != '{}'"
+        found = {container_id: _json(text) for container_id, text in self._db.rows(sql)}
+        return {i: fields for i, fields in found.items() if isinstance(fields, dict)}
 
     def forget_containers(self, ids: frozenset[str]) -> None:
         """Drop every note about containers that are gone."""

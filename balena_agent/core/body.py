@@ -36,7 +36,7 @@ from .names import (
 from .observed import Container, Image, ImageConfig
 from .spec import ContainerSpec, Difference, Endpoint
 
-_MODES: Final = ("HostConfig.NetworkMode", "HostConfig.PidMode", "HostConfig.IpcMode")
+MODES: Final = ("HostConfig.NetworkMode", "HostConfig.PidMode", "HostConfig.IpcMode")
 _NOT_COMPARED_LABELS: Final = (STRATEGY, HANDOVER_TIMEOUT)
 _BY_KEY: Final = ("Env", "Labels")
 _LENGTH_OF_SHORT_ID: Final = 12
@@ -44,14 +44,14 @@ _NEVER: Final = "0001-01-01T"
 _ID_TAIL = re.compile(r"(\d+)_(\d+)(?:_([0-9a-zA-Z]+))?\Z")
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
-_INFO_SUPPORT: Final[Mapping[str, str]] = MappingProxyType(
+_INFO_SUPPORT: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "MemoryLimit": "HostConfig.Memory",
-        "PidsLimit": "HostConfig.PidsLimit",
-        "CPUShares": "HostConfig.CpuShares",
-        "CPUSet": "HostConfig.CpusetCpus",
-        "CpuCfsQuota": "HostConfig.CpuQuota",
-        "OomKillDisable": "HostConfig.OomKillDisable",
+        "MemoryLimit": ("HostConfig.Memory", "HostConfig.MemoryReservation"),
+        "PidsLimit": ("HostConfig.PidsLimit",),
+        "CPUShares": ("HostConfig.CpuShares",),
+        "CPUSet": ("HostConfig.CpusetCpus",),
+        "CpuCfsQuota": ("HostConfig.CpuQuota", "HostConfig.NanoCpus"),
+        "OomKillDisable": ("HostConfig.OomKillDisable",),
     }
 )
 
@@ -61,14 +61,14 @@ _INFO_SUPPORT: Final[Mapping[str, str]] = MappingProxyType(
 
 def parents(spec: ContainerSpec) -> frozenset[str]:
     """Services whose namespaces the container shares: they must exist before it (spec 21 §5.4)."""
-    modes = (str(spec.fields.get(mode) or "") for mode in _MODES)
+    modes = (str(spec.fields.get(mode) or "") for mode in MODES)
     return frozenset(mode[8:] for mode in modes if mode.startswith("service:"))
 
 
 def resolved(spec: ContainerSpec, ids: Mapping[str, str]) -> ContainerSpec:
     """The spec with `service:x` replaced by `container:<id of x>` where `ids` knows x."""
     found: dict[str, Json] = {}
-    for mode in _MODES:
+    for mode in MODES:
         kind, _, name = str(spec.fields.get(mode) or "").partition(":")
         if kind == "service" and name in ids:
             found[mode] = f"container:{ids[name]}"
@@ -257,7 +257,8 @@ def image_config(inspect: Mapping[str, Json]) -> ImageConfig:
 
 def unsupported_fields(info: Mapping[str, Json]) -> frozenset[str]:
     """Fields that this engine drops, by its own `/info`: no reason to replace (spec 21 §10.5)."""
-    return frozenset(name for key, name in _INFO_SUPPORT.items() if info.get(key) is False)
+    lacking = (names for key, names in _INFO_SUPPORT.items() if info.get(key) is False)
+    return frozenset(name for names in lacking for name in names)
 
 
 def differences(
@@ -290,7 +291,7 @@ def _accepted(
     name: str, new: Json, old: Json, wanted: ContainerSpec, ids: Mapping[str, str]
 ) -> bool:
     """Unequal values that mean the same."""
-    if name in _MODES:
+    if name in MODES:
         return _same_namespace(name, str(new), str(old), ids)
     if name == "Hostname" and not new and wanted.fields.get("HostConfig.NetworkMode") == "host":
         return True  # the engine then writes the host's name there

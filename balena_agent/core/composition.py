@@ -330,6 +330,10 @@ def _settle_conflicts(
             if fields[engine] != DEFAULTS[engine]:
                 notes.ignored(name, asked.get(name), f"it belongs to the network of {mode[8:]}")
                 fields[engine] = DEFAULTS[engine]
+    if fields["HostConfig.NanoCpus"] and "HostConfig.NanoCpus" in facts.engine_lacks:
+        # Unlike other limits, which the engine drops with a warning, this one it refuses.
+        notes.ignored("cpus", asked.get("cpus"), "the kernel has no CPU quota")
+        fields["HostConfig.NanoCpus"] = 0
     if fields["HostConfig.NanoCpus"] and fields["HostConfig.CpuQuota"]:
         notes.ignored("cpu_quota", asked.get("cpu_quota"), "cpus is set as well")
         fields["HostConfig.CpuQuota"] = 0

@@ -8,7 +8,7 @@ as the contract tests reach. Effects are total: a step on something that is gone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -18,11 +18,13 @@ from .jsonread import Json
 from .names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, normal_image, retired_name
 from .networks import SUPERVISOR_SPEC, supervisor_differences
 from .observed import NO_APP, Container, Image, Network, Observed, Volume
-from .spec import VolumeSpec
+from .spec import ContainerSpec, Endpoint, VolumeSpec
 from .steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EngineStep,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
@@ -36,6 +38,7 @@ from .steps import (
     RetireContainer,
     StartContainer,
     StopContainer,
+    UpdateContainer,
 )
 
 
@@ -61,7 +64,8 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
         case CreateContainer():
             return _with_container(observed, step, new_id)
         case StartContainer():
-            return _changed(observed, step.container_id, state="running", started_at="started")
+            now = _later(observed)
+            return _changed(observed, step.container_id, state="running", started_at=now)
         case StopContainer():
             return _stopped(observed, step.container_id)
         case RemoveContainer():
@@ -72,6 +76,16 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
             return _named(observed, step, retired_name(step.name), NO_RESTART)
         case ReinstateContainer():
             return _named(observed, step, str(step.name), step.policy)
+        case ConnectNetwork():
+            return _respecified(observed, step.container_id, lambda s: _joined(s, step.endpoint))
+        case DisconnectNetwork():
+            return _respecified(observed, step.container_id, lambda s: _left(s, step.network))
+        case UpdateContainer():
+            return _respecified(
+                observed,
+                step.container_id,
+                lambda s: replace(s, fields={**s.fields, **step.fields}),
+            )
 
 
 NO_RESTART: Final[Mapping[str, Json]] = MappingProxyType({"Name": "no", "MaximumRetryCount": 0})
@@ -103,6 +117,29 @@ def _named(
     fields = {**known.spec.fields, "HostConfig.RestartPolicy": dict(policy)}
     spec = replace(known.spec, fields=fields)
     return _changed(observed, known.id, name=step.name, raw_name=raw_name, spec=spec)
+
+
+def _later(observed: Observed) -> str:
+    """A time after every start that there was."""
+    known = (c.started_at for c in observed.containers.values() if c.started_at.isdigit())
+    return f"{max(map(int, known), default=0) + 1:06}"
+
+
+def _respecified(
+    observed: Observed, container_id: str, how: Callable[[ContainerSpec], ContainerSpec]
+) -> Observed:
+    known = observed.containers.get(container_id)
+    return _changed(observed, container_id, spec=how(known.spec)) if known else observed
+
+
+def _joined(spec: ContainerSpec, endpoint: Endpoint) -> ContainerSpec:
+    if endpoint.network in spec.networks:
+        return spec
+    return replace(spec, endpoints=(*spec.endpoints, endpoint))
+
+
+def _left(spec: ContainerSpec, network: str) -> ContainerSpec:
+    return replace(spec, endpoints=tuple(e for e in spec.endpoints if e.network != network))
 
 
 def _stopped(observed: Observed, container_id: str) -> Observed:

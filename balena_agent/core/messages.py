@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from .names import EXTRA_FIRMWARE
 from .steps import (
     AwaitHandover,
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
@@ -33,6 +35,7 @@ from .steps import (
     Step,
     StopContainer,
     TakeLocks,
+    UpdateContainer,
 )
 
 
@@ -57,6 +60,9 @@ def sentences(step: Step) -> Sentences:
         case StartContainer(service=name):
             return _of("Starting service", "Started service", "start service", name)
         case StopContainer(service=name, final=final):
+            if step.again:
+                begin = f"Restarting service {name}: {step.cause}"
+                return Sentences(begin, "", f"Failed to restart service '{name}'")
             if final:
                 return _of("Killing service", "Killed service", "kill service", name)
             return _of("Stopping service", "Stopped service", "stop service", name)
@@ -67,6 +73,8 @@ def sentences(step: Step) -> Sentences:
             return _of(f"Updating {what}", f"Updated {what}", f"update {what}", name)
         case RetireContainer() | ReinstateContainer() | AwaitHandover():
             return _handover(step)
+        case ConnectNetwork() | DisconnectNetwork() | UpdateContainer():
+            return _repair(step)
         case CreateNetwork() | RemoveNetwork() | CreateVolume() | RemoveVolume():
             return _part(step)
         case EnsureSupervisorNetwork():
@@ -99,6 +107,23 @@ def _handover(step: RetireContainer | ReinstateContainer | AwaitHandover) -> Sen
             return _of(f"Taking back {what}", f"Took back {what}", f"take back {what}", name)
         case AwaitHandover(service=name):
             return _of("Handing over service", "Handed over service", "hand over service", name)
+
+
+def _repair(step: ConnectNetwork | DisconnectNetwork | UpdateContainer) -> Sentences:
+    name = f"service '{step.service}'"
+    match step:
+        case ConnectNetwork():
+            what, where = "connect", f"{name} to network '{step.endpoint.network}'"
+        case DisconnectNetwork():
+            what, where = "disconnect", f"{name} from network '{step.network}'"
+        case UpdateContainer():
+            what, where = "reset", f"{', '.join(sorted(step.fields))} of {name}"
+    begin, done = {
+        "connect": ("Connecting", "Connected"),
+        "disconnect": ("Disconnecting", "Disconnected"),
+        "reset": ("Resetting", "Reset"),
+    }[what]
+    return Sentences(f"{begin} {where}", f"{done} {where}", f"Failed to {what} {where}")
 
 
 def _part(step: CreateNetwork | RemoveNetwork | CreateVolume | RemoveVolume) -> Sentences:

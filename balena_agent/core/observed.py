@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .jsonread import Json
 from .names import ContainerName, normal_image, retired_name
 from .spec import ContainerSpec, NetworkSpec, VolumeSpec
 
@@ -56,7 +57,9 @@ class Container:
     `name` is None where the engine's name does not parse: then the container is listed, reported
     once and otherwise left alone. `intended` is the spec that we asked for when we made it, if
     the store still knows: it is compared instead of `spec`, so that what the engine
-    silently changes or drops can never look like a difference (spec 21 §10.2).
+    silently changes or drops can never look like a difference (spec 21 §10.2). `tolerated` are
+    the fields that the engine made something else of at once, with what it made of them: they
+    have not drifted while they stay so (spec 21 §10.3).
     """
 
     id: str
@@ -75,6 +78,7 @@ class Container:
     stop_timeout: int = 10
     raw_name: str = ""
     intended: ContainerSpec | None = None
+    tolerated: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -134,7 +138,8 @@ class HostFacts:
 
     `engine_kind` is "balena" or "docker"; `supervisor_gateway` the address of supervisor0.
     `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
-    of `uname`. `compat_version` is the peer's version that we stand for.
+    of `uname`. `compat_version` is the peer's version that we stand for. `engine_lacks` is
+    `Observed.unsupported`, for those who compile a target.
     """
 
     device_uuid: str = ""
@@ -157,6 +162,7 @@ class HostFacts:
     kernel_name: str = ""
     kernel_release: str = ""
     compat_version: str = "19.0.5"
+    engine_lacks: frozenset[str] = frozenset()
 
     @property
     def managed(self) -> bool:
@@ -185,12 +191,13 @@ class HostState:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One look at the engine. Keys: containers, networks by engine id; images by id; volumes by
-    engine name."""
+    engine name. `unsupported` are the fields of a container that this engine drops."""
 
     containers: Mapping[str, Container] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     images: Mapping[str, Image] = field(default_factory=dict)
+    unsupported: frozenset[str] = frozenset()
 
     def image(self, reference: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(reference)), None)

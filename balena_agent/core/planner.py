@@ -56,13 +56,14 @@ class _Belongings:
 @dataclass(frozen=True, slots=True)
 class _Around:
     """What an app's plan must know of the world beyond the app: engine names that some container
-    uses, networks that all apps share, images that are about to go, and what is wrong with the
-    network of our API."""
+    uses, networks that all apps share, images that are about to go, what is wrong with the network
+    of our API, and fields that the engine drops."""
 
     users: frozenset[str]
     shared: frozenset[str]
     leftovers: tuple[str, ...]
     api_fault: str
+    ignored: frozenset[str]
 
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
@@ -84,7 +85,7 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     apps = {app.uuid: app for app in desired.apps}
     api_fault = supervisor.fault(observed)
     shared = frozenset() if api_fault else frozenset({SUPERVISOR_NETWORK})
-    around = _Around(users, shared, leftovers, api_fault)
+    around = _Around(users, shared, leftovers, api_fault, observed.unsupported)
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
@@ -187,6 +188,8 @@ def _plan_app(
         replaced,
         around.leftovers,
         around.api_fault,
+        around.ignored,
+        draft.situation.damped,
     )
     plan_services(draft, ground)
     _plan_parts(draft, app, mine, replaced, present, around.users)
@@ -196,7 +199,7 @@ def _plan_app(
 
 
 _UNDER_LOCK = ("create", "start", "stop", "remove", "rename", "retire", "reinstate",
-               "await-handover")  # fmt: skip
+               "await-handover", "disconnect")  # fmt: skip
 """What is done, or follows on something that was done, under the update locks."""
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import handover
+from .adoption import KEY_VARIABLE
 from .compose import desired_app
 from .describe import step_state, wait_state
 from .desired import Desired, DesiredService
@@ -51,7 +52,6 @@ from .steps import (
 )
 from .target import Target, images_of
 
-_KEY = "BALENA_SUPERVISOR_API_KEY"
 _NEW_KEY = "made at the creation of the container"
 _ROUNDS = 30
 _ROUNDS_PER_SERVICE = 6
@@ -106,7 +106,8 @@ class _Rehearsal:
         self.steps: list[Step] = []
         self.waits: dict[Wait, None] = {}
         self._target = target
-        self._facts: HostFacts = snapshot.facts
+        lacks = snapshot.observed.unsupported
+        self._facts: HostFacts = replace(snapshot.facts, engine_lacks=lacks)
         self._keys = _known_keys(snapshot)
         self._world = snapshot.observed
         self._situation = _situation(snapshot, target)
@@ -204,7 +205,7 @@ def _situation(snapshot: Snapshot, target: Target) -> Situation:
     """What the next plan would stand on, if nothing were under way and nothing had failed."""
     owned = snapshot.standing.owned_images | {normal_image(name) for name in images_of(target)}
     intent = replace(snapshot.intent, power=None)
-    return replace(snapshot.standing, intent=intent, owned_images=owned)
+    return replace(snapshot.standing, intent=intent, owned_images=owned, damped={})
 
 
 def _known_keys(snapshot: Snapshot) -> Mapping[tuple[int, str], str]:
@@ -212,11 +213,11 @@ def _known_keys(snapshot: Snapshot) -> Mapping[tuple[int, str], str]:
     found: dict[tuple[int, str], str] = {}
     for container in snapshot.observed.containers.values():
         environment = container.effective_spec.fields.get("Env") or {}
-        if _KEY in environment:
-            found[container.app_id, container.service] = environment[_KEY]
+        if KEY_VARIABLE in environment:
+            found[container.app_id, container.service] = environment[KEY_VARIABLE]
     for service in _services(snapshot.desired):
-        if _KEY in service.spec.fields.get("Env", {}):
-            found[service.app_id, service.name] = service.spec.fields["Env"][_KEY]
+        if KEY_VARIABLE in service.spec.fields.get("Env", {}):
+            found[service.app_id, service.name] = service.spec.fields["Env"][KEY_VARIABLE]
     return found
 
 

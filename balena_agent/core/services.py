@@ -3,8 +3,9 @@
 Theory: a service may have no container, one, or several (an interrupted replacement). One is
 chosen as `current`; every other one goes. Then, in this order: not in the target -> goes; differs
 from its spec -> goes, once every image of the release is here; missing -> fetched, created; right
--> named, started or stopped. A container goes in two steps, stop and remove, and needs the app's
-update locks. What cannot be done yet leaves a wait that names what it is waiting for.
+-> repaired in place where it has drifted (drift.py), named, started or stopped. A container goes in
+two steps, stop and remove, and needs the app's update locks. What cannot be done yet leaves a wait
+that names what it is waiting for.
 
 An exited container is left alone: the engine's restart policy owns it. Only a container that a
 user asked to start, or that the agent itself stopped, is started again (spec 20 §13.4).
@@ -13,17 +14,20 @@ user asked to start, or that the agent itself stopped, is started again (spec 20
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from . import handover, supervisor
+from . import damping, handover, supervisor
 from .body import differences, parents
 from .desired import Dependency, DesiredApp, DesiredService
+from .drift import beyond_repair, can_be_joined, outlived, repair
 from .handover import Chosen
+from .intent import ServiceKey
 from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
 from .origins import renewed_parent
 from .reboots import awaits_boot, plan_requirement
 from .situation import Draft
+from .spec import Difference
 from .steps import (
     CreateContainer,
     Fetch,
@@ -51,7 +55,8 @@ class Ground:
     `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
     maps those that must go to the reason, which drives their users out first. `leftovers` are
     images that nobody needs any more and that are about to be removed. `api_fault` is what is wrong
-    with the network of our API (supervisor.py).
+    with the network of our API (supervisor.py). `ignored` are fields that this engine drops,
+    `damped` see Situation.
     """
 
     app: DesiredApp
@@ -60,6 +65,8 @@ class Ground:
     replaced: Mapping[str, str]
     leftovers: tuple[str, ...] = ()
     api_fault: str = ""
+    ignored: frozenset[str] = frozenset()
+    damped: Mapping[ServiceKey, str] = field(default_factory=dict)
 
     @property
     def declared(self) -> frozenset[str]:
@@ -103,7 +110,9 @@ def _choose(
         return Chosen(alive[0] if alive else None)
     if _should_run(draft, service) and handover.possible(service, ground.app):
         right = {c.id for c in alive if not _differences(service, c, ground)}
-        leaving = {c.id for c in alive if _must_go(draft, ground, c)}
+        leaving = {
+            c.id for c in alive if _must_go(draft, ground, service, c) or _in_the_way(ground, c)
+        }
         return handover.choose(draft.situation, service, alive, right, leaving)
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
@@ -186,7 +195,8 @@ def _hands_over(
         _should_run(draft, service)
         and handover.possible(service, ground.app)
         and handover.serving(old)
-        and not _must_go(draft, ground, old)
+        and not _must_go(draft, ground, service, old)
+        and not _in_the_way(ground, old)
         and not handover.clash(draft.situation, service, old)
         and not renewed_parent(service, old, current, draft.situation.origins)
     )
@@ -247,15 +257,25 @@ def _without_image(
             _stop(draft, service, container)
 
 
-def _differences(service: DesiredService, container: Container, ground: Ground) -> str:
-    """The differing fields in words, or "" when the container is as wanted."""
+def _found(service: DesiredService, container: Container, ground: Ground) -> list[Difference]:
+    """In what the container is not as wanted, but for what a repair in place puts right."""
     ids = {
         name: ground.containers[name][0].id
         for name in parents(service.spec)
         if name in ground.containers
     }
     parent_id = ids.get(service.spec.parent)
-    found = differences(service.spec, container.effective_spec, parent_id, ids)
+    found = differences(service.spec, container.effective_spec, parent_id, ids, ground.ignored)
+    return [difference for difference in found if not can_be_joined(container, difference)]
+
+
+def _differences(service: DesiredService, container: Container, ground: Ground) -> str:
+    """The differing fields in words, or "" when the container is as wanted, or is kept anyway."""
+    found = _found(service, container, ground)
+    return "" if damping.is_kept(service, found, ground.damped) else _in_words(found)
+
+
+def _in_words(found: list[Difference]) -> str:
     shown = [str(difference) for difference in found[:_SHOWN_DIFFERENCES]]
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return "; ".join(shown) + more
@@ -268,23 +288,46 @@ def _why_replace(
     container: Container,
     current: Mapping[str, Container],
 ) -> str:
-    if reason := _must_go(draft, ground, container):
+    if reason := _must_go(draft, ground, service, container):
         return reason
     if parent := renewed_parent(service, container, current, draft.situation.origins):
         return f"depends on {parent}, which was made anew"
-    return _differences(service, container, ground)
+    return _why_unequal(draft, ground, service, container)
 
 
-def _must_go(draft: Draft, ground: Ground, container: Container) -> str:
-    """Why a container goes whatever it is like, or ""."""
+def _must_go(draft: Draft, ground: Ground, service: DesiredService, container: Container) -> str:
+    """Why the container has to go whatever it is like, or "". A network that only the container
+    still names it can leave."""
     if container.id in draft.situation.intent.recreate:
         return "restart was asked for"
-    for used in (*container.spec.networks, *sorted(container.spec.volumes)):
+    networks = [name for name in container.spec.networks if name in service.spec.networks]
+    for used in (*networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
     if ground.api_fault and supervisor.uses(container):
         return f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}"
     return ""
+
+
+def _in_the_way(ground: Ground, container: Container) -> bool:
+    """Whether the container keeps a network or volume from going that has to. One that is replaced
+    for other reasons must not stay for a hand-over then: others may be waiting for its end."""
+    return any(
+        used in ground.replaced for used in (*container.spec.networks, *container.spec.volumes)
+    )
+
+
+def _why_unequal(
+    draft: Draft, ground: Ground, service: DesiredService, container: Container
+) -> str:
+    """In what the container is not as wanted and cannot be repaired, or "". One that was replaced
+    for this too often already is kept."""
+    found = _found(service, container, ground)
+    lost = "" if container.retired else beyond_repair(draft, container, ground.ignored)
+    if (found or lost) and damping.is_kept(service, found, ground.damped):
+        draft.wait_service(service.name, damping.reason(found, lost))
+        return ""
+    return _in_words(found) or lost
 
 
 def _go(
@@ -338,8 +381,8 @@ def _settle(
     current: Mapping[str, Container],
     missing: list[str],
 ) -> None:
-    """The container is right: see to its name and to whether it runs. Until every image of the
-    release is here only what users ask for is done (spec 20 §13.6)."""
+    """The container is right: see to what has drifted, to its name and to whether it runs. Until
+    every image of the release is here only what users ask for is done (spec 20 §13.6)."""
     if container.retired:
         if container.state == "exited" and _should_run(draft, service):
             _start(draft, service, container, current, ground)  # the engine may not do it
@@ -347,6 +390,12 @@ def _settle(
             name = container.name if missing else service.container_name
             handover.reinstate(draft, container, name, "it is right as it is")
         return
+
+    def unusable(network: str) -> bool:
+        absent = network in ground.declared and network not in ground.usable
+        return absent or network in ground.replaced
+
+    complete = repair(draft, service, container, not missing, unusable, ground.ignored)
     if container.name != service.container_name:
         if not missing:
             _rename(draft, service, container)
@@ -356,7 +405,9 @@ def _settle(
     if _should_run(draft, service):
         if awaits_boot(service, container, draft.situation):
             plan_requirement(draft, service, container)
-        elif _startable(draft, service, container):
+        elif outlived(container, current.get(service.spec.parent)):
+            _restart(draft, service, container)
+        elif complete and _startable(draft, service, container):
             _start(draft, service, container, current, ground)
     elif container.running and (service.running or not missing):
         _stop(draft, service, container)
@@ -366,6 +417,14 @@ def _stop(draft: Draft, service: DesiredService, container: Container) -> None:
     cause = "stopped by request" if service.running else "target says stopped"
     where = (container.app_uuid, container.service, container.id)
     draft.emit(StopContainer(*where, container.stop_timeout, cause=cause), needs_lock=True)
+
+
+def _restart(draft: Draft, service: DesiredService, container: Container) -> None:
+    """Stopped here, it is started again like whatever else the agent has stopped."""
+    cause = f"network of {service.spec.parent} was recreated"
+    where = (container.app_uuid, container.service, container.id)
+    step = StopContainer(*where, container.stop_timeout, again=True, cause=cause)
+    draft.emit(step, needs_lock=True)
 
 
 def _rename(draft: Draft, service: DesiredService, container: Container) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .intent import Intent
+from .intent import Intent, ServiceKey
 from .observed import HostState
 from .origins import Origin
 from .plan import Plan, Wait
@@ -31,9 +31,12 @@ class Backoff:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """See the module. `running` and `backoff` are keyed by step identity, `locked` holds app ids.
+    `failed` are the errors of steps that have failed since they last succeeded, due again or not.
 
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
     (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
+    `damped` maps services that were recreated too often to the digest of the spec that they were
+    recreated for (spec 20 §12).
     `stopping`: the host goes down, services are to be stopped in order and nothing else. `origins`
     are our notes on containers (ids).
     `handovers` are containers (ids) that were started beside an older one of their service and
@@ -42,6 +45,7 @@ class Situation:
 
     running: Mapping[str, Step] = field(default_factory=dict)
     backoff: Mapping[str, Backoff] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
     intent: Intent = field(default_factory=Intent)
     locked: frozenset[int] = frozenset()
     owned_images: frozenset[str] = frozenset()
@@ -50,6 +54,7 @@ class Situation:
     keep_images: bool = True
     keep_volumes: bool = True
     override_locks: bool = False
+    damped: Mapping[ServiceKey, str] = field(default_factory=dict)
     stopping: bool = False
     power_requested: bool = False
     host: HostState = field(default_factory=HostState)
@@ -58,7 +63,13 @@ class Situation:
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""
         return replace(
-            self, running={}, backoff={}, intent=Intent(), stopping=False, power_requested=False
+            self,
+            running={},
+            backoff={},
+            failed={},
+            intent=Intent(),
+            stopping=False,
+            power_requested=False,
         )
 
 

@@ -24,6 +24,7 @@ from .desired import HANDOVER_SECONDS, DesiredNetwork, DesiredService, DesiredVo
 from .jsonread import Json
 from .names import EXTRA_FIRMWARE, ContainerName
 from .observed import Container, Image, Network, Observed, Volume
+from .spec import Endpoint
 
 STOP_MARGIN = 30.0
 """Seconds beyond the grace period that a stop may take: signal, kill, engine's own delays."""
@@ -115,13 +116,15 @@ class StartContainer:
 @dataclass(frozen=True, slots=True)
 class StopContainer:
     """Stop with the container's own signal and grace, then harder. `final`: about to be removed,
-    so its restart policy goes first and a container that cannot be stopped is killed."""
+    so its restart policy goes first and a container that cannot be stopped is killed. `again`:
+    the first half of a restart."""
 
     app_uuid: str
     service: str
     container_id: str
     grace: int = 10
     final: bool = False
+    again: bool = False
     cause: str = field(default="", compare=False)
 
 
@@ -182,6 +185,40 @@ class AwaitHandover:
     old_id: str
     new_id: str
     timeout: float = HANDOVER_SECONDS
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectNetwork:
+    """Make a container a member of a network again (spec 21 §10.3)."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    endpoint: Endpoint
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectNetwork:
+    """Take a container out of a network that it shall not be in; `network` is its engine name."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    network: str
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContainer:
+    """Bring fields that may change in a live container to the canonical values `fields`; an engine
+    that does not take them all has failed."""
+
+    app_uuid: str
+    service: str
+    container_id: str
+    fields: Mapping[str, Json]
     cause: str = field(default="", compare=False)
 
 
@@ -248,6 +285,9 @@ EngineStep = (
     | RenameContainer
     | RetireContainer
     | ReinstateContainer
+    | ConnectNetwork
+    | DisconnectNetwork
+    | UpdateContainer
 )
 HostStep = (
     AwaitHandover
@@ -277,6 +317,9 @@ _VERBS: Mapping[type, str] = {
     RetireContainer: "retire",
     ReinstateContainer: "reinstate",
     AwaitHandover: "await-handover",
+    ConnectNetwork: "connect",
+    DisconnectNetwork: "disconnect",
+    UpdateContainer: "update",
     TakeLocks: "take-locks",
     ReleaseLocks: "release-locks",
     RequireReboot: "require-reboot",
@@ -369,6 +412,11 @@ def service_of(step: Step) -> tuple[str, str]:
     return getattr(step, "app_uuid", ""), str(getattr(step, "service", ""))
 
 
+def service_subject(app_uuid: str, service: str) -> str:
+    """The subject of every step about a service."""
+    return f"service {app_uuid}/{service}"
+
+
 def subject(step: Step) -> str:
     """The thing a step works on, e.g. `service 1/web` or `network 1_default`."""
     match step:
@@ -393,11 +441,18 @@ def subject(step: Step) -> str:
         case RequestReboot() | RequestPowerOff():
             return "host"
         case _:
-            return "service " + "/".join(service_of(step))
+            return service_subject(*service_of(step))
 
 
 def identity(step: Step) -> str:
-    return f"{verb(step)} {subject(step)}"
+    name = f"{verb(step)} {subject(step)}"
+    match step:
+        case ConnectNetwork():
+            return f"{name} {step.endpoint.network}"
+        case DisconnectNetwork():
+            return f"{name} {step.network}"
+        case _:
+            return name
 
 
 def limit(step: Step) -> float:
@@ -433,14 +488,14 @@ def touched(step: Step) -> Touch:
             return Touch(volumes=frozenset({EXTRA_FIRMWARE}))
         case CreateContainer():
             return Touch(containers=frozenset({str(step.service.container_name)}))
-        case StartContainer() | StopContainer() | RemoveContainer() | RenameContainer():
-            return Touch(containers=frozenset({step.container_id}))
-        case RetireContainer() | ReinstateContainer():
-            return Touch(containers=frozenset({step.container_id}))
         case AwaitHandover():
             return Touch(containers=frozenset({step.new_id}))
-        case _:
+        case TakeLocks() | ReleaseLocks() | RequireReboot() | SetFirmwareVolume():
             return Touch()
+        case RequestReboot() | RequestPowerOff():
+            return Touch()
+        case _:
+            return Touch(containers=frozenset({step.container_id}))
 
 
 def describe(step: Step) -> str:

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.observed import HostFacts, Observed
 from ..core.steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EngineStep,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
@@ -37,10 +39,11 @@ from ..core.steps import (
     StopContainer,
     Ticket,
     Touch,
+    UpdateContainer,
     describe,
     limit,
 )
-from . import actions, containers
+from . import actions, containers, repairs
 from .client import API_VERSION, Client, Link
 from .events import Events, Stop, Wake
 from .observe import KnownApps, Observer
@@ -134,6 +137,12 @@ class DockerEngine:
                 containers.retire(client, step)
             case ReinstateContainer():
                 containers.reinstate(client, step)
+            case ConnectNetwork():
+                repairs.connect(client, step)
+            case DisconnectNetwork():
+                repairs.disconnect(client, step)
+            case UpdateContainer():
+                repairs.update(client, step)
             case CreateVolume():
                 actions.create_volume(client, step, self._known_apps())
             case _:

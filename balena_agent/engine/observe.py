@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.body import container_from_inspect, image_from_inspect
-from ..core.errors import DeadlineExceeded
+from ..core.body import container_from_inspect, image_from_inspect, unsupported_fields
+from ..core.errors import DeadlineExceeded, EngineFailed
 from ..core.names import current_labels, is_supervised, normal_image
 from ..core.networks import (
     network_from_inspect,
@@ -45,6 +45,7 @@ from .client import Client, path
 _LOG = logging.getLogger(__name__)
 
 LOOK_LIMIT = 60.0
+INFO_LIMIT = 5.0
 PATIENCE = 10.0
 """Seconds that a full look waits for one container."""
 
@@ -116,6 +117,7 @@ class Observer:
         self._known_apps = known_apps
         self._patience = patience
         self._memory = _Memory()
+        self._lacks: frozenset[str] = frozenset()
 
     def everything(self) -> Observed:
         """The full look. A missing engine is noticed within seconds."""
@@ -126,6 +128,7 @@ class Observer:
             networks=_networks(client),
             volumes=self._volumes(client),
             images=self.images(client),
+            unsupported=self._unsupported(client),
         )
         self._memory.restart(observed)
         return observed
@@ -139,6 +142,15 @@ class Observer:
             volumes=memory.absolute("volumes", self._volumes(client)) if touch.volumes else {},
             images=memory.absolute("images", self.images(client)) if touch.images else {},
         )
+
+    def _unsupported(self, client: Client) -> frozenset[str]:
+        """What the engine says it has no support for. An engine that cannot tell, because a plugin
+        of its own hangs, is taken as it was."""
+        try:
+            self._lacks = unsupported_fields(client.get("/info", limit=INFO_LIMIT))
+        except (EngineFailed, DeadlineExceeded) as error:
+            _LOG.warning("the engine cannot tell about itself: %s", error)
+        return self._lacks
 
     def _containers(self, client: Client) -> dict[str, Container]:
         listed = client.get("/containers/json", {"all": "1"})

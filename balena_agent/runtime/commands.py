@@ -21,6 +21,7 @@ from ..core.intent import Apply, Intent, Power, RestartService, ServiceCommand, 
 from ..core.snapshot import NOT_ASKED
 from ..core.steps import Touch
 from . import telling
+from .damper import Damper
 from .ledger import Ledger
 from .lookout import Lookout
 from .mailbox import Given
@@ -41,6 +42,7 @@ class Commands:
         present: Present,
         store: Store,
         ledger: Ledger,
+        damper: Damper,
         lookout: Lookout,
         world: World,
         compile: Callable[[], Desired],
@@ -49,6 +51,7 @@ class Commands:
         self._present = present
         self._store = store
         self._ledger = ledger
+        self._damper = damper
         self._lookout = lookout
         self._world = world
         self._compile = compile
@@ -117,6 +120,7 @@ class Commands:
 
     def _apply(self, force: bool) -> None:
         self._ledger.forgive()
+        self._damper.forgive()
         if force:
             intent = self._present.now.intent
             self._present.change(intent=replace(intent, force=intent.force | {""}))
@@ -140,6 +144,8 @@ class Commands:
                 raise Unavailable(f"The image of service {service.name} is not here yet")
         if isinstance(command, Power):
             self._ledger.forgive()
+        else:
+            self._damper.forgive(command.key[0])
         self._ledger.forgive_subjects(order.subjects())
         self.intend(intend(self._present.now.intent, command, order.old, commit))
         self._orders.give(order)

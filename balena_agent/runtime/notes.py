@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..core.errors import Broken, Unavailable
+from ..core.jsonread import Json
 from ..core.names import normal_image
 from ..core.observed import Observed
 from ..core.origins import Origin
@@ -38,9 +39,16 @@ class Notes:
         self.commits = commits
         self.origins = origins
 
-    def asked(self, container_id: str, spec: ContainerSpec) -> None:
-        """A container was created to be like `spec`."""
+    def asked(self, container_id: str, spec: ContainerSpec, tolerated: Mapping[str, Json]) -> None:
+        """A container was created to be like `spec`; `tolerated` is where the engine made something
+        else of it."""
         self._write(lambda: self._store.save_specs({container_id: spec}))
+        if tolerated:
+            self._write(lambda: self._store.save_tolerated(container_id, tolerated))
+
+    def recover_key(self, app_id: int, service: str, key: str) -> None:
+        """An API key was found in the environment of a service's container."""
+        self._write(lambda: self._store.recover_key(app_id, service, key))
 
     def stop(self, container_id: str) -> None:
         """The agent stops a container, for whatever reason; written before it does."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..core.intent import ServiceKey
+from ..core.jsonread import Json
 from ..core.origins import Origin
 from ..core.spec import ContainerSpec
 from ..core.target import Target
@@ -24,6 +25,7 @@ class Memory:
     owned_images: frozenset[str] = frozenset()
     commits: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    tolerated: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

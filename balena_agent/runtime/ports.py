@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..core.intent import ServiceKey
+from ..core.jsonread import Json
 from ..core.observed import HostState, Observed
 from ..core.origins import Origin
 from ..core.spec import ContainerSpec
@@ -66,6 +67,12 @@ class Store(Protocol):
 
     def save_origins(self, origins: Mapping[str, Origin]) -> None:
         """Where containers (ids) came from."""
+
+    def save_tolerated(self, container_id: str, fields: Mapping[str, Json]) -> None:
+        """Fields of which the engine made something else than it was asked for, and what."""
+
+    def recover_key(self, app_id: int, service: str, key: str) -> None:
+        """Take on the API key that a service's container has, unless the service has one."""
 
     def forget_containers(self, ids: frozenset[str]) -> None:
         """Drop every note about containers that are gone."""

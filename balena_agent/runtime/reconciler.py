@@ -20,6 +20,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
+from ..core.damping import notices as kept_services
 from ..core.desired import Desired
 from ..core.errors import AgentError, Cancelled, EngineFailed, EngineUnavailable, RefusedByHost
 from ..core.intent import Command, Intent
@@ -49,8 +50,10 @@ from ..core.steps import (
 from ..core.target import images_of
 from ..watchdog import Watchdog
 from . import telling
+from .adoption import Adoption
 from .commands import Commands
 from .compiler import Compiler, ServiceKeys
+from .damper import Damper
 from .executor import Executor, Outcome, Progress
 from .handovers import Handovers
 from .ledger import Ledger
@@ -96,14 +99,16 @@ class Reconciler:
         post = self._mailbox.post
         self._executor = Executor(engine, host, watchdog, post, policy.workers, policy.pullers)
         self._lookout = Lookout(engine, self._executor, clock, post)
-        self._compiler = Compiler(service_keys)
         self._ledger = Ledger()
-        self._world = World(memory.specs)
+        self._damper = Damper()
+        self._world = World(memory.specs, memory.tolerated)
         self._notes = Notes(
             store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits,
             memory.origins,
         )  # fmt: skip
         self._long_waits = LongWaits()
+        self._adoption = Adoption(self._world, self._notes, service_keys)
+        self._compiler = Compiler(self._adoption.service_key)
         self._under_way = UnderWay(self._executor)
         self._handovers = Handovers()
         self._stop_answers: list[Future[str]] = []
@@ -124,6 +129,7 @@ class Reconciler:
             self._present,
             store,
             self._ledger,
+            self._damper,
             self._lookout,
             self._world,
             self._compiled,
@@ -275,8 +281,9 @@ class Reconciler:
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
+        self._damper.created(step.service, self._clock.monotonic())
         if made := self._world.created(step.service):
-            self._notes.asked(*made)
+            self._notes.asked(*made, self._world.intend(*made))
             if truth((step.service.spec.fields.get("Labels") or {}).get(REQUIRES_REBOOT)):
                 self._notes.made_in(made[0], self._host.state().boot_id)
 
@@ -298,6 +305,8 @@ class Reconciler:
                 if self._lookout.is_current(looked):
                     self._engine_found()
                     self._dirty |= self._world.see_all(full, looked.asked)
+                    if self._adoption.first_look(full):
+                        self._compiler.forget()
             case EngineUnavailable() as error:
                 self._engine_lost(error)
             case error:
@@ -324,6 +333,8 @@ class Reconciler:
     def _reconcile(self) -> None:
         self._dirty = False
         desired = self._compiled()
+        if self._now.looked:
+            self._adoption.take_note(desired, self._under_way.subjects())
         self._present.change(desired=desired, observed=self._world.observed)
         self._tidy()
         self._judge_handovers()
@@ -337,14 +348,15 @@ class Reconciler:
                 self._begin(step)
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
-        notices = telling.notices(desired, self._world.observed)
+        notices = telling.notices(desired, self._world.observed) + kept_services(planned)
         telling.new_notices(self._now.notices, notices)
         self._present.change(notices=notices)
         self._publish()
 
     def _compiled(self) -> Desired:
-        now = self._now
-        return self._compiler.compile(now.target, self._world.observed.images, now.facts)
+        now, observed = self._now, self._world.observed
+        facts = replace(now.facts, engine_lacks=observed.unsupported)
+        return self._compiler.compile(now.target, observed.images, facts)
 
     def _may_act(self) -> bool:
         """Nothing is done without a look at the world, but for a forced reboot or power-off."""
@@ -363,6 +375,7 @@ class Reconciler:
         return Situation(
             running=self._under_way.steps(),
             backoff=self._ledger.pauses(self._clock.wall()),
+            failed={name: f.error for name, f in self._ledger.failures().items()},
             intent=self._now.intent,
             locked=self._host.held_locks(),
             owned_images=self._notes.owned_images,
@@ -371,6 +384,7 @@ class Reconciler:
             keep_images=policy.keep_images,
             keep_volumes=policy.keep_volumes,
             override_locks=policy.override_locks or locks_overridden(self._now),
+            damped=self._damper.damped,
             stopping=self._now.stopping,
             power_requested=bool(self._power_until),
             host=self._host.state(),
@@ -383,6 +397,7 @@ class Reconciler:
         elif isinstance(step, RetireContainer):
             self._retire(step)
         self._handovers.begin(step, self._world.observed)
+        self._damper.begun(step)
         self._under_way.begin(step, self._clock.wall())
 
     def _retire(self, step: RetireContainer) -> None:
@@ -390,8 +405,8 @@ class Reconciler:
         taken away, and must be known when it is given back."""
         known = self._world.observed.containers.get(step.container_id)
         if known and known.intended is None:
-            self._world.intend(known.id, known.spec)
-            self._notes.asked(known.id, known.spec)
+            tolerated = self._world.intend(known.id, known.spec)
+            self._notes.asked(known.id, known.spec, tolerated)
 
     def _judge_handovers(self) -> None:
         """Note the hand-overs that have failed as failures of their waits."""
@@ -446,6 +461,7 @@ class Reconciler:
     def _prune_intent(self) -> None:
         apps, intent = self._now.desired.apps, self._now.intent
         wanted = {s.key: s.container_name.commit for app in apps for s in app.services}
+        self._damper.keep_only(frozenset(wanted))
         unjudged = {app.uuid for app in apps if app.problem}
         if self._now.target is None:
             unjudged = {uuid for uuid, _ in intent.stopped}

@@ -5,18 +5,21 @@ number drawn before it began. An object's knowledge is replaced only by a look t
 so a slow, old look can never overwrite a newer one. A full look replaces everything but the
 objects that were looked at after it began.
 
-The specs that containers were asked to be (`intended`) are joined in here, so that everybody sees
-containers whole.
+The specs that containers were asked to be (`intended`), and what the engine made of them
+(`tolerated`), are joined in here, so that everybody sees containers whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from ..core.body import resolved
 from ..core.desired import DesiredService
+from ..core.drift import deviations
+from ..core.jsonread import Json
 from ..core.observed import Container, Observed
 from ..core.spec import ContainerSpec
 from ..core.steps import Patch, apply_patch
@@ -29,30 +32,39 @@ _Key = tuple[str, str]
 class World:
     """See the module. Used by one thread."""
 
-    def __init__(self, specs: Mapping[str, ContainerSpec]) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, ContainerSpec],
+        tolerated: Mapping[str, Mapping[str, Json]] = MappingProxyType({}),
+    ) -> None:
         self.observed = Observed()
         self.specs = dict(specs)
+        self.tolerated = dict(tolerated)
         self._known_since: dict[_Key, int] = {}
         self._all_known_since = 0
 
-    def intend(self, container_id: str, spec: ContainerSpec) -> None:
-        """Remember what a container was asked to be."""
+    def intend(self, container_id: str, spec: ContainerSpec) -> Mapping[str, Json]:
+        """Remember what a container was asked to be, and what the engine made of it otherwise: that
+        is tolerated from now on, and the answer."""
         self.specs[container_id] = spec
         known = self.observed.containers.get(container_id)
-        if known:
-            patch = Patch(containers={container_id: replace(known, intended=spec)})
-            self.observed = apply_patch(self.observed, patch)
+        if known is None:
+            return {}
+        asked = replace(known, intended=spec)
+        if found := deviations(asked):
+            self.tolerated[container_id] = found
+            asked = replace(asked, tolerated=found)
+        self.observed = apply_patch(self.observed, Patch(containers={container_id: asked}))
+        return found
 
     def created(self, service: DesiredService) -> tuple[str, ContainerSpec] | None:
-        """Remember what a service's new container was asked to be; its id and that."""
+        """The id of a service's new container, and what it was asked to be."""
         name, known = str(service.container_name), self.observed.containers.values()
         ids = {c.service: c.id for c in known if c.app_uuid == service.app_uuid}
         made = next((c.id for c in known if c.raw_name == name), None)
         if made is None:
             return None
-        spec = resolved(service.spec, ids)
-        self.intend(made, spec)
-        return made, spec
+        return made, resolved(service.spec, ids)
 
     def see(self, patch: Patch, asked: int) -> bool:
         """Merge a partial look; says whether anything is different now."""
@@ -73,6 +85,7 @@ class World:
             networks=self._newest("network", full.networks, before.networks, asked),
             volumes=self._newest("volume", full.volumes, before.volumes, asked),
             images=self._newest("image", full.images, before.images, asked),
+            unsupported=full.unsupported,
         )
         self._known_since = {k: n for k, n in self._known_since.items() if n > asked}
         self._all_known_since = asked
@@ -87,6 +100,7 @@ class World:
     def forget(self, container_ids: frozenset[str]) -> None:
         for container_id in container_ids:
             self.specs.pop(container_id, None)
+            self.tolerated.pop(container_id, None)
 
     def _fresh(self, kind: str, news: Mapping[str, T | None], asked: int) -> dict[str, T | None]:
         fresh: dict[str, T | None] = {}
@@ -109,7 +123,7 @@ class World:
 
     def _joined(self, containers: Mapping[str, Container | None]) -> dict[str, Container | None]:
         return {
-            key: replace(container, intended=self.specs[key])
+            key: replace(container, intended=self.specs[key], tolerated=self.tolerated.get(key, {}))
             if container and key in self.specs
             else container
             for key, container in containers.items()

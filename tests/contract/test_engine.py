@@ -26,12 +26,14 @@ from balena_agent.core import supervisor
 from balena_agent.core.errors import Broken, Cancelled, EngineFailed, EngineUnavailable
 from balena_agent.core.names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, lock_directory
 from balena_agent.core.networks import supervisor_network_body
-from balena_agent.core.observed import NO_APP, Observed
+from balena_agent.core.observed import NO_APP, Container, Observed
 from balena_agent.core.spec import Endpoint
 from balena_agent.core.steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
@@ -43,6 +45,7 @@ from balena_agent.core.steps import (
     StartContainer,
     StopContainer,
     Touch,
+    UpdateContainer,
     apply_patch,
     touched,
 )
@@ -212,6 +215,94 @@ def test_a_container_that_is_gone(world: World) -> None:
         assert caught.value.status == 404
     world.checked(StopContainer(*where, final=True))
     world.checked(RemoveContainer(*where))
+
+
+# ---- putting right what is there -----------------------------------------------------------------
+
+
+def at_work(world: World, state: str) -> Container:
+    """A container that is a member of `front` only, though there is `back` too."""
+    app = world.app({"web": {"networks": ["front"]}}, {"front": {}, "back": {}})
+    world.installed(app)
+    if state != "created":
+        world.do(world.step_start())
+    if state == "exited":
+        world.do(StopContainer(world.uuid, "web", world.container("web").id, 0))
+    return world.container("web")
+
+
+@pytest.mark.parametrize("state", ["created", "running", "exited"])
+@pytest.mark.parametrize("name", ["front", "back"])
+def test_networks_are_joined_and_left(world: World, state: str, name: str) -> None:
+    """`front` is the main one: it is left first, and joined again."""
+    web = at_work(world, state)
+    where, network = (world.uuid, "web", web.id), f"{world.uuid}_{name}"
+    if name == "front":
+        world.checked(DisconnectNetwork(*where, network))
+    world.checked(ConnectNetwork(*where, Endpoint(network, ("alias", "web"))))
+    (found,) = (e for e in world.container("web").spec.endpoints if e.network == network)
+    assert found.aliases == ("alias", "web")
+    if state != "running":
+        world.do(world.step_start())
+        assert network in world.container("web").spec.networks
+    world.checked(DisconnectNetwork(*where, network))
+    assert world.container("web").state == "running"
+
+
+def test_a_network_that_is_missing_cannot_be_joined_but_left(world: World) -> None:
+    for state in ("created", "running"):
+        web = at_work(world, state) if state == "created" else world.container("web")
+        nowhere = Endpoint(f"{world.uuid}_nowhere")
+        with pytest.raises(EngineFailed) as caught:
+            world.do(ConnectNetwork(world.uuid, "web", web.id, nowhere))
+        assert caught.value.status == 404
+        world.checked(DisconnectNetwork(world.uuid, "web", web.id, nowhere.network))
+        if state == "created":
+            world.do(world.step_start())
+
+
+POLICY = "HostConfig.RestartPolicy"
+
+
+@pytest.mark.parametrize("state", ["created", "running", "exited"])
+def test_fields_are_changed_back(world: World, state: str) -> None:
+    web = at_work(world, state)
+    for name, count in (("no", 0), ("on-failure", 3), ("always", 0)):
+        fields = {POLICY: {"Name": name, "MaximumRetryCount": count}}
+        world.checked(UpdateContainer(world.uuid, "web", web.id, fields))
+        assert world.container("web").spec.fields[POLICY] == fields[POLICY]
+
+
+def test_what_is_gone_is_not_repaired_but_needs_not_be_disconnected(world: World) -> None:
+    at_work(world, "created")
+    where, network = (world.uuid, "web", "0" * 64), f"{world.uuid}_back"
+    fields = {POLICY: {"Name": "no", "MaximumRetryCount": 0}}
+    for step in (ConnectNetwork(*where, Endpoint(network)), UpdateContainer(*where, fields)):
+        with pytest.raises(EngineFailed) as caught:
+            world.do(step)
+        assert caught.value.status == 404
+    world.checked(DisconnectNetwork(*where, network))
+
+
+@needs_engine
+def test_an_update_that_the_engine_takes_in_part_has_failed(real: RealWorld) -> None:
+    """It says yes to a limit that it drops, or that it takes for "leave it"."""
+    web = real.running()
+    lacking = real.engine.observe().unsupported
+    fields = {"HostConfig.Memory": 67108864} if "HostConfig.Memory" in lacking else {}
+    if not fields:
+        real.do(UpdateContainer(real.uuid, "web", web.id, {"HostConfig.CpuShares": 512}))
+        fields = {"HostConfig.CpuShares": 0}
+    with pytest.raises(EngineFailed, match="leaves"):
+        real.do(UpdateContainer(real.uuid, "web", web.id, fields))
+
+
+@needs_engine
+def test_the_engine_says_what_it_lacks(real: RealWorld) -> None:
+    info = real.client.get("/info")
+    lacking = real.engine.observe().unsupported
+    assert ("HostConfig.Memory" in lacking) is not info["MemoryLimit"]
+    assert ("HostConfig.NanoCpus" in lacking) is not info["CpuCfsQuota"]
 
 
 # ---- creating: all or nothing --------------------------------------------------------------------
@@ -395,6 +486,9 @@ def _possible(world: World, app: Any, now: Observed, choose: random.Random) -> l
             other = replace(container.name, release_id=choose.randrange(1, 4))
             steps += [StartContainer(*about), StopContainer(*about, 0, final=choose.random() < 0.5)]
             steps += [RemoveContainer(*about), RenameContainer(*about, other)]
+            network = f"{world.uuid}_{choose.choice(('one', 'two', 'three'))}"
+            steps += [DisconnectNetwork(*about, network)]
+            steps += [ConnectNetwork(*about, Endpoint(network))]
     for network in now.networks.values():
         if network.app == world.uuid:
             steps.append(RemoveNetwork(world.uuid, network.engine_name, network.id))

@@ -6,6 +6,7 @@ or take the bus away have a device of their own, so that no test stands on a dam
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from device import DeviceError, Machine, supported, sweep
 from e2e_device import Device, evidence
+from e2e_targets import UUID
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 FIXTURES = ("device", "rough")
@@ -79,6 +81,17 @@ def module_device(shared_device: Device) -> Device:
 def rough(rough_device: Device) -> Device:
     """The same for tests that reboot it, cut its power or break its bus."""
     return _fresh(rough_device)
+
+
+@pytest.fixture(scope="module")
+def identity(shared_device: Device) -> Iterator[None]:
+    """The device remains itself when its agent loses the database."""
+    path = shared_device.machine.inner_path("/mnt/boot/config.json")
+    path.write_text(json.dumps({"uuid": UUID}))
+    shared_device.restart()
+    yield
+    path.unlink(missing_ok=True)
+    shared_device.restart()
 
 
 def _fresh(device: Device) -> Device:

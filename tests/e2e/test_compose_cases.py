@@ -7,35 +7,18 @@ which `data/compose-cases.json` names. So that none is missing: every id is ther
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from device import images
-from e2e_compose import CASES, DATA, SIDE_BY_SIDE, Bench, app_id, faults, life, parts_of_cases
+from e2e_compose import CASES, DATA, SIDE_BY_SIDE, Bench, faults, life
 from e2e_device import Device
-from e2e_targets import IMAGE, UUID, Json, app, apps, service, target
+from e2e_targets import IMAGE, Json, app, apps, service, target
 
-LIMITS = (
-    ("mem_limit", "MemoryLimit"), ("mem_reservation", "MemoryLimit"), ("pids_limit", "PidsLimit"),
-    ("cpu_shares", "CPUShares"), ("oom_kill_disable", "OomKillDisable"),
-)  # fmt: skip
-"""Fields that an engine drops without the support that its /info names."""
+pytestmark = pytest.mark.usefixtures("identity")
 
 SHORT = {"stop_grace_period": "1s"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def identity(shared_device: Device) -> Iterator[None]:
-    """The device remains itself when its agent loses the database."""
-    path = shared_device.machine.inner_path("/mnt/boot/config.json")
-    path.write_text(json.dumps({"uuid": UUID}))
-    shared_device.restart()
-    yield
-    path.unlink(missing_ok=True)
-    shared_device.restart()
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +62,7 @@ def test_M93_without_its_database_the_agent_adopts_everything(bench: Bench) -> N
     before, after = bench.looks["second again"].containers, bench.looks["adopted"].containers
     assert set(before) == set(after)
     replaced = {key for key in before if life(before[key]) != life(after[key])}
-    keyed = {key for key, each in after.items() if "_SUPERVISOR_API_KEY=" in str(each["Config"])}
-    limited = {
-        (app_id(case), name)
-        for case, name, parts in parts_of_cases()
-        if any(
-            not bench.info[info] for field, info in LIMITS if field in parts.get("composition", {})
-        )
-    }
-    assert replaced - keyed - limited == set()
-    if replaced:
-        pytest.xfail(
-            "replaced: containers with an API key, as the keys are lost with the database; and,"
-            " where the engine has no such limits, those with limits: /info is not asked"
-        )
+    assert replaced == set()
 
 
 # ---- cases that break something on the way -------------------------------------------------------
@@ -104,9 +74,6 @@ def shared(**one: object) -> Json:
     return target(service("one", 1, **SHORT, **one), two)
 
 
-@pytest.mark.xfail(
-    reason="a service in the network of one that started again is not restarted", strict=True
-)
 def test_M69_the_owner_of_a_shared_network_starts_again(device: Device) -> None:
     device.apply(shared(command=["sh", "-c", "exec sleep 3600"]))
     one, before = device.inspect("one")["Id"], device.inspect("two")["Id"]
@@ -114,6 +81,13 @@ def test_M69_the_owner_of_a_shared_network_starts_again(device: Device) -> None:
     interfaces = ("docker", "exec", before, "ip", "-o", "addr")
     device.until(lambda: "eth0" in device.exec(*interfaces).stdout, 5, "two has a network again")
     assert (device.inspect("one")["Id"], device.inspect("two")["Id"]) == (one, before)
+    device.settled()
+    assert "Restarting service two: network of one was recreated" in device.said()
+    began = [device.inspect(name)["State"]["StartedAt"] for name in ("one", "two")]
+    for _ in range(2):
+        device.apply(shared(command=["sh", "-c", "exec sleep 3600"]))
+    assert [device.inspect(name)["State"]["StartedAt"] for name in ("one", "two")] == began
+    assert began[0] < began[1]
 
 
 def test_M77_a_gpu_that_is_not_there(device: Device) -> None:
@@ -139,32 +113,53 @@ def members(device: Device) -> set[str]:
     return set(device.inspect("one")["NetworkSettings"]["Networks"])
 
 
-@pytest.mark.xfail(
-    reason="memberships that were changed by hand after the start are not compared", strict=True
-)
 def test_M91_a_network_that_was_taken_away_by_hand(device: Device) -> None:
     before = device.apply(networked("a", "b"))["one_11_1_c1"]["Id"]
     device.exec("docker", "network", "disconnect", "1_b", before)
-    assert members(device) == {"1_a"}
-    device.post(networked("a", "b"))
     device.until(lambda: members(device) == {"1_a", "1_b"}, 5, "one is a member again")
     device.settled()
-    assert device.running("one")
+    after = device.inspect("one")
+    assert (after["Id"], after["State"]["Status"]) == (before, "running")
+    assert "one" in after["NetworkSettings"]["Networks"]["1_b"]["Aliases"]
 
 
-@pytest.mark.xfail(
-    reason="fields that were changed by hand after the start are not compared", strict=True
-)
+def test_a_network_that_was_joined_by_hand_is_left_and_a_strangers_is_not(device: Device) -> None:
+    document = target(service("one", 1, networks=["a"]), networks={"a": {}, "b": {}})
+    before = device.apply(document)["one_11_1_c1"]["Id"]
+    device.exec("docker", "network", "create", "theirs")
+    try:
+        for name in ("theirs", "1_b"):
+            device.exec("docker", "network", "connect", name, before)
+        device.until(lambda: members(device) == {"1_a", "theirs"}, 5, "one is out of 1_b again")
+        device.settled()
+        assert device.of("one")["Id"] == before
+    finally:
+        device.exec("docker", "network", "disconnect", "-f", "theirs", before, check=False)
+        device.exec("docker", "network", "rm", "theirs")
+
+
 def test_M92_a_restart_policy_that_was_changed_by_hand(device: Device) -> None:
     before = device.apply(target(service("one", 1)))["one_11_1_c1"]["Id"]
     device.exec("docker", "update", "--restart", "no", before)
-    device.apply(target(service("one", 1)))
 
     def policy() -> str:
         return str(device.inspect("one")["HostConfig"]["RestartPolicy"]["Name"])
 
     device.until(lambda: policy() == "always", 5, "the policy is as asked for")
+    device.settled()
     assert device.of("one")["Id"] == before
+
+
+def test_a_restart_policy_that_was_changed_while_the_agent_was_away(device: Device) -> None:
+    """What the container was asked to be is known from the store."""
+    before = device.apply(target(service("one", 1)))["one_11_1_c1"]["Id"]
+    device.exec("systemctl", "stop", "balena-agent.service")
+    device.exec("docker", "update", "--restart", "no", before)
+    device.exec("systemctl", "start", "balena-agent.service")
+    device.ready()
+    device.settled()
+    after = device.inspect("one")
+    assert (after["Id"], after["HostConfig"]["RestartPolicy"]["Name"]) == (before, "always")
 
 
 def test_M94_a_network_that_vanishes_while_a_container_is_made(device: Device) -> None:
@@ -229,8 +224,7 @@ def test_M96_a_container_that_the_peer_made(device: Device) -> None:
         "import sqlite3; db = sqlite3.connect('/var/lib/balena-agent/agent.sqlite');"
         "print(db.execute('SELECT container_id FROM container_intent').fetchall())"
     )
-    if device.exec("python3", "-c", asked).stdout.strip() != str([(before,)]):
-        pytest.xfail("adopted and left running, but what it was asked to be is not written down")
+    assert device.exec("python3", "-c", asked).stdout.strip() == str([(before,)])
 
 
 def _made_by_the_peer(device: Device, image: str, variables: list[str]) -> None:

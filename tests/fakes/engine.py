@@ -24,6 +24,7 @@ from balena_agent.core.names import SUPERVISOR_NETWORK, normal_image, retired_na
 from balena_agent.core.networks import supervisor_differences
 from balena_agent.core.observed import Container, Observed
 from balena_agent.core.steps import (
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
@@ -41,6 +42,7 @@ from balena_agent.core.steps import (
     StartContainer,
     Ticket,
     Touch,
+    UpdateContainer,
     identity,
     touched,
 )
@@ -245,6 +247,8 @@ def refusal(step: EngineStep, observed: Observed) -> EngineFailed | None:
     match step:
         case CreateContainer():
             return _refused_container(step.service, observed)
+        case ConnectNetwork() | UpdateContainer():
+            return _refused_repair(step, observed)
         case StartContainer() | RemoveContainer():
             return _refused_on_container(step, observed)
         case RenameContainer() | ReinstateContainer():
@@ -305,6 +309,18 @@ def _refused_name(container_id: str, name: str, observed: Observed) -> EngineFai
     holder = _named(observed, name)
     if holder is not None and holder.id != container_id:
         return EngineFailed(f'The container name "/{name}" is already in use', 409)
+    return None
+
+
+def _refused_repair(
+    step: ConnectNetwork | UpdateContainer, observed: Observed
+) -> EngineFailed | None:
+    if isinstance(step, ConnectNetwork):
+        missing = _missing_network((step.endpoint.network,), observed)
+        if missing:
+            return missing
+    if step.container_id not in observed.containers:
+        return EngineFailed(f"No such container: {step.container_id}", 404)
     return None
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from balena_agent.core.errors import AgentError, Cancelled, Locked
 from balena_agent.core.intent import ServiceKey
+from balena_agent.core.jsonread import Json
 from balena_agent.core.names import EXTRA_FIRMWARE
 from balena_agent.core.observed import HostState
 from balena_agent.core.origins import Origin
@@ -114,6 +115,8 @@ class FakeStore:
         self.origins: dict[str, Origin] = {}
         self.stopped_by_agent: frozenset[str] = frozenset()
         self.images: set[str] = set()
+        self.tolerated: dict[str, Mapping[str, Json]] = {}
+        self.keys: dict[tuple[int, str], str] = {}
 
     def save_target(self, source: str, raw: str) -> None:
         self._check()
@@ -135,12 +138,21 @@ class FakeStore:
         self._check()
         self.origins.update(origins)
 
+    def save_tolerated(self, container_id: str, fields: Mapping[str, Json]) -> None:
+        self._check()
+        self.tolerated[container_id] = fields
+
+    def recover_key(self, app_id: int, service: str, key: str) -> None:
+        self._check()
+        self.keys.setdefault((app_id, service), key)
+
     def forget_containers(self, ids: frozenset[str]) -> None:
         self._check()
         self.stopped_by_agent -= ids
         for container_id in ids:
             self.specs.pop(container_id, None)
             self.origins.pop(container_id, None)
+            self.tolerated.pop(container_id, None)
 
     def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
         self._check()

@@ -88,6 +88,7 @@ def remembered(store: FakeStore) -> Memory:
         frozenset(store.images),
         dict(store.commits),
         dict(store.origins),
+        dict(store.tolerated),
     )
 
 

@@ -6,9 +6,10 @@ of them fails and goes into back-off. Users hold update locks for a while. The a
 a few random ticks: of the steps under way some have had their effect, some half of it, some none,
 and all that is not durable is forgotten. Some cases begin with another target, which is replaced
 in the middle of the work. New containers that are started beside old ones may end at once or turn
-out ill (they get well when they are alone), or cannot be started for want of a port. The case must
-come to rest (no step, no wait, nothing under way) in the state that the target asks for, within a
-bound.
+out ill (they get well when they are alone), or cannot be started for want of a port. Somebody has
+meddled with containers that are right otherwise: their networks, their restart policy (which some
+never take back), the start of the owner of a network. The case must come to rest (no step, no
+wait, nothing under way) in the state that the target asks for, within a bound.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from balena_agent.core.canonical import DEFAULTS
+from balena_agent.core.body import resolved
+from balena_agent.core.canonical import DEFAULTS, canonical
 from balena_agent.core.desired import (
     Dependency,
     Desired,
@@ -26,6 +28,7 @@ from balena_agent.core.desired import (
     DesiredService,
     DesiredVolume,
 )
+from balena_agent.core.drift import outlived
 from balena_agent.core.effects import NO_RESTART, effect
 from balena_agent.core.handover import begins, failures, fault, lasting
 from balena_agent.core.intent import Intent
@@ -52,6 +55,7 @@ from balena_agent.core.steps import (
     Step,
     StopContainer,
     TakeLocks,
+    UpdateContainer,
     identity,
 )
 from balena_agent.core.supervisor import fault as api_fault
@@ -85,6 +89,7 @@ class Case:
     keep: bool
     owned: frozenset[str]
     rng: random.Random
+    stubborn: frozenset[str] = frozenset()
     deaths: frozenset[int] = frozenset()
     change: tuple[int, Desired] | None = None
     stopped: set[str] = field(default_factory=set)
@@ -93,6 +98,7 @@ class Case:
     ill: set[str] = field(default_factory=set)
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
     serial: int = 0
     host: HostState = field(default_factory=lambda: HostState(boot_id="boot 0"))
     boots: int = 0
@@ -140,7 +146,8 @@ def random_case(seed: int) -> Case:
     unjoined = [c.id for c in world.containers.values() if SUPERVISOR_NETWORK in c.spec.networks]
     case = Case(
         Desired(apps), world, locked, user_locks, intent, rng.random() < 0.5,
-        frozenset(IMAGES), rng, frozenset(rng.randrange(1, 25) for _ in range(rng.randrange(4))),
+        frozenset(IMAGES), rng, frozenset(c for c in world.containers if rng.random() < 0.2),
+        frozenset(rng.randrange(1, 25) for _ in range(rng.randrange(4))),
         unjoined=frozenset(unjoined if api_fault(world) else ()),
     )  # fmt: skip
     if rng.random() < 0.3:
@@ -288,9 +295,17 @@ def _container(
         id=f"w{serial}", app_uuid=str(number), app_id=number, service=name, service_id=ord(name),
         name=label, state=state,
         spec=spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, "", port),
-        created_at=f"t{serial}", raw_name=str(label),
+        created_at=f"t{serial}", started_at=f"{serial:06}", raw_name=str(label),
     )  # fmt: skip
     return _retired(rng, made) if rng.random() < 0.2 else made
+
+
+def _met(rng: random.Random, made: Container) -> Container:
+    """A right container as it is met: half-way through a hand-over, meddled with, or untouched."""
+    chance = rng.random()
+    if chance < 0.15:
+        return _retired(rng, made)
+    return _meddled(rng, made) if chance < 0.6 else made
 
 
 def _retired(rng: random.Random, container: Container) -> Container:
@@ -306,19 +321,42 @@ def _retired(rng: random.Random, container: Container) -> Container:
 
 
 def _with_right_ones(rng: random.Random, apps: tuple[DesiredApp, ...], world: Observed) -> Observed:
-    """Some services have what they want already, or all but the name."""
+    """Some services have what they want already, or all but the name, or what somebody made of it
+    since."""
     right: dict[str, Container] = {}
     names = {known.raw_name for known in world.containers.values()}
-    for service in (s for app in apps for s in app.services if not s.spec.parent):
+    for service in (s for app in apps for s in app.services):
+        ids = {c.service: c.id for c in right.values() if c.app_uuid == service.app_uuid}
+        if service.spec.parent not in ("", *ids):
+            continue
         name = replace(service.container_name, commit=rng.choice(("c0", "c1")))
-        if rng.random() < 0.3 and str(name) not in names:
+        if rng.random() < (0.8 if service.spec.parent else 0.3) and str(name) not in names:
             made = Container(
                 f"r{len(right)}", service.app_uuid, service.app_id, service.name,
                 service.service_id, name, rng.choice(("created", "running", "running", "exited")),
-                service.spec, created_at=rng.choice(("t", "u")), raw_name=str(name),
+                resolved(service.spec, ids), created_at=rng.choice(("t", "u")),
+                started_at=f"{rng.randrange(9):06}", raw_name=str(name),
             )  # fmt: skip
-            right[made.id] = _retired(rng, made) if rng.random() < 0.2 else made
+            right[made.id] = _met(rng, made)
     return replace(world, containers={**world.containers, **right})
+
+
+POLICY = "HostConfig.RestartPolicy"
+
+
+def _meddled(rng: random.Random, made: Container) -> Container:
+    """A container that the agent has noted and that is not as it was made."""
+    ends = [end for end in made.spec.endpoints if rng.random() < 0.7]
+    if not made.spec.parent and rng.random() < 0.3:
+        known = {end.network for end in ends}
+        more = (f"{made.app_uuid}_old", "supervisor0", "theirs")
+        ends += [Endpoint(name) for name in more if name not in known]
+    fields = dict(made.spec.fields)
+    if rng.random() < 0.4:
+        fields[POLICY] = {"Name": "no", "MaximumRetryCount": 0}
+    tolerated = {POLICY: fields[POLICY]} if POLICY in fields and rng.random() < 0.3 else {}
+    live = replace(made.spec, fields=fields, endpoints=tuple(ends))
+    return replace(made, spec=live, intended=made.spec, tolerated=tolerated)
 
 
 def compiled(case: Case) -> Desired:
@@ -343,6 +381,7 @@ def situation(case: Case, tick: int) -> Situation:
             for name, until in case.backoff.items()
             if until > tick
         },
+        failed=dict.fromkeys(case.failed, "failed"),
         intent=case.intent,
         locked=frozenset(case.locked),
         owned_images=case.owned,
@@ -363,6 +402,7 @@ def run(case: Case, planner: Planner = plan) -> str:
         if case.change and case.change[0] == tick:
             case.desired, case.change = case.change[1], None
             case.backoff.clear()
+            case.failed.clear()
         case.intent = replace(
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
@@ -370,6 +410,7 @@ def run(case: Case, planner: Planner = plan) -> str:
         desired = compiled(case)
         case.origins |= to_note(desired, case.world, case.origins)
         found = planner(desired, case.world, situation(case, tick))
+        case.failed &= found.wanted
         if problem := _clash(found, case):
             return problem
         _cancel(case, found)
@@ -441,8 +482,10 @@ def _time_passes(case: Case, tick: int) -> None:
             continue  # a reboot has ended it
         if case.rng.random() < 0.2 or not _act(case, step):
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
+            case.failed.add(name)
         else:
             case.errors.pop(name, None)
+            case.failed.discard(name)
 
 
 def _dies(case: Case) -> None:
@@ -458,6 +501,7 @@ def _dies(case: Case) -> None:
             case.origins = known  # what only a living agent notes
     case.running.clear()
     case.backoff.clear()
+    case.failed.clear()
     case.intent = Intent(stopped=case.intent.stopped)
     case.locked -= case.user_locks.keys()
     case.handovers = frozenset()
@@ -517,6 +561,8 @@ def _act(case: Case, step: Step) -> bool:
         _note_boot(case, step.container_id)
     elif isinstance(step, RequestReboot):
         _boots(case)
+    elif isinstance(step, UpdateContainer) and step.container_id in case.stubborn:
+        return False
     else:
         case.serial += 1
         if isinstance(step, StartContainer):
@@ -611,7 +657,8 @@ def _wrong_at_rest(case: Case) -> str:
             return f"{key}: wrong image"
         if container.name != service.container_name or container.retired:
             return f"{key}: wrong name"
-        if container.spec.fields.get(POLICY, DEFAULTS[POLICY]) != DEFAULTS[POLICY]:
+        policy = container.spec.fields.get(POLICY, DEFAULTS[POLICY])
+        if policy not in (DEFAULTS[POLICY], container.tolerated.get(POLICY)):
             return f"{key}: has lost its restart policy"
         stopped = case.intent.stopped.get(key) == service.container_name.commit
         if container.running and (stopped or not service.running):
@@ -621,6 +668,8 @@ def _wrong_at_rest(case: Case) -> str:
         left = container.state == "exited" and container.id in case.stopped
         if left and service.running and not stopped:
             return f"{key}: stopped by the agent and left so"
+        if drift := _drifted(case, service, container, found):
+            return f"{key}: {drift}"
     networks = {n.engine_name for app in case.desired.apps for n in app.networks}
     if any(SUPERVISOR_NETWORK in s.spec.networks for s in wanted.values()):
         if wrong := api_fault(case.world):
@@ -641,6 +690,23 @@ def _wrong_at_rest(case: Case) -> str:
     if case.locked:
         return f"locks of {sorted(case.locked)} are still held"
     return _wrong_leftovers(case)
+
+
+def _drifted(
+    case: Case,
+    service: DesiredService,
+    container: Container,
+    found: dict[tuple[str, str], Container],
+) -> str:
+    networks = [n for n in container.spec.networks if n != "theirs"]
+    if sorted(networks) != sorted(service.spec.networks):
+        return f"in networks {networks} but wanted {service.spec.networks}"
+    policy = canonical(POLICY, container.spec.fields.get(POLICY))
+    if policy != canonical(POLICY, None) and not container.tolerated:
+        return "wrong restart policy"
+    owner = found.get((service.app_uuid, service.spec.parent))
+    stopped = case.intent.stopped.get(service.key) == service.container_name.commit
+    return "in a dead namespace" if outlived(container, owner) and not stopped else ""
 
 
 def _wrong_leftovers(case: Case) -> str:

@@ -154,6 +154,18 @@ def test_proof_catches_a_container_that_a_death_leaves_stopped() -> None:
     assert any("stopped by the agent and left so" in line for line in found)
 
 
+def test_proof_catches_drift_that_nobody_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "repair", lambda *_: True)
+    found = failures(200)
+    for words in ("wrong restart policy", "in networks"):
+        assert any(words in line for line in found), words
+
+
+def test_proof_catches_a_dead_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "outlived", lambda *_: False)
+    assert any("in a dead namespace" in line for line in failures(400))
+
+
 def test_proof_catches_locks_that_a_death_leaves_behind() -> None:
     def deaf(desired, observed, now):  # type: ignore[no-untyped-def]
         found = plan(desired, observed, now)

@@ -44,12 +44,14 @@ from balena_agent.core.names import (
 )
 from balena_agent.core.observed import Container, HostState, Image, Network, Observed
 from balena_agent.core.origins import Origin
-from balena_agent.core.spec import NetworkSpec
+from balena_agent.core.spec import Endpoint, NetworkSpec
 from balena_agent.core.steps import (
     AwaitHandover,
+    ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DisconnectNetwork,
     EngineStep,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
@@ -73,11 +75,15 @@ from balena_agent.core.steps import (
     TakeLocks,
     Ticket,
     Touch,
+    UpdateContainer,
 )
 from balena_agent.runtime.policy import Policy
 
 SYNCED = ("save_target", "save_stopped", "save_commit", "save_stopped_by_agent")
-NOTES = ("save_specs", "save_origins", "forget_containers", "own_images", "disown_image")
+NOTES = (
+    "save_specs", "save_tolerated", "save_origins", "forget_containers", "own_images",
+    "disown_image",
+)  # fmt: skip
 
 BOOT = HostState("boot")
 Json = dict[str, Any]
@@ -193,6 +199,7 @@ def copy_into(copy: FakeStore, known: FakeStore) -> FakeStore:
     copy.commits, copy.specs = dict(known.commits), dict(known.specs)
     copy.origins = dict(known.origins)
     copy.stopped_by_agent, copy.images = known.stopped_by_agent, set(known.images)
+    copy.tolerated, copy.keys = dict(known.tolerated), dict(known.keys)
     return copy
 
 
@@ -242,9 +249,10 @@ def live(
 
 @dataclass(frozen=True)
 class Scenario:
-    """A device settled in `first` (None: a new one) and then `earlier`; then `second` or a command,
-    and the agent plans the step `at`. `world` is what is there before everything; `meanwhile` tells
-    what happens to the settled device while no agent runs."""
+    """A device settled in `first` (None: a new one) and then `earlier`; then `second`, a command or
+    somebody who has `meddled` with the device while no agent ran, and the agent plans the step
+    `at`. `world` is what is there before everything; `meanwhile` tells what happens to the settled
+    device while no agent runs."""
 
     name: str
     at: type
@@ -252,6 +260,7 @@ class Scenario:
     second: Json | None = None
     command: Command | None = None
     earlier: Command | Json | None = None
+    meddled: Callable[[Observed], Observed] | None = None
     policy: Policy = field(default_factory=Policy)
     world: Observed = field(default_factory=lambda: observed("busybox"))
     halves: Mapping[str, Callable[[Any, Observed], Observed]] = field(default_factory=dict)
@@ -276,6 +285,7 @@ RELEASE = target(service("one"), service("two", 2, depends_on=["one"]), commit="
 STOPPED = target(service("one", running=False), service("two", 2))
 VOLUME = app(service("one", volumes=["data:/data"]), volumes={"data": {}})
 NETWORKS = app(service("one", networks=["back", "front"]), networks={"back": {}, "front": {}})
+FEWER = app(service("one", networks=["back"]), networks={"back": {}, "front": {}})
 SHARED = target(service("one"), service("two", 2, network_mode="service:one"))
 SHARED_OTHER = target(
     service("one", environment={"A": "b"}), service("two", 2, network_mode="service:one")
@@ -370,6 +380,31 @@ def without_api_network(step: EnsureSupervisorNetwork, world: Observed) -> Obser
     return replace(world, networks={k: n for k, n in world.networks.items() if k != "w"})
 
 
+def one_of(world: Observed, name: str = "one") -> Container:
+    return next(c for c in world.containers.values() if c.service == name)
+
+
+def changed(world: Observed, container: Container) -> Observed:
+    return replace(world, containers={**world.containers, container.id: container})
+
+
+def taken_out(world: Observed) -> Observed:
+    return effect(DisconnectNetwork("1", "one", one_of(world).id, "1_front"), world)
+
+
+def put_in(world: Observed) -> Observed:
+    return effect(ConnectNetwork("1", "one", one_of(world).id, Endpoint("1_front")), world)
+
+
+def updated(world: Observed) -> Observed:
+    policy = {"HostConfig.RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}}
+    return effect(UpdateContainer("1", "one", one_of(world).id, policy), world)
+
+
+def started_again(world: Observed) -> Observed:
+    return changed(world, replace(one_of(world), started_at="777777"))
+
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -433,6 +468,14 @@ SCENARIOS = (
              meanwhile=retired_and_ended, halves={"with policy": with_policy}),
     Scenario("the old target after a power cut", StartContainer, HANDED, HANDED,
              meanwhile=retired_and_ended),
+    Scenario("taken out by hand", ConnectNetwork, NETWORKS, meddled=taken_out),
+    Scenario("put in by hand", DisconnectNetwork, FEWER, meddled=put_in),
+    Scenario("the target names it no more", DisconnectNetwork, NETWORKS, FEWER),
+    Scenario("changed by hand", UpdateContainer, ONE, meddled=updated),
+    Scenario("the owner of its network started again", StopContainer, SHARED,
+             meddled=started_again),
+    Scenario("the owner of its network started again", StartContainer, SHARED,
+             meddled=started_again),
     Scenario("another configuration", TakeLocks, TWO, OTHER, halves={"some": some_files}),
     Scenario("everything goes", TakeLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("reboot", TakeLocks, TWO, command=Power(), halves={"some": some_files}),
@@ -492,15 +535,15 @@ def device(scenario_index: int) -> Remains:
 
     new = Remains(scenario.world, FakeStore(), boot=scenario.boot)
     found = live(new, scenario.policy, come_to_rest)
-    if scenario.meanwhile:
-        found = replace(found, world=scenario.meanwhile(found.world))
+    for change in filter(None, (scenario.meanwhile, scenario.meddled)):
+        found = replace(found, world=change(found.world))
     return found
 
 
 def begin(scenario: Scenario, agent: Rig) -> Future[str] | None:
     if scenario.second is not None:
         agent.post(scenario.second)
-    else:
+    elif not scenario.meddled:
         agent.settled()
     return agent.reconciler.submit(scenario.command) if scenario.command else None
 
@@ -581,6 +624,14 @@ def test_without_a_death_everything_runs_that_shall(scenario: Scenario) -> None:
     found = undisturbed(SCENARIOS.index(scenario)).world.containers.values()
     assert {c.service: c.state for c in found} == shall
     assert len(found) == len(shall)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.meddled], ids=str)
+def test_what_somebody_meddled_with_is_put_right_in_place(scenario: Scenario) -> None:
+    number = SCENARIOS.index(scenario)
+    before, after = device(number), undisturbed(number)
+    assert after.world.containers.keys() == before.world.containers.keys()
+    assert after.world != before.world and after.worked
 
 
 @pytest.mark.parametrize(("scenario", "moment"), DEATHS)

@@ -102,12 +102,40 @@ def test_a_forgotten_container_leaves_no_note(home: Path) -> None:
     assert store.specs() == {} and store.stopped_by_agent() == frozenset()
 
 
+_INTENT = (
+    "INSERT INTO container_intent (container_id, digest, intent, created_at) VALUES (?, '', ?, 0)"
+)
+
+
+def test_what_the_engine_made_of_a_container_is_noted_with_its_spec(home: Path) -> None:
+    store = filled(home)
+    assert store.tolerated() == {}
+    store.save_tolerated("id1", {"HostConfig.Memory": 0})
+    store.save_tolerated("unknown", {"HostConfig.Memory": 0})
+    store.close()
+    again = opened(home)
+    assert again.tolerated() == {"id1": {"HostConfig.Memory": 0}}
+    again.forget_containers(frozenset({"id1"}))
+    assert again.tolerated() == {}
+
+
+def test_M93_a_recovered_key_counts_unless_the_service_has_one(home: Path) -> None:
+    store = opened(home)
+    store.recover_key(7, "web", "from-a-container")
+    assert store.service_key(7, "web") == "from-a-container"
+    made = store.service_key(7, "db")
+    store.recover_key(7, "db", "another")
+    assert store.service_key(7, "db") == made
+    scope = store.scopes_of("from-a-container")
+    assert scope and scope.in_scope(7) and not scope.in_scope(8)
+
+
 def test_a_spec_that_does_not_parse_is_left_out(home: Path) -> None:
     store = filled(home)
     store.close()
     with sqlite3.connect(home / FILE) as db:
         for number, text in enumerate(("{", "[]", "{}", '{"image": 1, "endpoints": [3]}', "null")):
-            db.execute("INSERT INTO container_intent VALUES (?, '', ?, 0)", (f"bad{number}", text))
+            db.execute(_INTENT, (f"bad{number}", text))
     assert opened(home).specs() == {"id1": SPEC}
 
 

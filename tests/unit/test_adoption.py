@@ -1,0 +1,144 @@
+"""Containers that nobody noted are adopted when they are as wanted (spec 21 §10.2)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from agent import Rig, remembered, rig, service, target
+from fakes.engine import FakeEngine
+from fakes.machine import FakeStore
+
+from balena_agent.core.adoption import KEY_VARIABLE, keys_of
+from balena_agent.core.names import SUPERVISOR_API
+from balena_agent.core.observed import Container, Observed
+from balena_agent.core.steps import RemoveContainer, Touch
+
+API = {SUPERVISOR_API: "1"}
+DOCUMENT = target(service("one", labels=API), service("two", 2, network_mode="service:one"))
+
+
+def settled(agent: Rig) -> FakeEngine:
+    agent.post(DOCUMENT)
+    agent.settled()
+    return agent.engine
+
+
+def first_life() -> FakeEngine:
+    with rig(keys=lambda app, service: f"old-{service}") as agent:
+        return settled(agent)
+
+
+def keys_in(store: FakeStore):  # type: ignore[no-untyped-def]
+    """Keys as the real store has them: made new where there is none."""
+    return lambda app, service: store.keys.setdefault((app, service), f"new-{service}")
+
+
+def test_M93_M96_a_lost_store_costs_no_container_and_all_are_noted_again() -> None:
+    engine = first_life()
+    before = engine.observed
+    store = FakeStore()
+    with rig(engine=FakeEngine(before), store=store, keys=keys_in(store)) as agent:
+        settled(agent)
+        assert agent.engine.performed == []
+        assert agent.engine.observed == before
+    assert store.keys == {(1, "one"): "old-one"}
+    assert store.specs.keys() == before.containers.keys()
+    memory = remembered(store)
+    with rig(engine=FakeEngine(before), memory=memory, keys=keys_in(store)) as agent:
+        agent.settled()
+        known = agent.published.current.observed.containers.values()
+        assert all(c.intended for c in known) and agent.engine.performed == []
+
+
+def test_no_key_is_made_before_the_first_look() -> None:
+    engine = FakeEngine(first_life().observed)
+    engine.down = True
+    store = FakeStore()
+    with rig(engine=engine, store=store, keys=keys_in(store)) as agent:
+        agent.post(DOCUMENT)
+        agent.until(lambda s: s.desired.apps and "does not answer" in s.engine_error)
+        assert store.keys == {}
+        engine.down = False
+        agent.settled()
+    assert store.keys == {(1, "one"): "old-one"} and engine.performed == []
+
+
+def test_what_is_not_as_wanted_is_not_adopted() -> None:
+    world = first_life().observed
+    odd = {
+        k: replace(c, spec=replace(c.spec, image="sha256:old")) for k, c in world.containers.items()
+    }
+    noted: list[str] = []
+    store = FakeStore()
+    store.save_specs = lambda specs: noted.extend(specs)  # type: ignore[method-assign,assignment]
+    engine = FakeEngine(replace(world, containers=odd))
+    with rig(engine=engine, store=store) as agent:
+        engine._numbers = itertools.count(100)
+        settled(agent)
+    removed = {s.container_id for s in engine.performed if isinstance(s, RemoveContainer)}
+    assert removed == odd.keys()
+    assert set(noted) == engine.observed.containers.keys()
+
+
+def test_what_the_engine_lacks_neither_keeps_from_adoption_nor_is_drift() -> None:
+    world = first_life().observed
+    limited = target(
+        service("one", labels=API, mem_limit="64m"), service("two", 2, network_mode="service:one")
+    )
+    lacking = replace(world, unsupported=frozenset({"HostConfig.Memory"}))
+    store = FakeStore()
+    with rig(engine=FakeEngine(lacking), store=store, keys=keys_in(store)) as agent:
+        agent.post(limited)
+        agent.settled()
+        assert agent.engine.performed == []
+    assert store.specs.keys() == world.containers.keys()
+    assert list(store.tolerated.values()) == [{"HostConfig.Memory": 0}]
+
+
+def test_M31_a_share_of_cpus_is_left_out_where_the_kernel_has_none() -> None:
+    document = target(service("one", cpus="0.5"))
+    for lacks, nano in ((frozenset[str](), 500_000_000), (frozenset({"HostConfig.NanoCpus"}), 0)):
+        engine = FakeEngine(replace(rigged(), unsupported=lacks))
+        with rig(engine=engine) as agent:
+            agent.post(document)
+            said = agent.settled().notices
+            (made,) = agent.engine.observed.containers.values()
+        assert made.spec.fields["HostConfig.NanoCpus"] == nano
+        assert any("cpus" in line and "no CPU quota" in line for line in said) is bool(lacks)
+
+
+def rigged() -> Observed:
+    with rig() as agent:
+        return agent.engine.observed
+
+
+def test_what_is_changed_after_the_adoption_is_drift() -> None:
+    engine = FakeEngine(first_life().observed)
+    store = FakeStore()
+    with rig(engine=engine, store=store, keys=keys_in(store)) as agent:
+        before = settled(agent).observed.containers
+        one = next(c for c in before.values() if c.service == "one")
+        lost = replace(one, spec=replace(one.spec, endpoints=one.spec.endpoints[:1]))
+        engine.change(
+            lambda seen: replace(seen, containers={**seen.containers, one.id: lost}), Touch()
+        )
+        agent.reconciler.wake(Touch(everything=True))
+        agent.until(lambda s: engine.performed, "repaired")
+        agent.settled()
+        members = engine.observed.containers[one.id].spec.networks
+        assert sorted(members) == sorted(one.spec.networks)
+        assert engine.observed.containers.keys() == before.keys()
+
+
+def test_only_a_key_that_the_label_asks_for_is_ours() -> None:
+    made = next(c for c in first_life().observed.containers.values() if c.service == "one")
+    assert keys_of([made]) == {(1, "one"): "old-one"}
+
+    def without_label(container: Container) -> Container:
+        fields = {**container.spec.fields, "Labels": {}}
+        return replace(container, spec=replace(container.spec, fields=fields))
+
+    assert keys_of([without_label(made)]) == {}
+    long = {**made.spec.fields, "Env": {KEY_VARIABLE: "x" * 1000}}
+    assert keys_of([replace(made, spec=replace(made.spec, fields=long))]) == {}
