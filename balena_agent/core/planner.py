@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from . import images
 from .desired import Desired, DesiredApp
-from .names import SUPERVISOR_NETWORK, normal_image
+from .names import SUPERVISOR_NETWORK
 from .networks import network_differences, volume_differences
 from .observed import Container, Network, Observed, Volume
 from .plan import Plan
@@ -27,7 +28,6 @@ from .steps import (
     CreateVolume,
     Fetch,
     ReleaseLocks,
-    RemoveImage,
     RemoveNetwork,
     RemoveVolume,
     RequestPowerOff,
@@ -70,7 +70,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
-    leftovers = _leftovers(desired, observed, situation)
+    leftovers = images.leftovers(desired, observed, situation)
+    awaited = images.waited_for(leftovers, situation)
     drafts: list[Draft] = []
     settled: set[str] = set()
     apps = {app.uuid: app for app in desired.apps}
@@ -81,14 +82,15 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, _Around(users, shared, leftovers), uuid in apps)
+        _plan_app(draft, app, mine, _Around(users, shared, awaited), uuid in apps)
+        images.with_sources(draft, app, observed)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
     _orphan_locks(device, {draft.app_id for draft in drafts})
-    for reference in leftovers:
-        device.emit(RemoveImage(reference, "no service uses it"))
+    images.tidy(device, leftovers, desired, observed)
+    images.limit_downloads(drafts, observed, situation)
     return _joined([*drafts, device], frozenset(settled))
 
 
@@ -253,20 +255,6 @@ def _remove_unused(draft: Draft, step: RemoveNetwork | RemoveVolume, users: froz
         draft.wait(f"removal of {step.engine_name}", "a container still uses it")
     else:
         draft.emit(step)
-
-
-def _leftovers(desired: Desired, observed: Observed, situation: Situation) -> tuple[str, ...]:
-    """References that we own and nobody needs: neither a target, nor a container, nor a creation
-    under way. An app that is left as it is keeps all it has."""
-    if situation.keep_images or any(app.problem for app in desired.apps):
-        return ()
-    wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
-    used = {c.spec.image for c in observed.containers.values()}
-    for step in situation.running.values():
-        if isinstance(step, CreateContainer):
-            used.add(step.service.spec.image)
-    known = {name: observed.image(name) for name in sorted(situation.owned_images - wanted)}
-    return tuple(name for name, image in known.items() if image and image.id not in used)
 
 
 def _plan_unasked(situation: Situation, busy: set[str]) -> Plan:

@@ -24,6 +24,8 @@ class Backoff:
     until: float
     error: str
     count: int = 1
+    muted: bool = False
+    """Not worth a wait: see images.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Situation:
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
     (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
     `stopping`: the host goes down, services are to be stopped in order and nothing else.
+    `deltas`: images may come as deltas. `remove_peer`: the peer's own images may go.
     """
 
     running: Mapping[str, Step] = field(default_factory=dict)
@@ -46,6 +49,8 @@ class Situation:
     override_locks: bool = False
     stopping: bool = False
     power_requested: bool = False
+    deltas: bool = False
+    remove_peer: bool = False
 
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""
@@ -93,7 +98,9 @@ class Draft:
         if about in self._busy:
             return
         if pause:
-            self.wait(about, f"{pause.error} (attempt {pause.count} failed)", pause.until)
+            if not pause.muted:
+                tail = f" (attempt {pause.count} failed)" if pause.count else ""
+                self.wait(about, pause.error + tail, pause.until)
         elif needs_lock and not self.locked:
             self._lock_causes.append(f"{name}: {step.cause}")
         else:

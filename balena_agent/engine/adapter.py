@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..core.access import CloudAccess
+from ..core.deltas import DeltaSettings
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.observed import HostFacts, Observed
 from ..core.steps import (
@@ -39,21 +41,20 @@ from ..core.steps import (
 )
 from . import actions, containers
 from .client import API_VERSION, Client, Link
+from .delta import Deltas
 from .events import Events, Stop, Wake
 from .observe import KnownApps, Observer
-from .pull import Credentials, Puller
-
-
-def no_credentials(registry: str) -> None:
-    """Every registry is public."""
+from .obtained import Records
+from .pull import Puller
 
 
 class DockerEngine:
     """One engine behind one socket. Nothing is opened before the first call.
 
-    `credentials` answers a registry's host name with an auth_config or None, `prepare` makes what
-    a container needs on the host before it is created, `facts` tells name and type of the device,
-    `known_apps` the ids of the target's apps (for volumes of old releases, spec 20 §10).
+    `access` tells who the device is towards registries, `deltas` whether images may come as deltas,
+    `records` holds what images were obtained for, `prepare` makes what a container needs on the
+    host before it is created, `facts` tells name and type of the device, `known_apps` the ids of
+    the target's apps (for volumes of old releases, spec 20 §10).
     """
 
     def __init__(
@@ -62,15 +63,23 @@ class DockerEngine:
         prepare: containers.Prepare,
         *,
         version: str = API_VERSION,
-        credentials: Credentials = no_credentials,
+        access: Callable[[], CloudAccess] = CloudAccess,
         facts: Callable[[], HostFacts] = HostFacts,
         known_apps: KnownApps = frozenset,
+        deltas: Callable[[], DeltaSettings] = DeltaSettings,
+        records: Records | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = Link(socket, version)
         self._client = Client(self._link)
-        self._observer = Observer(self._client, known_apps)
-        self._puller = Puller(self._client, self._observer, credentials, now)
+        self._observer = Observer(self._client, known_apps, records=records)
+        self._puller = Puller(
+            self._client,
+            self._observer,
+            lambda registry: access().credentials(registry),
+            now,
+            deltas=Deltas(self._client, access, deltas, now),
+        )
         self._events = Events(self._link)
         self._prepare = prepare
         self._known_apps = known_apps
@@ -129,12 +138,14 @@ class DockerEngine:
                 containers.rename(client, step)
             case CreateVolume():
                 actions.create_volume(client, step, self._known_apps())
+            case RemoveImage():
+                actions.remove_image(client, step, self._observer.records)
             case _:
                 _act_elsewhere(step, client)
 
 
 def _act_elsewhere(step: EngineStep, client: Client) -> None:
-    """The verbs on networks, volumes and images."""
+    """The verbs on networks and volumes."""
     match step:
         case CreateNetwork():
             actions.create_network(client, step)
@@ -144,8 +155,6 @@ def _act_elsewhere(step: EngineStep, client: Client) -> None:
             actions.remove_volume(client, step)
         case EnsureSupervisorNetwork():
             actions.ensure_supervisor_network(client)
-        case RemoveImage():
-            actions.remove_image(client, step)
         case _:
             raise Broken(f"the engine does not do this: {step}")
 

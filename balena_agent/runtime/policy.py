@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.spec import ContainerSpec
 from ..core.target import Target
@@ -22,6 +23,7 @@ class Memory:
     stopped_by_agent: frozenset[str] = frozenset()
     owned_images: frozenset[str] = frozenset()
     commits: Mapping[str, str] = field(default_factory=dict)
+    fetch_failures: Mapping[str, FetchFailure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Policy:
     keep_images: bool = True
     keep_volumes: bool = True
     override_locks: bool = False
+    remove_peer: bool = False
+    """Whether the peer's own images may be removed; then there is no way back to it."""
     workers: int = 8
     pullers: int = 3
     patience: float = 60.0

@@ -21,14 +21,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from ..core.desired import Desired
-from ..core.errors import AgentError, Cancelled, EngineUnavailable
+from ..core.errors import AgentError, Cancelled, EngineUnavailable, StillProcessing
 from ..core.intent import Command, Intent
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
 from ..core.snapshot import Snapshot
-from ..core.status import locks_overridden
+from ..core.status import deltas_wanted, locks_overridden
 from ..core.steps import (
     CreateContainer,
     Fetch,
@@ -53,6 +53,7 @@ from .notes import Notes
 from .orders import pruned
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
+from .resume import resume_fetches
 from .state import Present, Published
 from .underway import UnderWay
 from .world import World
@@ -92,8 +93,14 @@ class Reconciler:
         self._ledger = Ledger()
         self._world = World(memory.specs)
         self._notes = Notes(
-            store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits
+            store,
+            self._problem,
+            memory.stopped_by_agent,
+            memory.owned_images,
+            memory.commits,
+            memory.fetch_failures,
         )
+        resume_fetches(self._ledger, memory, clock.wall())
         self._under_way = UnderWay(self._executor)
         self._stop_answers: list[Future[str]] = []
         self._power_until = 0.0
@@ -265,10 +272,14 @@ class Reconciler:
             telling.given_up(step, error)
         elif isinstance(error, EngineUnavailable):
             self._engine_lost(error)
+        elif isinstance(error, StillProcessing):
+            telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
             now = self._clock.wall()
-            text = telling.failed(self._ledger.fail(step, error, now), error, now)
-            self._present.change(update_failed=True, last_error=text)
+            failure = self._ledger.fail(step, error, now)
+            text = telling.failed(failure, error, now)
+            if not failure.muted:
+                self._present.change(update_failed=True, last_error=text)
 
     def _looked(self, looked: Looked) -> None:
         match looked.seen:
@@ -316,6 +327,7 @@ class Reconciler:
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed)
+        notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
         telling.new_notices(self._now.notices, notices)
         self._present.change(notices=notices)
         self._publish()
@@ -334,6 +346,8 @@ class Reconciler:
             return Plan()
         found = plan(self._now.desired, self._world.observed, situation)
         self._ledger.prune(found.wanted)
+        if not (self._now.intent.power or self._now.stopping):  # they want no download, for now
+            self._notes.fetches_failed(self._ledger.failures().values(), self._clock.wall())
         return found
 
     def _situation(self) -> Situation:
@@ -350,6 +364,8 @@ class Reconciler:
             override_locks=policy.override_locks or locks_overridden(self._now),
             stopping=self._now.stopping,
             power_requested=bool(self._power_until),
+            deltas=deltas_wanted(self._now).on,
+            remove_peer=policy.remove_peer,
         )
 
     def _begin(self, step: Step) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 
 from balena_agent.core.errors import AgentError, Locked
+from balena_agent.core.images import FetchFailure
 from balena_agent.core.intent import ServiceKey
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
@@ -79,6 +80,7 @@ class FakeStore:
         self.specs: dict[str, ContainerSpec] = {}
         self.stopped_by_agent: frozenset[str] = frozenset()
         self.images: set[str] = set()
+        self.fetch_failures: dict[str, FetchFailure] = {}
 
     def save_target(self, source: str, raw: str) -> None:
         self._check()
@@ -113,6 +115,15 @@ class FakeStore:
     def disown_image(self, reference: str) -> None:
         self._check()
         self.images.discard(reference)
+
+    def save_fetch_failures(self, failures: Mapping[str, FetchFailure]) -> None:
+        self._check()
+        self.fetch_failures.update(failures)
+
+    def forget_fetch_failures(self, references: frozenset[str]) -> None:
+        self._check()
+        for reference in references:
+            self.fetch_failures.pop(reference, None)
 
     def _check(self) -> None:
         if self.full:

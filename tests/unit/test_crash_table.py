@@ -64,7 +64,8 @@ from balena_agent.core.steps import (
 from balena_agent.runtime.policy import Policy
 
 SYNCED = ("save_target", "save_stopped", "save_commit", "save_stopped_by_agent")
-NOTES = ("save_specs", "forget_containers", "own_images", "disown_image")
+NOTES = ("save_specs", "forget_containers", "own_images", "disown_image",
+         "save_fetch_failures", "forget_fetch_failures")  # fmt: skip
 
 Json = dict[str, Any]
 LockFiles = frozenset[tuple[int, str]]
@@ -165,6 +166,7 @@ def copy_into(copy: FakeStore, known: FakeStore) -> FakeStore:
     copy.targets, copy.stopped = dict(known.targets), dict(known.stopped)
     copy.commits, copy.specs = dict(known.commits), dict(known.specs)
     copy.stopped_by_agent, copy.images = known.stopped_by_agent, set(known.images)
+    copy.fetch_failures = dict(known.fetch_failures)
     return copy
 
 

@@ -312,7 +312,7 @@ def test_an_older_schema_is_brought_up_to_date_and_kept(
     assert again.problems == () and again.targets() == {"cloud": '{"v": 2}'}
     again.close()
     with sqlite3.connect(home / FILE) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (len(more),)
 
 
 def test_a_migration_that_fails_changes_nothing(
