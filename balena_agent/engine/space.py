@@ -58,7 +58,7 @@ def check_space(client: Client, name: str, registry: Registry, measure: Measure)
     if sum(manifest.sizes) <= available:
         return  # the usual case: no need to ask which layers are there already
     needed = _missing(client, manifest, registry)
-    if needed is not None and needed > available:
+    if needed and needed > available:
         raise DiskFull(
             f"not enough space for image {name}: it needs {_mib(needed)},"
             f" {_mib(space.free)} are free and {_mib(space.reserve)} of them are kept in reserve"

@@ -87,6 +87,7 @@ def remembered(store: FakeStore) -> Memory:
         store.stopped_by_agent,
         frozenset(store.images),
         dict(store.commits),
+        dict(store.fetch_failures),
     )
 
 

@@ -47,7 +47,7 @@ from balena_agent.core.steps import (
 Planner = Callable[[Desired, Observed, Situation], Plan]
 
 SERVICES = "abcd"
-IMAGES = ("i1:latest", "i2:latest", "i3:latest")
+IMAGES = ("i1:latest", "r.x/i2:latest", "r.x/i3:latest", "r.x/i4:latest")
 STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY)
 MAX_TICKS = 120
 MOMENTS = ("none", "half", "whole")
@@ -248,6 +248,7 @@ def situation(case: Case, tick: int) -> Situation:
         stopped_by_agent=frozenset(case.stopped),
         keep_images=case.keep,
         keep_volumes=case.keep,
+        deltas=not case.keep,
     )
 
 

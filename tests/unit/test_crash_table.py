@@ -37,7 +37,7 @@ from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
 from balena_agent.core.names import SUPERVISOR_API
-from balena_agent.core.observed import Container, Image, Observed
+from balena_agent.core.observed import Container, Image, Observed, Obtained
 from balena_agent.core.steps import (
     CreateContainer,
     CreateNetwork,
@@ -281,6 +281,12 @@ def some_files(step: Step, world: Observed) -> Observed:
     return world  # the host makes the lock files
 
 
+def with_stray(world: Observed) -> Observed:
+    """A tag has moved on: what was fetched under it before is of no use any more."""
+    stray = Image("sha256:stray", obtained=frozenset({Obtained("old:latest", 1, "one")}))
+    return replace(world, images={**world.images, stray.id: stray})
+
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -288,6 +294,8 @@ SCENARIOS = (
              halves={"untagged": untagged}),
     Scenario("the old release's image", RemoveImage, target(service("one", image="old")), ONE,
              policy=Policy(keep_images=False), world=observed("busybox", "old")),
+    Scenario("an image that lost its name", RemoveImage, None, ONE,
+             policy=Policy(keep_images=False), world=with_stray(observed("busybox"))),
     Scenario("the default network", CreateNetwork, None, ONE),
     Scenario("two more networks", CreateNetwork, ONE, NETWORKS),
     Scenario("no longer in the target", RemoveNetwork, NETWORKS, ONE),

@@ -137,8 +137,8 @@ def test_paths_keep_the_slashes_of_images_only() -> None:
         ("web", ("web", "latest")),
         ("host:5000/web", ("host:5000/web", "latest")),
         ("host:5000/web:2", ("host:5000/web", "2")),
-        ("host/web@sha256:ab", ("host/web", "sha256:ab")),
-        ("host/web:2@sha256:ab", ("host/web", "sha256:ab")),
+        ("localhost/web@sha256:" + "ab" * 32, ("localhost/web", "sha256:" + "ab" * 32)),
+        ("a.b/web:2@sha256:" + "ab" * 32, ("a.b/web", "sha256:" + "ab" * 32)),
     ],
 )
 def test_a_reference_is_split_as_the_engine_wants_it(
