@@ -15,7 +15,7 @@ stray that cannot be removed at all, is left in peace for an hour without a word
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .desired import Desired, DesiredApp, DesiredService
@@ -30,6 +30,9 @@ MUTED_SECONDS = 3600.0
 PARALLEL_DELTAS = 3
 """Deltas are worked on by the cloud and by the device's processor: more at a time gain nothing."""
 
+_About = tuple[int, str]
+"""App id and service."""
+
 _IN_USE = 409
 _PEER = re.compile(r"(?:balena|resin)/[a-z0-9-]+-supervisor[:@]")
 
@@ -43,39 +46,91 @@ class FetchFailure:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unneeded:
+    """What may go: references that we own, ids without a name, references of the peer's. `awaited`
+    are those leftovers whose removal is worth waiting for: not the ones that others hold."""
+
+    leftovers: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    awaited: tuple[str, ...] = ()
+
+
+class Bases:
+    """From which image the image of each service could be made with a delta."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._known: dict[_About, list[tuple[bool, str, str]]] = {}
+        used: dict[str, set[_About]] = {}
+        for container in observed.containers.values():
+            about = (container.app_id, container.service)
+            used.setdefault(container.spec.image, set()).add(about)
+        for image in observed.images.values():
+            users = used.get(image.id, set())
+            for note in image.obtained:
+                about = (note.app_id, note.service)
+                self._add(about, about not in users, image, note.reference)
+            for about in users:
+                for name in (*image.digests, *image.tags):
+                    self._add(about, False, image, name)
+
+    def _add(self, about: _About, old: bool, image: Image, name: str) -> None:
+        if image_registry(name):
+            self._known.setdefault(about, []).append((old, image.id, name))
+
+    def of(self, service: DesiredService) -> tuple[str, str]:
+        """(image id, reference) of an older image of the same service from the same registry, by
+        preference the one that runs; ("", "") without one. A service whose old image goes first
+        has none (spec 20 §18.4)."""
+        registry = image_registry(service.image)
+        wanted = normal_image(service.image)
+        if not registry or service.strategy == DELETE_FIRST:
+            return "", ""
+        known = self._known.get((service.app_id, service.name), ())
+        fit = [e for e in known if image_registry(e[2]) == registry and e[2] != wanted]
+        _, image_id, name = min(fit, key=_preference, default=(False, "", ""))
+        return image_id, name
+
+
+def _preference(candidate: tuple[bool, str, str]) -> tuple[bool, str, bool, str]:
+    """What runs, then any; of its names a digest first: a tag may mean another image by now."""
+    old, image_id, name = candidate
+    return old, image_id, "@" not in name, name
+
+
 # ---- what goes -----------------------------------------------------------------------------------
 
 
-def leftovers(desired: Desired, observed: Observed, situation: Situation) -> tuple[str, ...]:
-    """References that we own and nobody needs: neither a target, nor a container, nor a creation
-    under way, nor a delta. An app that is left as it is keeps all it has."""
-    if _all_stay(desired, situation):
-        return ()
+def unneeded(
+    desired: Desired, observed: Observed, situation: Situation, bases: Bases | None
+) -> Unneeded:
+    """What nobody needs: neither a target, nor a container, nor a creation under way, nor a
+    delta. An app that is left as it is keeps all it has."""
+    if situation.keep_images or any(app.problem for app in desired.apps):
+        return Unneeded()
     wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
-    needed = _needed(desired, observed, situation)
-    known = {name: observed.image(name) for name in sorted(situation.owned_images - wanted)}
-    return tuple(name for name, image in known.items() if image and image.id not in needed)
+    index = _by_name(observed)
+    needed = _needed(desired, observed, situation, index, bases)
+    known = {name: _meant(index, name) for name in sorted(situation.owned_images - wanted)}
+    left = tuple(name for name, image_id in known.items() if image_id and image_id not in needed)
+    awaited = tuple(name for name in left if not _muted(RemoveImage(name), situation))
+    if any(isinstance(step, Fetch) for step in situation.running.values()):
+        return Unneeded(left, awaited=awaited)  # what comes just now may have no name yet
+    free = [image for image in observed.images.values() if image.id not in needed]
+    strays = tuple(image.id for image in free if image.nameless and image.obtained)
+    peers = tuple(_peer_supervisors(free)) if situation.remove_peer else ()
+    return Unneeded(left, strays, peers, awaited)
 
 
-def waited_for(found: Sequence[str], situation: Situation) -> tuple[str, ...]:
-    """Those leftovers whose removal is worth waiting for: not the ones that others hold."""
-    return tuple(name for name in found if not _muted(RemoveImage(name), situation))
-
-
-def tidy(draft: Draft, found: Sequence[str], desired: Desired, observed: Observed) -> None:
-    """Plan the removal of leftovers, strays and, if told so, of the peer's supervisor."""
-    situation = draft.situation
-    for reference in found:
+def tidy(draft: Draft, found: Unneeded) -> None:
+    """Plan the removal of what is not needed."""
+    for reference in found.leftovers:
         draft.emit(RemoveImage(reference, "no service uses it"))
-    if _all_stay(desired, situation) or _downloading(situation):
-        return
-    needed = _needed(desired, observed, situation)
-    for image in observed.images.values():
-        if image.id not in needed and image.nameless and image.obtained:
-            draft.emit(RemoveImage(image.id, "no name leads to it any more"))
-    if situation.remove_peer:
-        for reference in _peer_supervisors(observed, needed):
-            draft.emit(RemoveImage(reference, "an image of the peer's supervisor"))
+    for image_id in found.strays:
+        draft.emit(RemoveImage(image_id, "no name leads to it any more"))
+    for reference in found.peers:
+        draft.emit(RemoveImage(reference, "an image of the peer's supervisor"))
 
 
 def mute(step: Step, error: AgentError) -> bool:
@@ -86,75 +141,61 @@ def mute(step: Step, error: AgentError) -> bool:
     return held or step.reference.startswith("sha256:")
 
 
-def _all_stay(desired: Desired, situation: Situation) -> bool:
-    return situation.keep_images or any(app.problem for app in desired.apps)
-
-
-def _downloading(situation: Situation) -> bool:
-    return any(isinstance(step, Fetch) for step in situation.running.values())
-
-
 def _muted(step: RemoveImage, situation: Situation) -> bool:
     pause = situation.backoff.get(identity(step))
     return bool(pause and pause.muted)
 
 
-def _needed(desired: Desired, observed: Observed, situation: Situation) -> set[str]:
+def _by_name(observed: Observed) -> dict[str, str]:
+    """Ids of images by whatever leads to them; same rule as observed.Image.answers_to."""
+    index: dict[str, str] = {}
+    for image in observed.images.values():
+        index |= dict.fromkeys(image.tags, image.id)
+        index |= {name.partition("@")[2]: image.id for name in image.digests}
+        index |= {n.reference: image.id for n in image.obtained if "@" in n.reference}
+        index[image.id] = image.id
+    return index
+
+
+def _meant(index: dict[str, str], reference: str) -> str:
+    """The id of the image that a reference means, or ""."""
+    name = normal_image(reference)
+    return index.get(name.partition("@")[2]) or index.get(name) or index.get(reference, "")
+
+
+def _needed(
+    desired: Desired,
+    observed: Observed,
+    situation: Situation,
+    index: dict[str, str],
+    bases: Bases | None,
+) -> set[str]:
     """Ids of images that a container, a target or a delta needs."""
     needed = {c.spec.image for c in observed.containers.values()}
     for step in situation.running.values():
         if isinstance(step, CreateContainer):
             needed.add(step.service.spec.image)
-    for app in desired.apps:
-        for service in app.services:
-            image = observed.image(service.image)
-            base = _base(service, observed) if image is None and situation.deltas else None
-            needed |= {found.id for found in (image, base and base[0]) if found}
+    for service in (service for app in desired.apps for service in app.services):
+        here = _meant(index, service.image)
+        needed.add(here or (bases.of(service)[0] if bases else ""))
     return needed
 
 
-def _peer_supervisors(observed: Observed, needed: set[str]) -> Iterator[str]:
-    for image in observed.images.values():
+def _peer_supervisors(images: Iterable[Image]) -> Iterator[str]:
+    for image in images:
         names = sorted(image.tags) or sorted(image.digests)
-        if image.id not in needed:
-            yield from (name for name in names if _PEER.match(name))
+        yield from (name for name in names if _PEER.match(name))
 
 
 # ---- deltas --------------------------------------------------------------------------------------
 
 
-def delta_source(service: DesiredService, observed: Observed) -> str:
-    """The reference of an image from which the service's image can be made, "" without one: an
-    older image of the same service from the same registry, by preference the one that runs. A
-    service whose old image goes first has none (spec 20 §18.4)."""
-    found = _base(service, observed)
-    return found[1] if found else ""
-
-
-def _base(service: DesiredService, observed: Observed) -> tuple[Image, str] | None:
-    registry = image_registry(service.image)
-    if not registry or service.strategy == DELETE_FIRST:
-        return None
-    about = (service.app_id, service.name)
-    used = {c.spec.image for c in observed.containers.values() if (c.app_id, c.service) == about}
-    for image in sorted(observed.images.values(), key=lambda i: (i.id not in used, i.id)):
-        names = sorted(o.reference for o in image.obtained if (o.app_id, o.service) == about)
-        if image.id in used:
-            names += [*sorted(image.digests), *sorted(image.tags)]
-        for name in names:
-            if image_registry(name) == registry and name != normal_image(service.image):
-                return image, name
-    return None
-
-
-def with_sources(draft: Draft, app: DesiredApp, observed: Observed) -> None:
-    """Name the delta source in every fetch of an app, where deltas are on and there is one."""
-    if not draft.situation.deltas:
-        return
-    services = {service.name: service for service in app.services}
+def with_sources(draft: Draft, app: DesiredApp, bases: Bases | None) -> None:
+    """Name the delta source in every fetch of an app, where there is one."""
+    services = {service.name: service for service in app.services} if bases else {}
     for number, step in enumerate(draft.steps):
-        if isinstance(step, Fetch) and step.service in services:
-            source = delta_source(services[step.service], observed)
+        if bases and isinstance(step, Fetch) and step.service in services:
+            _, source = bases.of(services[step.service])
             draft.steps[number] = replace(step, source=source)
 
 

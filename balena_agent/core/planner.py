@@ -70,8 +70,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
-    leftovers = images.leftovers(desired, observed, situation)
-    awaited = images.waited_for(leftovers, situation)
+    bases = images.Bases(observed) if situation.deltas else None
+    unneeded = images.unneeded(desired, observed, situation, bases)
     drafts: list[Draft] = []
     settled: set[str] = set()
     apps = {app.uuid: app for app in desired.apps}
@@ -82,14 +82,14 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, _Around(users, shared, awaited), uuid in apps)
-        images.with_sources(draft, app, observed)
+        _plan_app(draft, app, mine, _Around(users, shared, unneeded.awaited), uuid in apps)
+        images.with_sources(draft, app, bases)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
     _orphan_locks(device, {draft.app_id for draft in drafts})
-    images.tidy(device, leftovers, desired, observed)
+    images.tidy(device, unneeded)
     images.limit_downloads(drafts, observed, situation)
     return _joined([*drafts, device], frozenset(settled))
 

@@ -76,6 +76,7 @@ class Registry:
         self._authorization = f"Bearer {token}" if token else ""
         self._end = now() + seconds
         self._now = now
+        self._in_the_open: bool | None = None
 
     def manifest(self) -> Manifest | None:
         """The image's manifest, for this engine's processor; None when it cannot be known."""
@@ -162,7 +163,11 @@ class Registry:
 
     def _plain(self) -> bool:
         """Whether the engine itself would speak plain HTTP with this registry."""
-        host = self._reference.registry
+        if self._in_the_open is None:
+            self._in_the_open = self._is_insecure(self._reference.registry)
+        return self._in_the_open
+
+    def _is_insecure(self, host: str) -> bool:
         if host.partition(":")[0] == "localhost" or host.startswith("127."):
             return True
         said = (self._client.get("/info").get("RegistryConfig") or {}).get("IndexConfigs") or {}

@@ -10,7 +10,7 @@ from test_planner import LOCKED, target, text, there, wanted, world
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import DeadlineExceeded, EngineFailed
-from balena_agent.core.images import delta_source, mute
+from balena_agent.core.images import Bases, mute
 from balena_agent.core.observed import Image, Observed, Obtained
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
@@ -41,6 +41,10 @@ NEW = f"{REGISTRY}/new@{digest('2')}"
 def missing(name: str = "web", **more: object) -> DesiredService:
     known: dict[str, object] = {"image": NEW, "image_present": False}
     return wanted(name, **known | more)
+
+
+def delta_source(service: DesiredService, observed: Observed) -> str:
+    return Bases(observed).of(service)[1]
 
 
 def fetches(desired: object, observed: Observed, situation: Situation) -> list[Fetch]:
