@@ -11,9 +11,11 @@ methods may be called from any number of threads at once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..core.access import CloudAccess
 from ..core.deltas import DeltaSettings
@@ -41,11 +43,12 @@ from ..core.steps import (
 )
 from . import actions, containers
 from .client import API_VERSION, Client, Link
-from .delta import Deltas
 from .events import Events, Stop, Wake
 from .observe import KnownApps, Observer
 from .obtained import Records
-from .pull import Puller
+
+if TYPE_CHECKING:
+    from .pull import Puller
 
 
 class DockerEngine:
@@ -73,13 +76,11 @@ class DockerEngine:
         self._link = Link(socket, version)
         self._client = Client(self._link)
         self._observer = Observer(self._client, known_apps, records=records)
-        self._puller = Puller(
-            self._client,
-            self._observer,
-            lambda registry: access().credentials(registry),
-            now,
-            deltas=Deltas(self._client, access, deltas, now),
-        )
+        self._access = access
+        self._deltas = deltas
+        self._now = now
+        self._puller: Puller | None = None
+        self._lock = threading.Lock()
         self._events = Events(self._link)
         self._prepare = prepare
         self._known_apps = known_apps
@@ -103,7 +104,7 @@ class DockerEngine:
             raise Cancelled(f"given up before it began: {describe(step)}")
         with _only_ours(describe(step)):
             if isinstance(step, Fetch):
-                self._puller.fetch(step, ticket)
+                self._fetcher().fetch(step, ticket)
             else:
                 self._act(step, self._client.bounded(limit(step)))
 
@@ -123,6 +124,22 @@ class DockerEngine:
         """End the event stream for good and let go of idle connections."""
         self._events.close()
         self._link.close()
+
+    def _fetcher(self) -> Puller:
+        """Made at the first download: most runs of the agent have none."""
+        with self._lock:
+            if self._puller is None:
+                from .delta import Deltas
+                from .pull import Puller
+
+                self._puller = Puller(
+                    self._client,
+                    self._observer,
+                    lambda registry: self._access().credentials(registry),
+                    self._now,
+                    deltas=Deltas(self._client, self._access, self._deltas, self._now),
+                )
+            return self._puller
 
     def _act(self, step: EngineStep, client: Client) -> None:
         match step:

@@ -12,7 +12,13 @@ from agent import DEADLINE, Rig, observed, remembered, rig, service, target
 from fakes.engine import FakeEngine
 from fakes.machine import FakeStore
 
-from balena_agent.core.errors import EngineFailed, InvalidInput, StillProcessing, Unavailable
+from balena_agent.core.errors import (
+    DiskFull,
+    EngineFailed,
+    InvalidInput,
+    StillProcessing,
+    Unavailable,
+)
 from balena_agent.core.images import FetchFailure
 from balena_agent.core.intent import Power
 from balena_agent.core.observed import HostFacts, Image, Observed, Obtained
@@ -181,6 +187,27 @@ def test_an_unparsable_reference_is_an_error_of_that_image_alone() -> None:
         agent.post(both)
         seen = agent.until(lambda s: s.failures and agent.containers() == {"one": "running"})
         assert next(iter(seen.failures.values())).error == words
+
+
+def test_a_full_disk_is_an_ordinary_failure_of_that_download() -> None:
+    words = "not enough space for image big:1: it needs 900 MiB"
+    with rig() as agent:
+        agent.engine.fail("fetch image big:1", DiskFull(words), 3)
+        agent.post(target(service("one")))
+        agent.settled()
+        both = target(service("one"))
+        both["local"]["apps"]["2"] = target(service("two", 2, "big:1"))["local"]["apps"]["1"]
+        both["local"]["apps"]["3"] = target(service("three", 3))["local"]["apps"]["1"]
+        agent.post(both)
+        seen = agent.until(
+            lambda s: failures(s).get("big:1") == 3 and "three" in agent.containers()
+        )
+        assert agent.store.fetch_failures["big:1"].count == 3
+        assert [w.reason for w in seen.plan.waits if "big" in w.subject] == [
+            f"{words} (attempt 3 failed)"
+        ]
+        agent.settled()
+        assert agent.containers() == dict.fromkeys(("one", "two", "three"), "running")
 
 
 def test_an_image_that_a_stranger_uses_does_not_keep_the_update_from_its_end() -> None:
