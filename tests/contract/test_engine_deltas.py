@@ -125,12 +125,13 @@ def test_what_came_as_a_delta_is_removed_without_a_trace(world: World) -> None:
     world.engine.perform(RemoveImage(world.new), Slip())
 
 
-def test_what_lost_its_name_is_removed_by_its_id(world: World) -> None:
+@pytest.mark.parametrize("by_id", [True, False])
+def test_what_lost_its_name_is_removed_by_its_id(world: World, by_id: bool) -> None:
     world.fetch()
     world.played.images[NEW].tags.clear()
     image = world.engine.observe().images[NEW]
     assert image.nameless and image.answers_to(world.new)
-    world.engine.perform(RemoveImage(NEW), Slip())
+    world.engine.perform(RemoveImage(NEW if by_id else world.new), Slip())
     assert NEW not in world.engine.observe().images
     assert world.records.ids() == frozenset()
 

@@ -277,22 +277,28 @@ def test_remembered_failures_of_images_that_no_target_names_are_left_out() -> No
 
 def test_progress_never_goes_back() -> None:
     """A delta that fails half-way is followed by a download of the whole image."""
-    seen: list[float] = []
+    half, back, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def download(step: EngineStep, ticket: Ticket) -> None:
+        if isinstance(step, Fetch):
+            ticket.progress(60)
+            assert half.wait(DEADLINE)
+            ticket.progress(0)
+            ticket.progress(10)
+            back.set()
+            assert go_on.wait(DEADLINE)
+
+    def percents(snapshot: Snapshot) -> list[float]:
+        return [r.percent for r in snapshot.running.values() if isinstance(r.step, Fetch)]
+
     with rig() as agent:
-        told, go_on = threading.Event(), threading.Event()
-
-        def download(step: object, ticket: object) -> None:
-            if isinstance(step, Fetch):
-                for percent in (0, 60, 0, 10, 70):
-                    ticket.progress(percent)  # type: ignore[attr-defined]
-                told.set()
-                assert go_on.wait(DEADLINE)
-
-        agent.published.subscribe(lambda s: seen.extend(r.percent for r in s.running.values()))
         agent.engine.before = download
-        agent.post(target(service("one", image="big")))
-        agent.until(lambda s: any(r.percent == 70 for r in s.running.values()))
+        document = target(service("one", image="big"))
+        agent.post(document)
+        agent.until(lambda s: percents(s) == [60])
+        half.set()
+        assert back.wait(DEADLINE)
+        agent.post(document)  # messages keep their order: what came before it was taken in
+        assert percents(agent.published.current) == [60]
         go_on.set()
         agent.settled()
-    downloads = [percent for percent in seen if percent >= 0]
-    assert downloads == sorted(downloads) and 70 in downloads
