@@ -46,6 +46,7 @@ RULES: Mapping[str, Section] = {
         "socket": ("auto_path", "auto"),
         "api_version": ("version", "1.41"),
         "keep_images": ("option('auto', 'yes', 'no')", "auto"),
+        "cleanup_peer_supervisor_images": ("boolean", "no"),
     },
     "api": {
         "port": ("integer(1, 65535)", "48484"),
@@ -108,11 +109,13 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`keep_images`: whether images that no target names are left alone."""
+    """`keep_images`: whether images that no target names are left alone;
+    `cleanup_peer_supervisor_images`: whether those of the peer may go too."""
 
     socket: str
     api_version: str
     keep_images: str
+    cleanup_peer_supervisor_images: bool
 
 
 @dataclass(frozen=True, slots=True)

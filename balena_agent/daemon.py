@@ -36,15 +36,18 @@ from .api.http import build
 from .api.server import HttpServer
 from .config import Settings
 from .core import heritage
+from .core.access import cloud_access
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
 from .core.handover import STRATEGY as HAND_OVER
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
+from .core.status import deltas_wanted
 from .core.steps import Touch
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
+from .engine.obtained import Records
 from .host.adapter import MachineHost
 from .host.breadcrumbs import Breadcrumbs
 from .host.bus import Bus
@@ -118,6 +121,9 @@ class Daemon:
             version=settings.engine.api_version,
             facts=lambda: self.published.current.facts,
             known_apps=self._known_apps,
+            access=lambda: cloud_access(self.published.current.facts),
+            deltas=lambda: deltas_wanted(self.published.current),
+            records=Records(self.store.obtained_images(), self.store),
         )
         self.reconciler = Reconciler(
             self.engine,
@@ -272,6 +278,7 @@ class Daemon:
             self.store.commits(),
             self.store.origins(),
             self.store.tolerated(),
+            self.store.fetch_failures(),
         )
 
     def _prepare(self, service: DesiredService) -> None:
@@ -286,6 +293,7 @@ class Daemon:
         return Policy(
             keep_images=engine.keep_images != "no",
             keep_volumes=True,
+            remove_peer=engine.cleanup_peer_supervisor_images,
             workers=agent.workers,
             pullers=agent.pullers,
             patience=max(6.0, self._interval / 2),

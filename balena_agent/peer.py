@@ -34,7 +34,7 @@ _TABLES = MappingProxyType(
         "config": ("key", "value"),
         "currentCommit": ("appId", "commit"),
         "deviceConfig": ("targetValues",),
-        "image": ("name", "appId", "appUuid"),
+        "image": ("name", "appId", "appUuid", "serviceName", "dockerImageId"),
     }
 )  # fmt: skip
 """What we read of the newest schema (spec 20 §7.1)."""

@@ -22,10 +22,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from .core.errors import NotFound
+from .core.errors import Broken, NotFound
 from .core.heritage import SOURCE, Heritage
+from .core.images import FetchFailure
 from .core.intent import ServiceKey
 from .core.jsonread import Json
+from .core.observed import Obtained
 from .core.origins import Origin
 from .core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
 from .core.spec import ContainerSpec, spec_from_json
@@ -63,6 +65,14 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # What the engine made of a container's fields where it did not do as asked (spec 21 §10.3).
     "ALTER TABLE container_intent ADD COLUMN tolerated TEXT NOT NULL DEFAULT '{}';",
+    """
+    CREATE TABLE fetch_fail (
+        name TEXT PRIMARY KEY, n INTEGER NOT NULL, at_wall REAL NOT NULL, error TEXT NOT NULL);
+    CREATE TABLE obtained_image (
+        image_id TEXT NOT NULL, reference TEXT NOT NULL, app_id INTEGER NOT NULL,
+        service_name TEXT NOT NULL,
+        PRIMARY KEY (image_id, reference, app_id, service_name));
+    """,
 )
 """Script n brings a database of version n to n + 1. Never edit one that has been released."""
 
@@ -80,6 +90,11 @@ _PUT_TOLERATED = "UPDATE container_intent SET tolerated = ? WHERE container_id =
 _PUT_ORIGIN = "INSERT OR REPLACE INTO container_origin VALUES (?, ?, ?)"
 _PUT_KEY = "INSERT OR IGNORE INTO api_key (app_id, service_name, key, scopes) VALUES (?, ?, ?, ?)"
 _PUT_IMAGE = "INSERT OR IGNORE INTO own_image VALUES (?)"
+_PUT_OBTAINED = "INSERT OR IGNORE INTO obtained_image VALUES (?, ?, ?, ?)"
+_DROP_OBTAINED = (
+    "DELETE FROM obtained_image"
+    " WHERE image_id = ? AND reference = ? AND app_id = ? AND service_name = ?"
+)
 _FROM_PEER = "imported_from_peer"
 
 
@@ -310,6 +325,41 @@ class Store:
         """Every reference that targets of ours named."""
         return frozenset(r for (r,) in self._db.rows("SELECT reference FROM own_image"))
 
+    def save_fetch_failures(self, failures: Mapping[str, FetchFailure]) -> None:
+        """Note how often fetches (references) have failed since they last succeeded."""
+        sql = "INSERT OR REPLACE INTO fetch_fail VALUES (?, ?, ?, ?)"
+        self._note((sql, (name, f.count, f.at, f.error)) for name, f in failures.items())
+
+    def forget_fetch_failures(self, references: frozenset[str]) -> None:
+        """These fetches have succeeded, or nobody wants them any more."""
+        sql = "DELETE FROM fetch_fail WHERE name = ?"
+        self._note((sql, (reference,)) for reference in references)
+
+    def fetch_failures(self) -> Mapping[str, FetchFailure]:
+        """The fetches (references) that have failed."""
+        rows = self._db.rows("SELECT name, n, at_wall, error FROM fetch_fail")
+        return {name: FetchFailure(n, at, error) for name, n, at, error in rows}
+
+    def save_obtained(self, image_id: str, obtained: Obtained) -> None:
+        """Note which image was fetched for a reference. Never fails."""
+        self._quietly((_PUT_OBTAINED, _obtained_row(image_id, obtained)))
+
+    def forget_obtained(self, image_id: str, obtained: Obtained) -> None:
+        """The image is gone, or not kept under this reference any more. Never fails."""
+        self._quietly((_DROP_OBTAINED, _obtained_row(image_id, obtained)))
+
+    def obtained_images(self) -> Mapping[str, frozenset[Obtained]]:
+        """What images (ids) were fetched for."""
+        found: dict[str, frozenset[Obtained]] = {}
+        sql = "SELECT image_id, reference, app_id, service_name FROM obtained_image"
+        for image_id, *rest in self._db.rows(sql):
+            found[image_id] = found.get(image_id, frozenset()) | {Obtained(*rest)}
+        return found
+
+    def _quietly(self, statement: Statement) -> None:
+        with contextlib.suppress(StoreUnavailable, Broken):
+            self._db.note(statement)
+
     def _note(self, statements: Iterator[Statement] | list[Statement]) -> None:
         known = list(statements)
         if known:
@@ -354,6 +404,12 @@ def _statements(left: Heritage) -> Iterator[Statement]:
         yield "INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, json.dumps(value))
     for reference in left.images:
         yield _PUT_IMAGE, (reference,)
+    for image_id, obtained in left.obtained:
+        yield _PUT_OBTAINED, _obtained_row(image_id, obtained)
+
+
+def _obtained_row(image_id: str, obtained: Obtained) -> tuple[object, ...]:
+    return (image_id, obtained.reference, obtained.app_id, obtained.service)
 
 
 def _json(text: str) -> Json:

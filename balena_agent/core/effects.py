@@ -17,7 +17,7 @@ from .body import resolved
 from .jsonread import Json
 from .names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, normal_image, retired_name
 from .networks import SUPERVISOR_SPEC, supervisor_differences
-from .observed import NO_APP, Container, Image, Network, Observed, Volume
+from .observed import NO_APP, Container, Image, Network, Observed, Obtained, Volume
 from .spec import ContainerSpec, Endpoint, VolumeSpec
 from .steps import (
     ConnectNetwork,
@@ -46,7 +46,7 @@ def effect(step: EngineStep, observed: Observed, new_id: str = "") -> Observed:
     """The world after `step`. `new_id` names a created object (default: made from its name)."""
     match step:
         case Fetch():
-            return _with_image(observed, step.reference, new_id)
+            return _with_image(observed, step, new_id)
         case RemoveImage():
             return _without_reference(observed, step.reference)
         case CreateNetwork():
@@ -149,12 +149,14 @@ def _stopped(observed: Observed, container_id: str) -> Observed:
     return _changed(observed, container_id, state="exited")
 
 
-def _with_image(observed: Observed, reference: str, new_id: str) -> Observed:
-    if observed.image(reference):
+def _with_image(observed: Observed, step: Fetch, new_id: str) -> Observed:
+    if observed.image(step.reference):
         return observed
-    name = normal_image(reference)
+    name = normal_image(step.reference)
     tags, digests = (set(), {name}) if "@" in name else ({name}, set())
-    image = Image(new_id or f"sha256:{name}", frozenset(tags), frozenset(digests))
+    noted = frozenset({Obtained(name, step.app_id, step.service)})
+    image_id = new_id or f"sha256:{name}"
+    image = Image(image_id, frozenset(tags), frozenset(digests), obtained=noted)
     return replace(observed, images={**observed.images, image.id: image})
 
 
@@ -165,7 +167,12 @@ def _without_reference(observed: Observed, reference: str) -> Observed:
     if image is None or any(c.spec.image == image.id for c in observed.containers.values()):
         return observed
     name = normal_image(reference)
-    left = replace(image, tags=image.tags - {name}, digests=image.digests - {name})
+    left = replace(
+        image,
+        tags=image.tags - {name},
+        digests=image.digests - {name},
+        obtained=frozenset(note for note in image.obtained if note.reference != name),
+    )
     if left.tags or left.digests:
         return replace(observed, images={**observed.images, image.id: left})
     return replace(observed, images=_less(observed.images, image.id))

@@ -12,7 +12,9 @@
     ├── Unavailable            the world's matter: retried with back-off, reported as a state
     │   ├── EngineUnavailable  the engine's socket does not answer
     │   ├── BusUnavailable     the system bus, or a service on it, does not answer
-    │   └── DeadlineExceeded   a call did not come back in its time
+    │   ├── DeadlineExceeded   a call did not come back in its time
+    │   ├── DiskFull           what is asked for cannot fit into the free space
+    │   └── StillProcessing    somebody else is still at work on it: asked again, no failure
     ├── EngineFailed           the engine answered with an error; its words and HTTP status
     ├── Cancelled              given up on purpose, because no plan wants it any more
     └── Broken                 our own defect: stack in the journal, a plain sentence to the caller
@@ -107,6 +109,20 @@ class BusUnavailable(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     dbus_name = _STANDARD + "Timeout"
+
+
+class DiskFull(Unavailable):
+    dbus_name = _OURS + "DiskFull"
+
+
+class StillProcessing(Unavailable):
+    """Not a failure: the same step is due again after `pause` seconds, and nothing counts it."""
+
+    dbus_name = _STANDARD + "Timeout"
+
+    def __init__(self, message: str, pause: float) -> None:
+        super().__init__(message)
+        self.pause = pause
 
 
 class EngineFailed(AgentError):

@@ -16,12 +16,13 @@ none if the source has no row, or if the peer had rejected an app: that one must
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .errors import AgentError, InvalidInput
 from .jsonread import Json, parse_object, truth, whole_number
 from .names import normal_image
+from .observed import Obtained
 from .scopes import Scope, scope_from_json
 from .target import Target, read_v3
 
@@ -62,12 +63,14 @@ class PeerCommit:
 @dataclass(frozen=True, slots=True)
 class Heritage:
     """`target` is "" where there is none to go on with; `problems` says why, and what else is
-    left out. `images` are references in normal form, the ones that the peer had fetched."""
+    left out. `images` are references in normal form, the ones that the peer had fetched;
+    `obtained` says which images (engine ids) it got for them, and for which services."""
 
     keys: tuple[PeerKey, ...] = ()
     commits: tuple[PeerCommit, ...] = ()
     settings: Mapping[str, Json] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
+    obtained: tuple[tuple[str, Obtained], ...] = ()
     target: str = field(default="", repr=False)
     problems: tuple[str, ...] = ()
 
@@ -98,6 +101,7 @@ def heritage(
         commits=_commits(known.get("currentCommit", ()), [*images, *apps, *chosen]),
         settings=settings,
         images=frozenset(normal_image(str(row["name"])) for row in images if row["name"]),
+        obtained=tuple(_obtained(images)),
         target=target,
         problems=tuple(told),
     )
@@ -206,6 +210,15 @@ def _scope(text: Json) -> Scope | None:
         return scope_from_json(json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def _obtained(rows: Iterable[Row]) -> Iterator[tuple[str, Obtained]]:
+    """Without this an image that the peer had got as a delta would have to be fetched anew."""
+    for row in rows:
+        name, image_id = row["name"], row.get("dockerImageId")
+        if name and image_id:
+            app_id, service = whole_number(row["appId"]) or 0, str(row.get("serviceName") or "")
+            yield str(image_id), Obtained(normal_image(str(name)), app_id, service)
 
 
 def _commits(rows: Iterable[Row], owners: Iterable[Row]) -> tuple[PeerCommit, ...]:

@@ -50,8 +50,9 @@ class Sentences:
 
 def sentences(step: Step) -> Sentences:
     match step:
-        case Fetch(reference=name):
-            return _of("Downloading image", "Downloaded image", "download image", name)
+        case Fetch(reference=name, source=source):
+            begin = "Downloading delta for image" if source else "Downloading image"
+            return _of(begin, "Downloaded image", "download image", name)
         case RemoveImage(reference=name):
             return _of("Deleting image", "Deleted image", "delete image", name)
         case CreateContainer(service=service):

@@ -31,22 +31,42 @@ class ImageConfig:
     volumes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Obtained:
+    """The agent fetched an image for exactly this reference (normal form), for this service.
+
+    The engine does not know: what a delta was applied to bears neither the name nor the digest of
+    the image that was asked for (spec 20 §18.2, §18.8)."""
+
+    reference: str
+    app_id: int = 0
+    service: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image of the engine. `tags` and `digests` are references in normal form."""
+    """One image of the engine. `tags` and `digests` are references in normal form; `obtained` is
+    what the agent noted when it fetched the image, and no part of what the engine tells."""
 
     id: str
     tags: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
     config: ImageConfig = field(default_factory=ImageConfig)
     size: int = 0
+    obtained: frozenset[Obtained] = frozenset()
+
+    @property
+    def nameless(self) -> bool:
+        """No reference leads to it any more, as far as the engine knows."""
+        return not (self.tags or self.digests)
 
     def answers_to(self, reference: str) -> bool:
         """Whether a target's image reference means this image (spec 20 §18.2, the D rule)."""
         wanted = normal_image(reference)
         if "@" in wanted:
             digest = wanted.partition("@")[2]
-            return any(known.endswith("@" + digest) for known in self.digests)
+            known = any(name.endswith("@" + digest) for name in self.digests)
+            return known or any(each.reference == wanted for each in self.obtained)
         return wanted in self.tags or reference == self.id
 
 
@@ -138,8 +158,9 @@ class HostFacts:
 
     `engine_kind` is "balena" or "docker"; `supervisor_gateway` the address of supervisor0.
     `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
-    of `uname`. `compat_version` is the peer's version that we stand for. `engine_lacks` is
-    `Observed.unsupported`, for those who compile a target.
+    of `uname`. `compat_version` is the peer's version that we stand for. `provisioning_key` is ""
+    once the device is registered; the endpoints are "" where config.json does not name them.
+    `engine_lacks` is `Observed.unsupported`, for those who compile a target.
     """
 
     device_uuid: str = ""
@@ -153,6 +174,9 @@ class HostFacts:
     api_port: int = 48484
     api_endpoint: str = ""
     device_api_key: str = field(default="", repr=False)
+    provisioning_key: str = field(default="", repr=False)
+    registry_endpoint: str = ""
+    delta_endpoint: str = ""
     has_modules: bool = False
     has_firmware: bool = False
     engine_socket: str = "/var/run/balena-engine.sock"

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from . import supervisor
+from . import images, supervisor
 from .desired import Desired, DesiredApp
 from .firmware import plan_firmware
-from .names import SUPERVISOR_NETWORK, normal_image
+from .names import SUPERVISOR_NETWORK
 from .networks import network_differences, volume_differences
 from .observed import NO_APP, Container, Network, Observed, Volume
 from .plan import Plan
@@ -31,7 +31,6 @@ from .steps import (
     CreateVolume,
     Fetch,
     ReleaseLocks,
-    RemoveImage,
     RemoveNetwork,
     RemoveVolume,
     RequestPowerOff,
@@ -79,18 +78,20 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
-    leftovers = _leftovers(desired, observed, situation)
+    bases = images.Bases(observed) if situation.deltas else None
+    unneeded = images.unneeded(desired, observed, situation, bases)
     drafts: list[Draft] = []
     settled: set[str] = set()
     apps = {app.uuid: app for app in desired.apps}
     api_fault = supervisor.fault(observed)
     shared = frozenset() if api_fault else frozenset({SUPERVISOR_NETWORK})
-    around = _Around(users, shared, leftovers, api_fault, observed.unsupported)
+    around = _Around(users, shared, unneeded.awaited, api_fault, observed.unsupported)
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
         _plan_app(draft, app, mine, around, uuid in apps)
+        images.with_sources(draft, app, bases)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
@@ -98,8 +99,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     _orphan_locks(device, {draft.app_id for draft in drafts})
     supervisor.plan_network(device, desired, observed, api_fault)
     plan_firmware(device, desired, observed)
-    for reference in leftovers:
-        device.emit(RemoveImage(reference, "no service uses it"))
+    images.tidy(device, unneeded)
+    images.limit_downloads(drafts, observed, situation)
     found = _joined([*drafts, device], frozenset(settled))
     return with_reboot(found, _owners(world), situation)
 
@@ -285,20 +286,6 @@ def _remove_unused(draft: Draft, step: RemoveNetwork | RemoveVolume, users: froz
         draft.wait(f"removal of {step.engine_name}", "a container still uses it")
     else:
         draft.emit(step)
-
-
-def _leftovers(desired: Desired, observed: Observed, situation: Situation) -> tuple[str, ...]:
-    """References that we own and nobody needs: neither a target, nor a container, nor a creation
-    under way. An app that is left as it is keeps all it has."""
-    if situation.keep_images or any(app.problem for app in desired.apps):
-        return ()
-    wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
-    used = {c.spec.image for c in observed.containers.values()}
-    for step in situation.running.values():
-        if isinstance(step, CreateContainer):
-            used.add(step.service.spec.image)
-    known = {name: observed.image(name) for name in sorted(situation.owned_images - wanted)}
-    return tuple(name for name, image in known.items() if image and image.id not in used)
 
 
 def _plan_unasked(situation: Situation, busy: set[str]) -> Plan:

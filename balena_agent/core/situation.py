@@ -26,6 +26,8 @@ class Backoff:
     until: float
     error: str
     count: int = 1
+    muted: bool = False
+    """Not worth a wait: see images.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Situation:
     are our notes on containers (ids).
     `handovers` are containers (ids) that were started beside an older one of their service and
     have not taken over from it yet (handover.py).
+    `deltas`: images may come as deltas. `remove_peer`: the peer's own images may go.
     """
 
     running: Mapping[str, Step] = field(default_factory=dict)
@@ -59,6 +62,8 @@ class Situation:
     power_requested: bool = False
     host: HostState = field(default_factory=HostState)
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    deltas: bool = False
+    remove_peer: bool = False
 
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""
@@ -113,7 +118,9 @@ class Draft:
         if about in self._busy:
             return
         if pause:
-            self.wait(about, f"{pause.error} (attempt {pause.count} failed)", pause.until)
+            if not pause.muted:
+                tail = f" (attempt {pause.count} failed)" if pause.count else ""
+                self.wait(about, pause.error + tail, pause.until)
         elif needs_lock and not self.locked:
             self._lock_causes.append(f"{name}: {step.cause}")
         else:

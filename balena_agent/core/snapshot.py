@@ -33,13 +33,15 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last failure of a step, and when it is tried again (wall time, seconds)."""
+    """The last failure of a step, and when it is tried again (wall time, seconds). `count` 0:
+    nothing failed, but somebody else is still at work. `muted`: nothing waits for it."""
 
     step: Step
     count: int
     error: str
     retry_at: float
     locked: bool = False
+    muted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

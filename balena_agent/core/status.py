@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from .deltas import DeltaSettings, delta_settings
 from .intent import ServiceKey
 from .jsonread import truth
 from .names import normal_image
@@ -123,6 +124,11 @@ def locks_overridden(snapshot: Snapshot) -> bool:
     """Whether the target says that nobody's update locks count (spec 20 §9.1)."""
     config = device_config(snapshot)
     return truth(config.get("SUPERVISOR_OVERRIDE_LOCK", config.get("OVERRIDE_LOCK")))
+
+
+def deltas_wanted(snapshot: Snapshot) -> DeltaSettings:
+    """What the target says about deltas; they come from the cloud, so none without one."""
+    return delta_settings(device_config(snapshot)) if snapshot.facts.managed else DeltaSettings()
 
 
 def overall_progress(snapshot: Snapshot, apps: InScope = lambda _: True) -> float | None:

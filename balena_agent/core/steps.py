@@ -35,18 +35,21 @@ HANDOVER_MARGIN = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Make an image present: nothing to do, a tag, or a pull. `service` names the first user."""
+    """Make an image present: nothing to do, a tag, or a pull. `service` names the first user,
+    `source` an image from which this one may be made with a delta ("" for none)."""
 
     reference: str
     app_uuid: str
     app_id: int
     service: str
     cause: str = field(default="", compare=False)
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveImage:
-    """Drop one reference; the engine deletes the image with its last one."""
+    """Drop one reference; the engine deletes the image with its last one. One that no reference
+    leads to is named by its id."""
 
     reference: str
     cause: str = field(default="", compare=False)

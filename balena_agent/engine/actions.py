@@ -34,6 +34,7 @@ from ..core.steps import (
 )
 from .client import Client, filters, path
 from .failures import is_missing
+from .obtained import Records
 
 
 def delete(client: Client, *parts: str, **params: str) -> None:
@@ -127,24 +128,30 @@ def remove_volume(client: Client, step: RemoveVolume) -> None:
     delete(client, "volumes", step.engine_name)
 
 
-def remove_image(client: Client, step: RemoveImage) -> None:
+def remove_image(client: Client, step: RemoveImage, records: Records) -> None:
     """Drop a reference: one after another, because removals of one image side by side confuse
     the engine (spec 60 §2.5). EngineFailed 409 while a container uses the last one."""
-    for name in _names_of(client, step.reference):
+    wanted = normal_image(step.reference)
+    for name in _names_of(client, step.reference, records):
         delete(client, "images", name)
+    records.drop(lambda image_id, note: note.reference == wanted or image_id == step.reference)
 
 
-def _names_of(client: Client, reference: str) -> list[str]:
+def _names_of(client: Client, reference: str, records: Records) -> list[str]:
     """What the engine calls the reference. To one by digest belongs the `latest` tag that it got
-    when it was fetched (pull.py), and it goes by its digest whatever its repository."""
+    when it was fetched (pull.py), and it goes by its digest whatever its repository. What a delta
+    made has no digest; without any name it goes by its id."""
     wanted = normal_image(reference)
     if "@" not in wanted:
         return [reference if reference.startswith("sha256:") else wanted]
     repository, _, digest = wanted.partition("@")
+    obtained = records.image_of(wanted)
     for image in client.get("/images/json"):
-        digests = [d for d in image.get("RepoDigests") or () if d.endswith("@" + digest)]
-        if digests:
+        known = [d for d in image.get("RepoDigests") or () if not d.startswith("<none>")]
+        digests = [d for d in known if d.endswith("@" + digest)]
+        if digests or image["Id"] == obtained:
             own_tag = f"{repository}:latest"
-            tags = [t for t in image.get("RepoTags") or () if normal_image(t) == own_tag]
-            return [*tags, *digests]
+            known += (t for t in image.get("RepoTags") or () if not t.startswith("<none>"))
+            tags = [t for t in known if normal_image(t) == own_tag]
+            return [*tags, *digests] or ([] if known else [obtained])
     return []

@@ -11,10 +11,14 @@ methods may be called from any number of threads at once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from ..core.access import CloudAccess
+from ..core.deltas import DeltaSettings
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.observed import HostFacts, Observed
 from ..core.steps import (
@@ -47,19 +51,19 @@ from . import actions, containers, repairs
 from .client import API_VERSION, Client, Link
 from .events import Events, Stop, Wake
 from .observe import KnownApps, Observer
-from .pull import Credentials, Puller
+from .obtained import Records
 
-
-def no_credentials(registry: str) -> None:
-    """Every registry is public."""
+if TYPE_CHECKING:
+    from .pull import Puller
 
 
 class DockerEngine:
     """One engine behind one socket. Nothing is opened before the first call.
 
-    `credentials` answers a registry's host name with an auth_config or None, `prepare` makes what
-    a container needs on the host before it is created, `facts` tells name and type of the device,
-    `known_apps` the ids of the target's apps (for volumes of old releases, spec 20 §10).
+    `access` tells who the device is towards registries, `deltas` whether images may come as deltas,
+    `records` holds what images were obtained for, `prepare` makes what a container needs on the
+    host before it is created, `facts` tells name and type of the device, `known_apps` the ids of
+    the target's apps (for volumes of old releases, spec 20 §10).
     """
 
     def __init__(
@@ -68,15 +72,21 @@ class DockerEngine:
         prepare: containers.Prepare,
         *,
         version: str = API_VERSION,
-        credentials: Credentials = no_credentials,
+        access: Callable[[], CloudAccess] = CloudAccess,
         facts: Callable[[], HostFacts] = HostFacts,
         known_apps: KnownApps = frozenset,
+        deltas: Callable[[], DeltaSettings] = DeltaSettings,
+        records: Records | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = Link(socket, version)
         self._client = Client(self._link)
-        self._observer = Observer(self._client, known_apps)
-        self._puller = Puller(self._client, self._observer, credentials, now)
+        self._observer = Observer(self._client, known_apps, records=records)
+        self._access = access
+        self._deltas = deltas
+        self._now = now
+        self._puller: Puller | None = None
+        self._lock = threading.Lock()
         self._events = Events(self._link)
         self._prepare = prepare
         self._known_apps = known_apps
@@ -100,7 +110,7 @@ class DockerEngine:
             raise Cancelled(f"given up before it began: {describe(step)}")
         with _only_ours(describe(step)):
             if isinstance(step, Fetch):
-                self._puller.fetch(step, ticket)
+                self._fetcher().fetch(step, ticket)
             else:
                 self._act(step, self._client.bounded(limit(step)))
 
@@ -120,6 +130,22 @@ class DockerEngine:
         """End the event stream for good and let go of idle connections."""
         self._events.close()
         self._link.close()
+
+    def _fetcher(self) -> Puller:
+        """Made at the first download: most runs of the agent have none."""
+        with self._lock:
+            if self._puller is None:
+                from .delta import Deltas
+                from .pull import Puller
+
+                self._puller = Puller(
+                    self._client,
+                    self._observer,
+                    lambda registry: self._access().credentials(registry),
+                    self._now,
+                    deltas=Deltas(self._client, self._access, self._deltas, self._now),
+                )
+            return self._puller
 
     def _act(self, step: EngineStep, client: Client) -> None:
         match step:
@@ -145,12 +171,14 @@ class DockerEngine:
                 repairs.update(client, step)
             case CreateVolume():
                 actions.create_volume(client, step, self._known_apps())
+            case RemoveImage():
+                actions.remove_image(client, step, self._observer.records)
             case _:
                 _act_elsewhere(step, client)
 
 
 def _act_elsewhere(step: EngineStep, client: Client) -> None:
-    """The verbs on networks, volumes and images."""
+    """The verbs on networks and volumes."""
     match step:
         case CreateNetwork():
             actions.create_network(client, step)
@@ -162,8 +190,6 @@ def _act_elsewhere(step: EngineStep, client: Client) -> None:
             actions.ensure_extra_firmware(client)
         case EnsureSupervisorNetwork():
             actions.ensure_supervisor_network(client)
-        case RemoveImage():
-            actions.remove_image(client, step)
         case _:
             raise Broken(f"the engine does not do this: {step}")
 

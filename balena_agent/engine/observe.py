@@ -41,6 +41,7 @@ from ..core.networks import (
 from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
 from ..core.steps import Patch, Touch
 from .client import Client, path
+from .obtained import Nowhere, Records
 
 _LOG = logging.getLogger(__name__)
 
@@ -112,7 +113,14 @@ class _Memory:
 class Observer:
     """The eyes of the adapter. Raises EngineUnavailable, EngineFailed, DeadlineExceeded."""
 
-    def __init__(self, client: Client, known_apps: KnownApps, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        client: Client,
+        known_apps: KnownApps,
+        patience: float = PATIENCE,
+        records: Records | None = None,
+    ) -> None:
+        self.records = records or Records({}, Nowhere())
         self._client = client
         self._known_apps = known_apps
         self._patience = patience
@@ -123,6 +131,7 @@ class Observer:
         """The full look. A missing engine is noticed within seconds."""
         client = self._client.bounded(LOOK_LIMIT)
         client.ping()
+        noted = self.records.ids()
         observed = Observed(
             containers=self._containers(client),
             networks=_networks(client),
@@ -131,6 +140,7 @@ class Observer:
             unsupported=self._unsupported(client),
         )
         self._memory.restart(observed)
+        self.records.keep_only(observed.images, noted)
         return observed
 
     def look(self, touch: Touch) -> Patch:
@@ -213,6 +223,7 @@ class Observer:
             image,
             tags=_references(entry.get("RepoTags")),
             digests=_references(entry.get("RepoDigests")),
+            obtained=self.records.of(image.id),
         )
 
     def _inspected(self, client: Client, image_id: str) -> Image | None:

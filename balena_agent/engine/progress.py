@@ -17,6 +17,8 @@ from typing import Any
 SMALL_DOWNLOAD = 100 * 1024
 SMALL_EXTRACTION = 1024 * 1024
 
+_ROUNDING = 1e-9
+"""29 of 100 are 29 percent, not 28.999."""
 _DOWNLOADED = frozenset({"Verifying Checksum", "Download complete"})
 _DONE = frozenset({"Pull complete", "Already exists"})
 _KNOWN = frozenset({"Pulling fs layer", "Waiting", "Downloading", "Extracting"})
@@ -63,7 +65,7 @@ class Progress:
             share = _share(current, total) if layer == "Total" else 0.0
         else:
             share = self._layers(layer, status, current, total)
-        self.percent = max(self.percent, min(100, int(100 * share)))
+        self.percent = max(self.percent, min(100, int(100 * share + _ROUNDING)))
         return self._moved(layer, status, current)
 
     def _layers(self, layer: str, status: str, current: int, total: int) -> float:

@@ -1,18 +1,20 @@
 """Fetching an image: nothing to do, or a download that can be watched and given up.
 
 Theory: an image that any present one answers to (Image.answers_to) needs no network. Otherwise
-the engine pulls; its stream carries progress and, with HTTP status 200, also its errors. A pull
-has succeeded only when the stream ended with its `Status:` line and the image is really there: a
-stream that just ends means that the engine died (spec 60 §2). balenaEngine never gives up on a bad
-network, so a download that does not move for `STALL` seconds is given up here.
+it comes as a delta (delta.py) or as a whole, if there is room for it (space.py). The engine pulls;
+its stream carries progress and, with HTTP status 200, also its errors. A pull has succeeded only
+when the stream ended with its `Status:` line and the image is really there: a stream that just
+ends means that the engine died (spec 60 §2). balenaEngine never gives up on a bad network, so a
+download that does not move for `STALL` seconds is given up here.
 
 Credentials are passed with each pull, explicitly, also when there are none; no login file of the
-machine has a say (spec 20 §18.7).
+machine has a say (spec 20 §18.7). They never stand in an error.
 
 A reference by digest leaves an image without a tag, which a user's `image prune` would delete
 before its container exists, and which the peer would not find. So it gets the tag `latest` of its
 repository (spec 20 §18.2), right after the pull and only then: nothing else of ours needs the tag,
-because images are recognised by digest and containers are created from image ids.
+because images are recognised by digest and containers are created from image ids. What a delta
+made gets the name that was wanted, and a note (obtained.py), because nothing else tells what it is.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..core.errors import Cancelled, DeadlineExceeded, EngineFailed, EngineUnavailable
-from ..core.names import image_registry, normal_image
-from ..core.observed import Image
+from ..core.observed import Image, Obtained
+from ..core.reference import Reference, parse_reference
 from ..core.steps import Fetch, Ticket
 from .client import Client, path
+from .delta import Deltas
 from .observe import Observer
 from .progress import Progress
+from .registry import TELL_LIMIT, Registry
+from .space import Measure, check_space, measured
 from .stream import Stream
 
 Credentials = Callable[[str], Mapping[str, str] | None]
@@ -52,39 +57,78 @@ class Puller:
         credentials: Credentials,
         now: Callable[[], float] = time.monotonic,
         stall: float = STALL,
+        deltas: Deltas | None = None,
+        measure: Measure = measured,
     ) -> None:
         self._client = client
         self._observer = observer
         self._credentials = credentials
         self._now = now
         self._stall = stall
+        self._deltas = deltas or Deltas(client)
+        self._measure = measure
 
     def fetch(self, step: Fetch, ticket: Ticket) -> None:
         """Make the image present. EngineFailed with the engine's words, EngineUnavailable,
-        DeadlineExceeded when nothing moves, Cancelled when the ticket is."""
-        if self._present(step.reference):
+        DeadlineExceeded when nothing moves, Cancelled when the ticket is, DiskFull,
+        StillProcessing while a delta is being made; InvalidInput for what is no reference."""
+        wanted = parse_reference(step.reference)
+        images = self._observer.images(self._client)
+        if any(image.answers_to(step.reference) for image in images.values()):
             return
+        if step.source:
+            kind = self._client.engine_kind()
+            made = self._deltas.fetch(step, images, kind, ticket, self.pull)
+            if made is not None:
+                image_id, delta = made
+                self._keep(step, wanted, image_id, tagged=False)
+                own_name = f"{wanted.name}:{wanted.own_tag}"
+                self._deltas.forget_name(image_id, delta, own_name)
+                return
+        self._fetch_whole(step, wanted, ticket)
+
+    def pull(self, reference: Reference, auth: Mapping[str, str], ticket: Ticket) -> None:
+        """Have the engine pull; returns when its stream ended well. Errors as `fetch`."""
+        ticket.progress(0)  # what came before is done; a new attempt is watched afresh
         kind = self._client.engine_kind()
-        stream = self._stream(step.reference)
+        stream = self._stream(reference, auth)
         ticket.on_cancel(stream.close)
-        with stream:
-            self._follow(stream, kind, ticket)
+        try:
+            with stream:
+                self._follow(stream, kind, ticket)
+        except EngineFailed as error:
+            raise EngineFailed(_without_secrets(error.message, auth), error.status) from None
         if ticket.cancelled:
-            raise Cancelled(f"the download of {step.reference} was given up")
-        self._confirm(step.reference)
+            raise Cancelled(f"the download of {reference} was given up")
+
+    def _fetch_whole(self, step: Fetch, wanted: Reference, ticket: Ticket) -> None:
+        client = self._client.bounded(2 * TELL_LIMIT)
+        registry = Registry(client, wanted, self._credentials, ticket)
+        check_space(client, str(wanted), registry, self._measure)
+        self.pull(wanted, self._credentials(wanted.registry) or {}, ticket)
+        image = self._present(step.reference)
+        if image is None:
+            raise EngineFailed(f"the download of {wanted} ended, but the image is not there")
+        self._keep(step, wanted, image.id, tagged=bool(image.tags) or not wanted.digest)
+
+    def _keep(self, step: Fetch, wanted: Reference, image_id: str, tagged: bool) -> None:
+        """Give the image the tag under which we keep it, and note what it is."""
+        if not tagged:
+            tag = {"repo": wanted.name, "tag": wanted.own_tag}
+            self._client.request("POST", path("images", image_id, "tag"), tag)
+        obtained = Obtained(str(wanted), step.app_id, step.service)
+        self._observer.records.add(image_id, obtained)
 
     def _present(self, reference: str) -> Image | None:
         images = self._observer.images(self._client)
         return next((i for i in images.values() if i.answers_to(reference)), None)
 
-    def _stream(self, reference: str) -> Stream:
-        repository, tag = split_reference(reference)
-        auth = self._credentials(image_registry(reference)) or {}
+    def _stream(self, reference: Reference, auth: Mapping[str, str]) -> Stream:
         return Stream(
             self._client.link,
             "POST",
             "/images/create",
-            {"fromImage": repository, "tag": tag},
+            {"fromImage": reference.name, "tag": reference.version},
             {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()},
             opening=OPENING,
             silence=self._stall,
@@ -110,22 +154,10 @@ class Puller:
         if progress.finished:
             ticket.progress(100)
 
-    def _confirm(self, reference: str) -> None:
-        """The image must be there now; give one without any tag its repository's `latest`."""
-        image = self._present(reference)
-        if image is None:
-            raise EngineFailed(f"the download of {reference} ended, but the image is not there")
-        repository = normal_image(reference).partition("@")[0]
-        if "@" in reference and not image.tags:
-            target = path("images", image.id, "tag")
-            self._client.request("POST", target, {"repo": repository, "tag": "latest"})
 
-
-def split_reference(reference: str) -> tuple[str, str]:
-    """(repository, tag or digest) as the engine's pull wants them."""
-    name = normal_image(reference)
-    if "@" in name:
-        repository, _, digest = name.partition("@")
-        return repository, digest
-    repository, _, tag = name.rpartition(":")
-    return repository, tag
+def _without_secrets(message: str, auth: Mapping[str, str]) -> str:
+    """An engine's words, also if it should repeat what it was given."""
+    for key in ("password", "registrytoken"):
+        if secret := auth.get(key):
+            message = message.replace(secret, "(not shown)")
+    return message

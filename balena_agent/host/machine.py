@@ -165,6 +165,9 @@ def facts(
         api_port=port if 0 < port < 65536 else api_port,
         api_endpoint=config.text("apiEndpoint").rstrip("/"),
         device_api_key=config.text("deviceApiKey"),
+        provisioning_key=_provisioning_key(config),
+        registry_endpoint=config.text("registryEndpoint"),
+        delta_endpoint=config.text("deltaEndpoint"),
         has_modules=os.path.isdir(os.path.join(root, "lib/modules")),
         has_firmware=os.path.isdir(os.path.join(root, "lib/firmware")),
         engine_socket=engine_socket,
@@ -227,6 +230,12 @@ def _device_type(path: str, config: ConfigJson) -> tuple[str, str, tuple[str, ..
 def _variant(release: Mapping[str, str], config: ConfigJson) -> str:
     said = release.get("VARIANT_ID")
     return said or ("dev" if config.flag("developmentMode") else "prod")
+
+
+def _provisioning_key(config: ConfigJson) -> str:
+    """The key that stands in for the device's own until the cloud knows that (spec 20 §18.7)."""
+    registered = config.values.get("registered_at") is not None
+    return "" if registered else config.text("apiKey")
 
 
 def _unquoted(value: str) -> str:

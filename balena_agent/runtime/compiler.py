@@ -58,6 +58,9 @@ class Compiler:
         self._by_reference = {}
         for image in images.values():
             self._by_reference[image.id] = image
+            for each in image.obtained:
+                if "@" in each.reference:
+                    self._by_reference.setdefault(each.reference, image)
             for name in (*image.tags, *image.digests):
                 self._by_reference[name] = image
                 if "@" in name:
@@ -68,4 +71,5 @@ class Compiler:
         if reference in self._by_reference:
             return self._by_reference[reference]
         name = normal_image(reference)
-        return self._by_reference.get(name.partition("@")[2] if "@" in name else name)
+        digest = name.partition("@")[2]
+        return self._by_reference.get(digest or name) or self._by_reference.get(name)

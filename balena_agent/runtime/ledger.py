@@ -3,6 +3,10 @@
 Theory: a failing step holds up nothing but itself. Its first retry comes after one second, then
 two, four, and so on up to the cap, with a little jitter so that many devices or services do not
 march in step (spec 20 §12). A success, or a new target, forgives everything.
+
+What waits for somebody else's work has not failed: it is put off without being counted. Failed
+tidying of images is left in peace for an hour (core/images.py). Downloads cost others something,
+so their back-off goes on where a run of the agent before this one left it (`resume`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ..core.errors import AgentError, Locked
+from ..core.errors import AgentError, Locked, StillProcessing, Unavailable
+from ..core.images import MUTED_SECONDS, FetchFailure, mute
 from ..core.situation import Backoff
 from ..core.snapshot import Failure
 from ..core.steps import Step, identity, subject
@@ -41,12 +46,31 @@ class Ledger:
         self._cap = cap
 
     def fail(self, step: Step, error: AgentError, now: float) -> Failure:
-        name = identity(step)
-        known = self._entries.get(name)
-        count = known.failure.count + 1 if known else 1
+        count = self._count(step) + 1
         pause = delay(count, self._cap) * (1 + JITTER * (2 * self._chance.random() - 1))
-        failure = Failure(step, count, error.message, now + pause, isinstance(error, Locked))
-        self._entries[name] = Entry(failure, error)
+        muted = mute(step, error)
+        until = now + (MUTED_SECONDS if muted else pause)
+        locked = isinstance(error, Locked)
+        return self._enter(Failure(step, count, error.message, until, locked, muted), error)
+
+    def postpone(self, step: Step, error: StillProcessing, now: float) -> Failure:
+        """Somebody else is at work on it: due again after a pause, and not counted."""
+        until = now + error.pause
+        return self._enter(Failure(step, self._count(step), error.message, until), error)
+
+    def resume(self, step: Step, known: FetchFailure, now: float) -> None:
+        """A step failed in a run before this one. The clock may have been set since: the pause is
+        never longer than the count asks for."""
+        pause = delay(known.count, self._cap)
+        until = min(known.at + pause, now + pause)
+        self._enter(Failure(step, known.count, known.error, until), Unavailable(known.error))
+
+    def _count(self, step: Step) -> int:
+        known = self._entries.get(identity(step))
+        return known.failure.count if known else 0
+
+    def _enter(self, failure: Failure, error: AgentError) -> Failure:
+        self._entries[identity(failure.step)] = Entry(failure, error)
         return failure
 
     def succeed(self, step: Step) -> None:
@@ -80,7 +104,7 @@ class Ledger:
     def pauses(self, now: float) -> dict[str, Backoff]:
         """Steps that are not due yet."""
         return {
-            name: Backoff(e.failure.retry_at, e.failure.error, e.failure.count)
+            name: Backoff(e.failure.retry_at, e.failure.error, e.failure.count, e.failure.muted)
             for name, e in self._entries.items()
             if e.failure.retry_at > now
         }

@@ -1,22 +1,26 @@
 """The agent's small notes to itself: kept in memory, and in the store for after a power cut.
 
 Theory: a note makes work cheaper or gentler (what a container was asked to be, whom we stopped,
-which images are ours, which release is in place, where a container came from); every one of them
-can be lost without harm. So a note that cannot be written, on a full disk say, is a problem to tell
-but never stops the work.
+which images are ours, which downloads fail, which release is in place, where a container came
+from); every one of them can be lost without harm. So a note that cannot be written, on a full disk
+say, is a problem to tell but never stops the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from ..core.errors import Broken, Unavailable
+from ..core.images import FetchFailure
 from ..core.jsonread import Json
 from ..core.names import normal_image
 from ..core.observed import Observed
 from ..core.origins import Origin
+from ..core.snapshot import Failure
 from ..core.spec import ContainerSpec
+from ..core.steps import Fetch
 from .ports import Store
 
 
@@ -31,6 +35,7 @@ class Notes:
         owned_images: frozenset[str],
         commits: Mapping[str, str],
         origins: Mapping[str, Origin],
+        fetch_failures: Mapping[str, FetchFailure] = MappingProxyType({}),
     ) -> None:
         self._store = store
         self._tell = tell
@@ -38,6 +43,7 @@ class Notes:
         self.owned_images = owned_images
         self.commits = commits
         self.origins = origins
+        self._fetch_failures = dict(fetch_failures)
 
     def asked(self, container_id: str, spec: ContainerSpec, tolerated: Mapping[str, Json]) -> None:
         """A container was created to be like `spec`; `tolerated` is where the engine made something
@@ -89,6 +95,26 @@ class Notes:
         for reference in self.owned_images - wanted:
             if not any(image.answers_to(reference) for image in known):
                 self._disown(reference)
+
+    def fetches_failed(self, failures: Iterable[Failure], now: float) -> None:
+        """These are all the failures there are: those of downloads outlive the agent."""
+        known = {
+            f.step.reference: FetchFailure(f.count, now, f.error)
+            for f in failures
+            if isinstance(f.step, Fetch) and f.count
+        }
+        new = {name: f for name, f in known.items() if f.count != self._failed_before(name)}
+        gone = frozenset(self._fetch_failures.keys() - known.keys())
+        if new:
+            self._write(lambda: self._store.save_fetch_failures(new))
+        if gone:
+            self._write(lambda: self._store.forget_fetch_failures(gone))
+        kept = {name: f for name, f in self._fetch_failures.items() if name in known}
+        self._fetch_failures = {**kept, **new}
+
+    def _failed_before(self, reference: str) -> int:
+        known = self._fetch_failures.get(reference)
+        return known.count if known else 0
 
     def commit(self, app_uuid: str, app_id: int, commit: str) -> bool:
         """A release is wholly applied; says whether that is news."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
 from ..core.origins import Origin
@@ -26,6 +27,7 @@ class Memory:
     commits: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
     tolerated: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    fetch_failures: Mapping[str, FetchFailure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Policy:
     keep_images: bool = True
     keep_volumes: bool = True
     override_locks: bool = False
+    remove_peer: bool = False
+    """Whether the peer's own images may be removed; then there is no way back to it."""
     workers: int = 8
     pullers: int = 3
     patience: float = 60.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
 from ..core.observed import HostState, Observed
@@ -84,6 +85,11 @@ class Store(Protocol):
         """References that a target of ours named: the only ones we may ever remove."""
 
     def disown_image(self, reference: str) -> None: ...
+
+    def save_fetch_failures(self, failures: Mapping[str, FetchFailure]) -> None:
+        """How often downloads (references) have failed in a row."""
+
+    def forget_fetch_failures(self, references: frozenset[str]) -> None: ...
 
 
 Wake = Callable[[Touch], None]

@@ -22,7 +22,14 @@ from dataclasses import replace
 
 from ..core.damping import notices as kept_services
 from ..core.desired import Desired
-from ..core.errors import AgentError, Cancelled, EngineFailed, EngineUnavailable, RefusedByHost
+from ..core.errors import (
+    AgentError,
+    Cancelled,
+    EngineFailed,
+    EngineUnavailable,
+    RefusedByHost,
+    StillProcessing,
+)
 from ..core.intent import Command, Intent
 from ..core.jsonread import truth
 from ..core.names import REQUIRES_REBOOT
@@ -32,7 +39,7 @@ from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
 from ..core.snapshot import Snapshot
-from ..core.status import locks_overridden
+from ..core.status import deltas_wanted, locks_overridden
 from ..core.steps import (
     AwaitHandover,
     CreateContainer,
@@ -64,6 +71,7 @@ from .notes import Notes
 from .orders import pruned
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
+from .resume import resume_fetches
 from .state import Present, Published
 from .underway import UnderWay
 from .world import World
@@ -103,9 +111,15 @@ class Reconciler:
         self._damper = Damper()
         self._world = World(memory.specs, memory.tolerated)
         self._notes = Notes(
-            store, self._problem, memory.stopped_by_agent, memory.owned_images, memory.commits,
+            store,
+            self._problem,
+            memory.stopped_by_agent,
+            memory.owned_images,
+            memory.commits,
             memory.origins,
-        )  # fmt: skip
+            memory.fetch_failures,
+        )
+        resume_fetches(self._ledger, memory, clock.wall())
         self._long_waits = LongWaits()
         self._adoption = Adoption(self._world, self._notes, service_keys)
         self._compiler = Compiler(self._adoption.service_key)
@@ -292,10 +306,14 @@ class Reconciler:
             telling.given_up(step, error)
         elif isinstance(error, EngineUnavailable):
             self._engine_lost(error)
+        elif isinstance(error, StillProcessing):
+            telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
             now = self._clock.wall()
-            text = telling.failed(self._ledger.fail(step, error, now), error, now)
-            self._present.change(update_failed=True, last_error=text)
+            failure = self._ledger.fail(step, error, now)
+            text = telling.failed(failure, error, now)
+            if not failure.muted:
+                self._present.change(update_failed=True, last_error=text)
 
     def _looked(self, looked: Looked) -> None:
         match looked.seen:
@@ -349,6 +367,7 @@ class Reconciler:
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed) + kept_services(planned)
+        notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
         telling.new_notices(self._now.notices, notices)
         self._present.change(notices=notices)
         self._publish()
@@ -368,6 +387,8 @@ class Reconciler:
             return Plan()
         found = plan(self._now.desired, self._world.observed, situation)
         self._ledger.prune(found.wanted | found.remembered)
+        if not (self._now.intent.power or self._now.stopping):  # they want no download, for now
+            self._notes.fetches_failed(self._ledger.failures().values(), self._clock.wall())
         return found
 
     def _situation(self) -> Situation:
@@ -389,6 +410,8 @@ class Reconciler:
             power_requested=bool(self._power_until),
             host=self._host.state(),
             origins=self._notes.origins,
+            deltas=deltas_wanted(self._now).on,
+            remove_peer=policy.remove_peer,
         )
 
     def _begin(self, step: Step) -> None:

@@ -48,6 +48,11 @@ def failed(failure: Failure, error: AgentError, now: float) -> str:
     return text
 
 
+def postponed(failure: Failure) -> None:
+    """It has not failed: somebody else is still at work on it."""
+    _log.info(failure.error, extra=_fields(failure.step))
+
+
 def new_target(source: str, target: Target) -> None:
     apps = ", ".join(
         f"app {app.name or app.uuid} at {app.release.commit if app.release else 'no release'}"

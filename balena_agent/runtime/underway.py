@@ -38,7 +38,8 @@ class UnderWay:
     def progress(self, step: Step, percent: float) -> None:
         known = self._running.get(identity(step))
         if known:
-            self._running[identity(step)] = replace(known, percent=percent)
+            # A download that begins again, as a whole after a delta say, does not go back.
+            self._running[identity(step)] = replace(known, percent=max(known.percent, percent))
 
     def ended(self, step: Step) -> None:
         self._running.pop(identity(step), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -10,15 +11,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 REGISTRY = "127.0.0.1:5000"
+TOKEN = "a-token-of-the-front"
 
 
 class Front:
     """Stands before the registry. `pace` limits each download to so many bytes a second (0: no
-    limit), `without_layers` answers 404 for every layer, `requests` counts what the engine asks."""
+    limit), `without_layers` answers 404 for every layer, `requests` counts what the engine asks.
+    With `with_token` it asks for a token, which its own token service gives to those who say the
+    `name` (an Authorization); `names` are what was said there."""
 
     def __init__(self) -> None:
         self.pace = 0
         self.without_layers = False
+        self.with_token = False
+        self.name = ""
+        self.names: list[str] = []
         self.requests = 0
         self.sent = 0
         front = self
@@ -47,6 +54,14 @@ class Front:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         self.requests += 1
+        who = request.headers.get("Authorization", "")
+        if request.path.startswith("/token"):
+            self._give_token(request, who)
+            return
+        if self.with_token and who != f"Bearer {TOKEN}":
+            realm = f'Bearer realm="http://{self.address}/token",service="front"'
+            self._say(request, 401, b"", ("WWW-Authenticate", realm))
+            return
         behind = HTTPConnection(REGISTRY, timeout=10)
         headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
         behind.request(request.command, request.path, headers=headers)
@@ -63,6 +78,20 @@ class Front:
         request.end_headers()
         self._send(request, content)
         behind.close()
+
+    def _give_token(self, request: BaseHTTPRequestHandler, who: str) -> None:
+        self.names.append(who)
+        text = json.dumps({"token": TOKEN}).encode()
+        self._say(request, 200 if who == self.name else 401, text)
+
+    def _say(
+        self, request: BaseHTTPRequestHandler, status: int, text: bytes, *headers: tuple[str, str]
+    ) -> None:
+        request.send_response(status)
+        for name, value in (*headers, ("Content-Length", str(len(text)))):
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(text)
 
     def _send(self, request: BaseHTTPRequestHandler, content: bytes) -> None:
         chunk = 64 * 1024

@@ -71,6 +71,7 @@ class Script:
             "GET /version": lambda to: to.say(200, {"Engine": "balena-engine"}),
             "GET /images/json": lambda to: to.say(200, []),
         }
+        self.otherwise: Answer = _unknown
         self.record: list[str] = []
         self.bodies: list[bytes] = []
         self.headers: list[Any] = []
@@ -86,7 +87,7 @@ class Script:
         self.record.append(f"{request.command} {rest}")
         self.bodies.append(body)
         self.headers.append(request.headers)
-        answer = self.answers.get(name, _unknown)
+        answer = self.answers.get(name, self.otherwise)
         try:
             answer(request)
         except OSError:

@@ -5,6 +5,7 @@ What an engine does only when it is ill is in test_engine_wire.py.
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import pytest
 from engine_front import Front
 from engine_worlds import RealWorld, Slip, World, eventually, needs_registry
 
+from balena_agent.core.access import CloudAccess
 from balena_agent.core.errors import AgentError, Cancelled, EngineFailed
 from balena_agent.core.steps import Fetch, RemoveImage
+from balena_agent.engine.adapter import DockerEngine
 
 pytest_plugins = ["engine_fixtures"]
 
@@ -127,5 +130,31 @@ def test_progress_comes_at_a_bounded_pace(real: RealWorld, front: Front) -> None
     began = time.monotonic()
     real.engine.perform(fetch(real, reference), slip)
     took = time.monotonic() - began
-    assert 2 <= len(slip.told) <= took * 2 + 1
+    assert 3 <= len(slip.told) <= took * 2 + 2  # besides: one at the beginning, one at the end
     assert slip.told == sorted(slip.told)
+
+
+@needs_registry
+@pytest.mark.parametrize("known", [True, False])
+def test_the_engine_asks_the_token_service_in_the_devices_name(
+    real: RealWorld, front: Front, known: bool
+) -> None:
+    """C59: the name reaches the token service of the cloud's registry, and nobody else's."""
+    reference = front.through(real.provide("private"))
+    front.with_token = True
+    front.name = "Basic " + base64.b64encode(b"d_4f0c:SECRET").decode()
+    api = f"http://{front.address}" if known else "https://api.cloud.example"
+    access = CloudAccess(api=api, username="d_4f0c", password="SECRET")
+    engine = DockerEngine(real.client.link.socket, lambda service: None, access=lambda: access)
+    try:
+        if known:
+            engine.perform(fetch(real, reference), Slip())
+            assert set(front.names) == {front.name}
+        else:
+            with pytest.raises(EngineFailed) as caught:
+                engine.perform(fetch(real, reference), Slip())
+            assert "SECRET" not in str(caught.value)
+            assert front.names and front.name not in front.names
+    finally:
+        engine.close()
+    assert (real.engine.observe().image(reference) is not None) == known

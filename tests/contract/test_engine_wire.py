@@ -16,6 +16,7 @@ import pytest
 from engine_script import Answer, Handler, Script
 from engine_worlds import FakeWorld, Slip, eventually
 
+from balena_agent.core.access import CloudAccess
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.errors import (
     Broken,
@@ -339,21 +340,20 @@ def test_silence_is_given_up(script: Script) -> None:
         puller.fetch(FETCH, Slip())
 
 
-@pytest.mark.parametrize("auth", [None, {"username": "d_1", "password": "k"}])
-def test_credentials_go_with_each_pull(script: Script, auth: dict[str, str] | None) -> None:
-    asked: list[str] = []
-
-    def credentials(registry: str) -> dict[str, str] | None:
-        asked.append(registry)
-        return auth
-
-    script.answers["POST /images/create"] = said(500, "unauthorized")
-    engine = DockerEngine(script.socket, nothing, credentials=credentials)
-    with pytest.raises(EngineFailed, match="unauthorized"):
-        engine.perform(FETCH, Slip())
-    sent = base64.urlsafe_b64decode(script.headers[-1]["X-Registry-Auth"])
-    assert asked == ["registry.example"] and json.loads(sent) == (auth or {})
-    assert script.record[-1].endswith("?fromImage=registry.example%2Fweb&tag=1")
+@pytest.mark.parametrize("managed", [False, True])
+def test_credentials_go_with_each_pull(script: Script, managed: bool) -> None:
+    known = CloudAccess(api="https://api.cloud.example", username="d_1", password="k")
+    access = known if managed else CloudAccess()
+    script.answers["POST /images/create"] = said(500, "unauthorized: k")
+    engine = DockerEngine(script.socket, nothing, access=lambda: access)
+    step = Fetch("registry.cloud.example/web:1", "u", 1, "web")
+    with pytest.raises(EngineFailed, match="unauthorized") as caught:
+        engine.perform(step, Slip())
+    sent = json.loads(base64.urlsafe_b64decode(script.headers[-1]["X-Registry-Auth"]))
+    given = {"username": "d_1", "password": "k", "serveraddress": "registry.cloud.example"}
+    assert sent == (given if managed else {})
+    assert script.record[-1].endswith("?fromImage=registry.cloud.example%2Fweb&tag=1")
+    assert str(caught.value) == ("unauthorized: (not shown)" if managed else "unauthorized: k")
 
 
 # ---- events --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from balena_agent.core.errors import AgentError, Cancelled, Locked
+from balena_agent.core.images import FetchFailure
 from balena_agent.core.intent import ServiceKey
 from balena_agent.core.jsonread import Json
 from balena_agent.core.names import EXTRA_FIRMWARE
@@ -117,6 +118,7 @@ class FakeStore:
         self.images: set[str] = set()
         self.tolerated: dict[str, Mapping[str, Json]] = {}
         self.keys: dict[tuple[int, str], str] = {}
+        self.fetch_failures: dict[str, FetchFailure] = {}
 
     def save_target(self, source: str, raw: str) -> None:
         self._check()
@@ -165,6 +167,15 @@ class FakeStore:
     def disown_image(self, reference: str) -> None:
         self._check()
         self.images.discard(reference)
+
+    def save_fetch_failures(self, failures: Mapping[str, FetchFailure]) -> None:
+        self._check()
+        self.fetch_failures.update(failures)
+
+    def forget_fetch_failures(self, references: frozenset[str]) -> None:
+        self._check()
+        for reference in references:
+            self.fetch_failures.pop(reference, None)
 
     def _check(self) -> None:
         if self.full:

@@ -89,6 +89,7 @@ def remembered(store: FakeStore) -> Memory:
         dict(store.commits),
         dict(store.origins),
         dict(store.tolerated),
+        dict(store.fetch_failures),
     )
 
 

@@ -63,7 +63,7 @@ from balena_agent.core.supervisor import fault as api_fault
 Planner = Callable[[Desired, Observed, Situation], Plan]
 
 SERVICES = "abcd"
-IMAGES = ("i1:latest", "i2:latest", "i3:latest")
+IMAGES = ("i1:latest", "r.x/i2:latest", "r.x/i3:latest", "r.x/i4:latest")
 STRATEGIES = ("download-then-kill", "download-then-kill", *EARLY, "hand-over", "hand-over")
 POLICY = "HostConfig.RestartPolicy"
 MAX_TICKS = 400
@@ -391,6 +391,7 @@ def situation(case: Case, tick: int) -> Situation:
         keep_volumes=case.keep,
         host=case.host,
         origins=case.origins,
+        deltas=not case.keep,
     )
 
 

@@ -75,7 +75,15 @@ def usual() -> dict[str, list[dict[str, Any]]]:
         ],
         "deviceConfig": [{"targetValues": '{"SUPERVISOR_DELTA":"1"}'}],
         "app": [app()],
-        "image": [{"name": "img:1", "appId": 7, "appUuid": "abcd", "dockerImageId": "sha256:1111"}],
+        "image": [
+            {
+                "name": "img:1",
+                "appId": 7,
+                "appUuid": "abcd",
+                "serviceName": "main",
+                "dockerImageId": "sha256:1111",
+            }
+        ],
         "apiSecret": [key(0, None, "GLOBALKEY", [{"type": "global"}]), key(7, "main", "APIKEY")],
         "currentCommit": [{"appId": 7, "commit": "c0ffee"}],
     }

@@ -42,7 +42,7 @@ from balena_agent.core.names import (
     SUPERVISOR_NETWORK,
     retired_name,
 )
-from balena_agent.core.observed import Container, HostState, Image, Network, Observed
+from balena_agent.core.observed import Container, HostState, Image, Network, Observed, Obtained
 from balena_agent.core.origins import Origin
 from balena_agent.core.spec import Endpoint, NetworkSpec
 from balena_agent.core.steps import (
@@ -82,7 +82,7 @@ from balena_agent.runtime.policy import Policy
 SYNCED = ("save_target", "save_stopped", "save_commit", "save_stopped_by_agent")
 NOTES = (
     "save_specs", "save_tolerated", "save_origins", "forget_containers", "own_images",
-    "disown_image",
+    "disown_image", "save_fetch_failures", "forget_fetch_failures",
 )  # fmt: skip
 
 BOOT = HostState("boot")
@@ -200,6 +200,7 @@ def copy_into(copy: FakeStore, known: FakeStore) -> FakeStore:
     copy.origins = dict(known.origins)
     copy.stopped_by_agent, copy.images = known.stopped_by_agent, set(known.images)
     copy.tolerated, copy.keys = dict(known.tolerated), dict(known.keys)
+    copy.fetch_failures = dict(known.fetch_failures)
     return copy
 
 
@@ -405,6 +406,12 @@ def started_again(world: Observed) -> Observed:
     return changed(world, replace(one_of(world), started_at="777777"))
 
 
+def with_stray(world: Observed) -> Observed:
+    """A tag has moved on: what was fetched under it before is of no use any more."""
+    stray = Image("sha256:stray", obtained=frozenset({Obtained("old:latest", 1, "one")}))
+    return replace(world, images={**world.images, stray.id: stray})
+
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -412,6 +419,8 @@ SCENARIOS = (
              halves={"untagged": untagged}),
     Scenario("the old release's image", RemoveImage, target(service("one", image="old")), ONE,
              policy=Policy(keep_images=False), world=observed("busybox", "old")),
+    Scenario("an image that lost its name", RemoveImage, None, ONE,
+             policy=Policy(keep_images=False), world=with_stray(observed("busybox"))),
     Scenario("the default network", CreateNetwork, None, ONE),
     Scenario("two more networks", CreateNetwork, ONE, NETWORKS),
     Scenario("no longer in the target", RemoveNetwork, NETWORKS, ONE),

@@ -17,11 +17,11 @@ from balena_agent.core.errors import (
     EngineFailed,
     EngineUnavailable,
 )
+from balena_agent.core.reference import parse_reference
 from balena_agent.core.steps import Touch
 from balena_agent.engine.client import Deadline, path
 from balena_agent.engine.events import EVERYTHING, touch_of
 from balena_agent.engine.failures import is_missing, meaning, refused, translated
-from balena_agent.engine.pull import split_reference
 
 POOL: Any = None
 
@@ -137,14 +137,15 @@ def test_paths_keep_the_slashes_of_images_only() -> None:
         ("web", ("web", "latest")),
         ("host:5000/web", ("host:5000/web", "latest")),
         ("host:5000/web:2", ("host:5000/web", "2")),
-        ("host/web@sha256:ab", ("host/web", "sha256:ab")),
-        ("host/web:2@sha256:ab", ("host/web", "sha256:ab")),
+        ("localhost/web@sha256:" + "ab" * 32, ("localhost/web", "sha256:" + "ab" * 32)),
+        ("a.b/web:2@sha256:" + "ab" * 32, ("a.b/web", "sha256:" + "ab" * 32)),
     ],
 )
 def test_a_reference_is_split_as_the_engine_wants_it(
     reference: str, parts: tuple[str, str]
 ) -> None:
-    assert split_reference(reference) == parts
+    parsed = parse_reference(reference)
+    assert (parsed.name, parsed.version) == parts
 
 
 OURS = {"io.balena.supervised": "true"}

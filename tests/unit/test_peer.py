@@ -29,7 +29,7 @@ from balena_agent.core.networks import (
     network_from_inspect,
     volume_from_inspect,
 )
-from balena_agent.core.observed import Image, ImageConfig, Network, Observed
+from balena_agent.core.observed import Image, ImageConfig, Network, Observed, Obtained
 from balena_agent.core.scopes import EVERYTHING, Scope
 from balena_agent.core.steps import RenameContainer
 from balena_agent.core.target import Target
@@ -387,6 +387,7 @@ def test_the_store_takes_on_all_of_it_once(path: Path, store: Store, tmp_path: P
     assert store.scopes_of("APIKEY") == Scope(app_id=7)
     assert store.commits() == {"abcd": "c0ffee"}
     assert store.owned_images() == {"img:1"}
+    assert store.obtained_images() == {"sha256:1111": {Obtained("img:1", 7, "main")}}
     assert (store.setting("name"), store.setting("localMode")) == ("kitchen", False)
     before = store.targets()
     assert set(before) == {heritage.SOURCE}

@@ -93,6 +93,12 @@ def test_balena_goes_by_its_total_alone() -> None:
     assert seen == [0, 5, 5, 50, 50, 50, 100, 100]
 
 
+def test_a_percentage_is_exact_to_the_last_whole_one() -> None:
+    progress = Progress("balena")
+    seen = fed(progress, *(layer("Total", "", current, 100) for current in range(101)))
+    assert seen == list(range(101))
+
+
 @pytest.mark.parametrize("kind", ["balena", "docker"])
 def test_an_unknown_total_is_out_of_reach(kind: str) -> None:
     progress = Progress(kind)
