@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from .jsonread import Json, shown
 
@@ -59,22 +59,22 @@ class ContainerSpec:
     fields: Mapping[str, Json] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
     at_create: Mapping[str, Json] = field(default_factory=dict)
+    networks: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    """Engine names of all networks that the container joins."""
+    volumes: frozenset[str] = field(init=False, compare=False, repr=False)
+    """Engine names of the named volumes that the container mounts."""
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """Engine names of all networks that the container joins."""
-        return tuple(end.network for end in self.endpoints)
+    def __post_init__(self) -> None:
+        # Asked for again and again by every plan, and read off the rest once.
+        object.__setattr__(self, "networks", tuple(end.network for end in self.endpoints))
+        object.__setattr__(self, "volumes", self._volumes())
 
-    @property
-    def volumes(self) -> frozenset[str]:
-        """Engine names of the named volumes that the container mounts."""
-        binds = (str(bind).split(":", 1)[0] for bind in self.fields.get("HostConfig.Binds") or ())
-        mounts = (
-            mount.get("Source") or ""
-            for mount in self.fields.get("HostConfig.Mounts") or ()
-            if mount.get("Type") == "volume"
-        )
-        return frozenset(name for name in (*binds, *mounts) if name and not name.startswith("/"))
+    def _volumes(self) -> frozenset[str]:
+        binds = self.fields.get("HostConfig.Binds") or ()
+        mounts = self.fields.get("HostConfig.Mounts") or ()
+        names = [str(bind).split(":", 1)[0] for bind in binds]
+        names += [mount.get("Source") or "" for mount in mounts if mount.get("Type") == "volume"]
+        return frozenset(name for name in names if name and not name.startswith("/"))
 
     @property
     def parent(self) -> str:
@@ -84,7 +84,9 @@ class ContainerSpec:
         return name if colon and kind in ("service", "container") else ""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        given = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        given["endpoints"] = [asdict(end) for end in self.endpoints]
+        return json.dumps(given, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """Identity of what is compared: sha256 in hex."""
