@@ -18,8 +18,8 @@ from dataclasses import replace
 from ..core.desired import Desired, DesiredService
 from ..core.errors import AgentError, Broken, EngineUnavailable, Unavailable
 from ..core.intent import Apply, Intent, Power, RestartService, ServiceCommand, SetTarget
+from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
-from ..core.steps import Touch
 from . import telling
 from .damper import Damper
 from .ledger import Ledger
