@@ -52,6 +52,7 @@ RULES: Mapping[str, Section] = {
         "address": ("address", "all"),
         "open_in_local_mode": ("option('always', 'dev', 'never')", "dev"),
         "workers": ("integer(5, 64)", "12"),
+        "streams": ("integer(1, 256)", "16"),
         "compat_version": ("string(1, 64)", "19.0.5"),
     },
     "agent": {
@@ -123,6 +124,7 @@ class Api:
     address: str
     open_in_local_mode: str
     workers: int
+    streams: int
     compat_version: str
 
 

@@ -33,12 +33,15 @@ from .api.dbus import AgentService
 from .api.dbus_tree import Facts
 from .api.http import Settings as HttpSettings
 from .api.http import build
+from .api.logs import LogStreams
 from .api.server import HttpServer
+from .api.streams import Streams
 from .config import Settings
 from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.lookup import container_source
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.steps import Touch
@@ -46,6 +49,8 @@ from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.journal_reader import JournalReader
+from .host.journalctl import Journalctl
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
@@ -56,6 +61,7 @@ from .peer import FILE as PEER_FILE
 from .peer import read_peer
 from .runtime import preload
 from .runtime.executor import show_name
+from .runtime.loghub import Batch, Deliver, LogHub, Reader
 from .runtime.policy import Memory, Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
@@ -126,6 +132,8 @@ class Daemon:
             memory,
             self._policy(),
         )
+        self.logs = LogHub(self._read_journal)
+        self.streams = Streams(settings.api.streams)
         self.http = self._http()
         self.service = AgentService(
             self.bus,
@@ -197,6 +205,7 @@ class Daemon:
         self.watchdog.stopping()
         if not self._failure and self._host_goes_down():
             self._stop_services()
+        self.streams.close()
         self.http.stop()
         self.service.stop()
         self.engine.close()
@@ -285,9 +294,26 @@ class Daemon:
             Auth(self.store, api.open_in_local_mode),
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
+            LogStreams(
+                self.streams,
+                self.logs.subscribe,
+                Journalctl().open,
+                lambda: self.published.current,
+            ).endpoints(),
         )
         port = self.published.current.facts.api_port
         return HttpServer(app, port, api.address, api.workers)
+
+    def _read_journal(self, deliver: Deliver, after: str) -> Reader:
+        """The journal's reader, which proves its work as long as it lives."""
+        pulse = self.watchdog.pulse("journal", self._interval)
+        return JournalReader.open(
+            lambda lines, cursor, live: deliver(Batch(lines, cursor, live)),
+            lambda container_id: container_source(self.published.current, container_id),
+            after,
+            beat=lambda: pulse.beat("the journal is read"),
+            ended=lambda: self.watchdog.forget(pulse),
+        )
 
     def _known_apps(self) -> frozenset[int]:
         target = self.published.current.target

@@ -27,7 +27,8 @@ import cheroot.wsgi
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
-from .http import HEARD, Application
+from .http import HEARD, STREAM, Application
+from .streams import Stream
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class _Connection(cheroot.server.HTTPConnection):
     """Counts, while a request is being read, as one that is being heard."""
 
     RequestHandlerClass = _Request
+    handed_over = False
 
     def communicate(self) -> bool:
         self.server.heard_since[self] = time.monotonic()
@@ -94,15 +96,49 @@ class _Connection(cheroot.server.HTTPConnection):
     def heard(self) -> None:
         self.server.heard_since.pop(self, None)
 
+    def hand_over(self, stream: Stream, chunked: bool) -> None:
+        """Give the client to a stream: what follows is not this worker's matter any more."""
+        self.handed_over = True
+        stream.attach(self.socket.dup(), chunked)
+
+    def _close_kernel_socket(self) -> None:
+        """Cheroot would end the connection for everybody who holds it."""
+        if not self.handed_over:
+            super()._close_kernel_socket()  # type: ignore[misc]
+
 
 class _Gateway(cheroot.wsgi.Gateway_10):
-    """Adds the address at which the client reached us, SERVER_ADDR, and the callback HEARD."""
+    """Adds the address at which the client reached us, SERVER_ADDR, and the callback HEARD; hands
+    clients over to streams."""
 
     def __init__(self, req: Any) -> None:
         super().__init__(req)
         self.env[HEARD] = req.conn.heard
         with contextlib.suppress(OSError):
             self.env["SERVER_ADDR"] = req.conn.socket.getsockname()[0]
+
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
+        if STREAM in self.env:
+            self.req.close_connection = True  # and the client is told so
+        return super().start_response(status, headers, exc_info)
+
+    def respond(self) -> None:
+        try:
+            super().respond()
+        except BaseException:
+            if STREAM in self.env:
+                self.env[STREAM].close()
+            raise
+        if (stream := self.env.get(STREAM)) is not None:
+            self._go_on(stream)
+
+    def _go_on(self, stream: Stream) -> None:
+        """The head has been sent; the stream's thread sends the rest, its end included."""
+        chunked, self.req.chunked_write = self.req.chunked_write, False
+        if self.req.method == b"HEAD":
+            stream.close()
+        else:
+            self.req.conn.hand_over(stream, chunked)
 
 
 class _Server(cheroot.wsgi.Server):
