@@ -113,7 +113,8 @@ class Stream:
         self.wire: Wire | None = None
         self.unsent = b""
         self.moved_at = time.monotonic()
-        self.watched: int = -1
+        self.watched = -1
+        self.over = False
 
     def attach(self, handle: socket.socket | int, chunked: bool) -> None:
         """Give the client's end; it is the stream's from now on."""
@@ -238,7 +239,7 @@ class Streams:
     def _turn(self, served: set[Stream]) -> None:
         """Wait for something to do, and do it for everybody concerned."""
         concerned = self._concerned(self._selector.select(self._patience(served)))
-        served |= {stream for stream in concerned if stream.wire is not None}
+        served |= {one for one in concerned if one.wire is not None and not one.over}
         for stream in concerned & served:
             try:
                 self._serve(stream, served)
@@ -335,9 +336,10 @@ class Streams:
         if proper and wire.chunked and not stream.unsent:
             with contextlib.suppress(OSError):
                 wire.send(_LAST)
+        stream.over = True  # its feed may still wake it
+        served.discard(stream)
         wire.close()
         feed.close()
-        served.discard(stream)
         self._leave(stream)
 
 
