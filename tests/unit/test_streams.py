@@ -229,7 +229,8 @@ def test_a_client_that_takes_nothing_gives_way(rig: Rig, monkeypatch: pytest.Mon
     rig.feeds[2].wake()
     _wait_until_stuck(rig.feeds[2])
     monkeypatch.setattr(streams_module, "STUCK_SECONDS", 0.0)
-    assert rig.ask().status == 200
+    newcomer = rig.ask()
+    assert newcomer.status == 200
     assert rig.feeds[2].closed.wait(10)
     assert [feed.closed.is_set() for feed in rig.feeds] == [False, False, True, False, False]
     assert len(clients) == LIMIT
