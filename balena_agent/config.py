@@ -68,6 +68,7 @@ RULES: Mapping[str, Section] = {
         "os_release": ("path", "/etc/os-release"),
         "hostname": ("path", "/etc/hostname"),
         "led": ("path", "/sys/class/leds/led0/brightness"),
+        "firewall": ("boolean", "yes"),
     },
 }
 
@@ -141,13 +142,14 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Files of the host that facts are read from."""
+    """Files of the host that facts are read from; whether the agent keeps firewall rules."""
 
     config_json: str
     device_type_json: str
     os_release: str
     hostname: str
     led: str
+    firewall: bool
 
 
 @dataclass(frozen=True, slots=True)

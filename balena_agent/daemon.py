@@ -41,26 +41,30 @@ from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.firewall import INTERFACES
 from .core.lookup import container_source
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
+from .core.status import local_mode
 from .core.steps import Touch
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.firewall import Firewall
 from .host.journal_reader import JournalReader
 from .host.journalctl import Journalctl
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import profile, write_durable
-from .host.network import addresses, reserve_port
+from .host.network import addresses, is_on, reserve_port
 from .host.systemd import Systemd
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
 from .runtime import preload
 from .runtime.executor import show_name
+from .runtime.guard import Guard
 from .runtime.loghub import Batch, Deliver, LogHub, Reader
 from .runtime.policy import Memory, Policy
 from .runtime.preload import Preload
@@ -132,6 +136,7 @@ class Daemon:
             memory,
             self._policy(),
         )
+        self.guard = Guard(self.published, Firewall()) if settings.host.firewall else None
         self.logs = LogHub(self._read_journal)
         self.streams = Streams(settings.api.streams)
         self.http = self._http()
@@ -168,6 +173,8 @@ class Daemon:
         if problem := reserve_port(self.http.port):
             _log.warning("%s", problem)
         self.bus.start()
+        if self.guard:
+            self.guard.start()
         self.http.start()
         self.service.start()
         self._leave_key()
@@ -205,6 +212,8 @@ class Daemon:
         self.watchdog.stopping()
         if not self._failure and self._host_goes_down():
             self._stop_services()
+        if self.guard:
+            self.guard.close()
         self.streams.close()
         self.http.stop()
         self.service.stop()
@@ -302,7 +311,13 @@ class Daemon:
             ).endpoints(),
         )
         port = self.published.current.facts.api_port
-        return HttpServer(app, port, api.address, api.workers)
+        return HttpServer(app, port, api.address, api.workers, admits=self._admits)
+
+    def _admits(self, address: str) -> bool:
+        """Without the firewall's rules the server itself keeps others out (spec 30 §13)."""
+        if self.guard is None or not self.guard.problem or local_mode(self.published.current):
+            return True
+        return is_on(address, INTERFACES)
 
     def _read_journal(self, deliver: Deliver, after: str) -> Reader:
         """The journal's reader, which proves its work as long as it lives."""
@@ -339,7 +354,8 @@ class Daemon:
 
     def _tell_status(self, snapshot: Snapshot) -> None:
         line = status_line(snapshot)
-        self.watchdog.status(" | ".join((line, *self._problems)))
+        firewall = f"firewall: {self.guard.problem}" if self.guard and self.guard.problem else ""
+        self.watchdog.status(" | ".join(filter(None, (line, firewall, *self._problems))))
 
     # ---- threads --------------------------------------------------------------------------
 

@@ -44,6 +44,9 @@ KEPT_CONNECTIONS = 64
 _SWEEP = 10.0
 """Seconds between looks for idle connections: the server's only wake-up without a reason."""
 
+Admits = Callable[[str], bool]
+"""Whether clients may come in at one of our own addresses."""
+
 _LINGER = 0.5
 _PROBE = (
     b"GET /ping HTTP/1.1\r\nHost: localhost\r\nUser-Agent: balena-agent-probe\r\n"
@@ -114,8 +117,7 @@ class _Gateway(cheroot.wsgi.Gateway_10):
     def __init__(self, req: Any) -> None:
         super().__init__(req)
         self.env[HEARD] = req.conn.heard
-        with contextlib.suppress(OSError):
-            self.env["SERVER_ADDR"] = req.conn.socket.getsockname()[0]
+        self.env["SERVER_ADDR"] = _own_address(req.conn.socket)
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
         if STREAM in self.env:
@@ -151,6 +153,7 @@ class _Server(cheroot.wsgi.Server):
     heard_since: dict[_Connection, float]
     """Connections whose request is being read, and since when (monotonic)."""
 
+    admits: Admits
     bind_error: OSError | None = None
     """Why the last address could not be bound; Cheroot itself only keeps the words."""
 
@@ -158,6 +161,9 @@ class _Server(cheroot.wsgi.Server):
         """Called by the acceptor for each request that comes in. Cheroot limits only the pause
         between two bytes: so whoever is slower in all than `HEARING_LIMIT` is shut out here, before
         slow clients hold all workers."""
+        if not self.admits(_own_address(conn.socket)):
+            conn.close()
+            return
         now = time.monotonic()
         for other, since in list(self.heard_since.items()):
             if now - since > HEARING_LIMIT:
@@ -191,8 +197,10 @@ class HttpServer:
         host: str = "",
         workers: int = WORKERS,
         idle_seconds: int = 10,
+        admits: Admits = lambda address: True,
     ) -> None:
         self._app = app
+        self._admits = admits
         self._asked = (host, port)
         self._workers = workers
         self._idle = idle_seconds
@@ -264,6 +272,7 @@ class HttpServer:
         )
         server.gateway = _Gateway
         server.heard_since = {}
+        server.admits = self._admits
         return server
 
     def probe(self, timeout: float) -> bool:
@@ -301,6 +310,14 @@ class HttpServer:
     def _own_address(self) -> str:
         host = self._asked[0]
         return "127.0.0.1" if host in ("", "::", "0.0.0.0") else host
+
+
+def _own_address(wire: socket.socket) -> str:
+    """The address at which a client has reached us; "" when it has left already."""
+    try:
+        return str(wire.getsockname()[0])
+    except OSError:
+        return ""
 
 
 def _name_workers() -> None:
