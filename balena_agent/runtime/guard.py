@@ -84,8 +84,11 @@ class Guard:
         before, self._last = self._last, snapshot
         returned = snapshot.engine_up and not before.engine_up
         same = all(getattr(before, name) is getattr(snapshot, name) for name in _DEPENDS_ON)
-        if returned or (not same and wish(snapshot) != self._wanted):
+        if returned or not (same or self._knows(snapshot)):
             self._look.set()
+
+    def _knows(self, snapshot: Snapshot) -> bool:
+        return wish(snapshot) == self._wanted and wrong_mode(snapshot) == self._warned
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self.problem:
