@@ -322,13 +322,15 @@ class Daemon:
     def _read_journal(self, deliver: Deliver, after: str) -> Reader:
         """The journal's reader, which proves its work as long as it lives."""
         pulse = self.watchdog.pulse("journal", self._interval)
-        return JournalReader.open(
+        reader = JournalReader.open(
             lambda lines, cursor, live: deliver(Batch(lines, cursor, live)),
             lambda container_id: container_source(self.published.current, container_id),
             after,
             beat=lambda: pulse.beat("the journal is read"),
             ended=lambda: self.watchdog.forget(pulse),
         )
+        show_name(reader.thread)
+        return reader
 
     def _known_apps(self) -> frozenset[int]:
         target = self.published.current.target

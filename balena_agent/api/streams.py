@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..core.errors import Cancelled, Unavailable
+from ..runtime.executor import show_name
 
 _log = logging.getLogger(__name__)
 
@@ -229,6 +230,7 @@ class Streams:
 
     def _run(self) -> None:
         served: set[Stream] = set()
+        show_name(threading.current_thread())
         while True:
             self._turn(served)
             with self._lock:

@@ -91,7 +91,7 @@ class JournalReader:
         self._places: tuple[object, ...] = ()
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._started: queue.SimpleQueue[AgentError | None] = queue.SimpleQueue()
 
     @classmethod
@@ -109,7 +109,7 @@ class JournalReader:
         Unavailable where there is no journal, or no library for it.
         """
         reader = cls(deliver, resolve, after, beat, ended)
-        reader._thread.start()
+        reader.thread.start()
         try:
             problem = reader._started.get(timeout=OPEN_SECONDS)
         except queue.Empty:
@@ -124,8 +124,8 @@ class JournalReader:
         self._closed = True
         with contextlib.suppress(OSError):
             os.write(self._woken, b"x")
-        self._thread.join(2.0)
-        if not self._thread.is_alive():
+        self.thread.join(2.0)
+        if not self.thread.is_alive():
             os.close(self._wake)
             os.close(self._woken)
 
