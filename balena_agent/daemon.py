@@ -139,12 +139,16 @@ class Daemon:
         self.guard = Guard(self.published, Firewall()) if settings.host.firewall else None
         self.logs = LogHub(self._read_journal)
         self.streams = Streams(settings.api.streams)
-        self.http = self._http()
+        log_streams = LogStreams(
+            self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
+        )
+        self.http = self._http(log_streams)
         self.service = AgentService(
             self.bus,
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
+            open_log=log_streams.open_pipe,
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
@@ -295,7 +299,7 @@ class Daemon:
             patience=max(6.0, self._interval / 2),
         )
 
-    def _http(self) -> HttpServer:
+    def _http(self, log_streams: LogStreams) -> HttpServer:
         api = self._settings.api
         app = build(
             self.published,
@@ -303,12 +307,7 @@ class Daemon:
             Auth(self.store, api.open_in_local_mode),
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
-            LogStreams(
-                self.streams,
-                self.logs.subscribe,
-                Journalctl().open,
-                lambda: self.published.current,
-            ).endpoints(),
+            log_streams.endpoints(),
         )
         port = self.published.current.facts.api_port
         return HttpServer(app, port, api.address, api.workers, admits=self._admits)

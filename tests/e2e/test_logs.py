@@ -312,3 +312,52 @@ def test_idle_clients_end_when_the_agent_stops(device: Device) -> None:
     assert device.show("Result")["Result"] == "success"
     device.exec("systemctl", "start", UNIT)
     device.ready()
+
+
+# -- the bus, and its command-line client
+
+
+def test_the_command_line_shows_what_services_have_logged(device: Device) -> None:
+    quiet = service("quiet", 2, command=["/bin/sh", "-c", "echo silence; sleep 1000"], tty=False)
+    device.apply(target(service("web", 1, command=SAY, tty=False), quiet))
+    ctl = ("balena-agentctl", "logs")
+
+    def said(*words: str) -> list[str]:
+        lines = device.exec(*ctl, *words).stdout.splitlines()
+        return sorted(line.partition(" ")[2] for line in lines)
+
+    wanted = ["quiet | silence", "web | bad", "web | hello"]
+    device.until(lambda: said() == wanted, 10, "all lines are shown")
+    assert said("-n", "1", "web") == ["web | bad"]
+    raw = device.exec(*ctl, "--json", "web").stdout.splitlines()
+    assert [json.loads(line)["message"] for line in raw] == ["hello", "bad"]
+    unknown = device.exec(*ctl, "nobody", check=False)
+    assert unknown.returncode == 1 and "nobody" in unknown.stderr
+
+
+def test_the_command_line_follows_a_service_into_its_next_container(device: Device) -> None:
+    device.apply(target(service("web", 1, command=SAY, tty=False)))
+    out = "/run/e2e-follow"
+    follow = f"exec balena-agentctl --json logs -f web >{out}"
+    device.exec("systemd-run", "--quiet", "--unit=e2e-follow", "sh", "-c", follow)
+
+    def messages() -> list[str]:
+        text = device.machine.inner_path(out).read_text()
+        return [json.loads(line)["message"] for line in text.splitlines()]
+
+    try:
+        device.until(lambda: messages() == ["hello", "bad"], 10, "the past is shown")
+        device.apply(target(service("web", 1, command=counting(2), tty=False)))
+        device.until(
+            lambda: messages() == ["hello", "bad", "1", "2"], 10, "the next container is shown"
+        )
+    finally:
+        device.exec("systemctl", "stop", "e2e-follow")
+    device.until(lambda: "streams" not in _threads(device), 10, "the stream has ended")
+
+
+def test_only_those_who_may_read_logs_open_them(device: Device) -> None:
+    refused = device.call("OpenLog", "a{sv}", "0", user="user", check=False)
+    assert "read-log" in refused or "Interactive" in refused or "Access" in refused
+    wrong = device.call("OpenLog", "a{sv}", "1", "colour", "b", "true", check=False)
+    assert "colour: no such option" in wrong
