@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class Client:
         self.answer.readline()
 
     def read(self, last: dict[str, int]) -> dict[str, Any]:
-        """All lines until every service has said its last number."""
-        seen = dict.fromkeys(last, 0)
+        """All lines until each of these services has said its last number."""
+        seen: Counter[str] = Counter()
         arrived, lost, in_order, left = 0, 0, True, len(last)
         while left:
             raw = self.answer.readline()
@@ -92,7 +93,7 @@ class Client:
             arrived += 1
             in_order = in_order and number == seen[name] + 1
             seen[name] = number
-            left -= number == last[name]
+            left -= number == last.get(name)
         return {"arrived": arrived, "lost": lost, "in_order": in_order}
 
     def close(self) -> None:
@@ -101,17 +102,22 @@ class Client:
 
 
 def target(reference: str, services: int, each: int) -> dict[str, Any]:
-    script = f"until test -e /tmp/balena/go; do sleep 0.1; done; seq 1 {each}; sleep 3600"
-    made = {
-        str(n): {
-            "imageId": n, "serviceId": n, "serviceName": f"s{n}", "image": reference, "tty": False,
-            "environment": {}, "labels": {}, "running": True, "command": ["/bin/sh", "-c", script],
-        }
-        for n in range(1, services + 1)
-    }  # fmt: skip
+    """The services, and one that says a single line when all of them have ended."""
+    counts = {f"s{n}": each for n in range(1, services + 1)} | {"end": 1}
+    made = {str(n): _service(n, name, reference, count)
+            for n, (name, count) in enumerate(counts.items(), 1)}  # fmt: skip
     app = {"name": "bench", "commit": "c1", "releaseId": 1, "services": made, "volumes": {},
            "networks": {}}  # fmt: skip
     return {"local": {"name": "bench", "config": {}, "apps": {"1": app}}}
+
+
+def _service(number: int, name: str, reference: str, count: int) -> dict[str, Any]:
+    script = f"until test -e /tmp/balena/go; do sleep 0.1; done; seq 1 {count}; sleep 3600"
+    return {
+        "imageId": number, "serviceId": number, "serviceName": name, "image": reference,
+        "tty": False, "environment": {}, "labels": {}, "running": True,
+        "command": ["/bin/sh", "-c", script],
+    }  # fmt: skip
 
 
 def prepare(machine: Machine, services: int, each: int) -> None:
@@ -126,6 +132,11 @@ def prepare(machine: Machine, services: int, each: int) -> None:
     wait_settled(machine, 120.0)
 
 
+def go(machine: Machine, *names: str) -> None:
+    for name in names:
+        machine.inner_path(f"{LOCKS}/1/{name}/go").touch()
+
+
 def measured(machine: Machine, services: int, each: int) -> dict[str, Any]:
     last = {f"s{n}": each for n in range(1, services + 1)}
     memory = Memory(machine)
@@ -133,12 +144,12 @@ def measured(machine: Machine, services: int, each: int) -> dict[str, Any]:
     quick, slow = Client(machine), Client(machine, 4096)
     memory.start()
     used, began = cpu(machine), time.monotonic()
-    for name in last:
-        machine.inner_path(f"{LOCKS}/1/{name}/go").touch()
+    go(machine, *last)
     found = quick.read(last)
     seconds = time.monotonic() - began
     later = cpu(machine)
-    told = slow.read(last)
+    go(machine, "end")
+    told = slow.read({"end": 1})
     memory.done()
     quick.close()
     slow.close()
@@ -150,7 +161,7 @@ def measured(machine: Machine, services: int, each: int) -> dict[str, Any]:
         "arrived": found["arrived"],
         "in_order": found["in_order"],
         "lost": found["lost"],
-        "arrived_at_slow": told["arrived"],
+        "arrived_at_slow": told["arrived"] - 1,
         "lost_by_slow": told["lost"],
         "seconds": round(seconds, 2),
         "lines_per_s": round(total / seconds),
