@@ -52,7 +52,7 @@ from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
 from .host.firewall import Firewall
-from .host.journal_reader import JournalReader
+from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
 from .host.locks import UpdateLocks
 from .host.logind import Logind
@@ -327,6 +327,7 @@ class Daemon:
             after,
             beat=lambda: pulse.beat("the journal is read"),
             ended=lambda: self.watchdog.forget(pulse),
+            look=min(LOOK_SECONDS, self._interval / 3),
         )
         show_name(reader.thread)
         return reader

@@ -49,7 +49,7 @@ BATCH = 1024
 """Entries that are read before their lines are handed on."""
 
 OPEN_SECONDS = 10.0
-_LOOK_SECONDS = 10.0
+LOOK_SECONDS = 10.0
 """How long the journal may be silent before its directories are looked at."""
 
 _HOLD_SECONDS = 10.0
@@ -77,8 +77,10 @@ class JournalReader:
         after: str,
         beat: Callable[[], None],
         ended: Callable[[], None],
+        look: float,
     ) -> None:
         self._deliver = deliver
+        self._look = look
         self._beat = beat
         self._ended = ended
         self._owners = _Owners(resolve)
@@ -102,13 +104,15 @@ class JournalReader:
         after: str = "",
         beat: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
+        look: float = LOOK_SECONDS,
     ) -> JournalReader:
         """Read on behind the cursor `after`, or from now on. Returns when the place is fixed.
-        `beat` is called whenever the thread has done a turn, `ended` at its end.
+        `beat` is called whenever the thread has done a turn, every `look` seconds at the latest;
+        `ended` at its end.
 
         Unavailable where there is no journal, or no library for it.
         """
-        reader = cls(deliver, resolve, after, beat, ended)
+        reader = cls(deliver, resolve, after, beat, ended, look)
         reader.thread.start()
         try:
             problem = reader._started.get(timeout=OPEN_SECONDS)
@@ -254,13 +258,14 @@ class JournalReader:
 
     def _patience(self, asked_ms: int) -> int:
         busy = self._owners.holding or self._pieces.unfinished
-        own_ms = int((_HOLD_LOOK if busy else _LOOK_SECONDS) * 1000)
+        own_ms = int((min(_HOLD_LOOK, self._look) if busy else self._look) * 1000)
         return own_ms if asked_ms < 0 else min(asked_ms, own_ms)
 
     def _sleep(self, seconds: float) -> None:
-        self._beat()
-        select.select([self._wake], [], [], seconds)
-        self._beat()
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._closed:
+            select.select([self._wake], [], [], min(left, self._look))
+            self._beat()
 
 
 class _Owners:

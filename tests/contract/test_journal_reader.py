@@ -70,12 +70,13 @@ class Follower:
         self.lines: list[LogLine] = []
         self.cursor = ""
         self.live = True
+        self.look = journal_reader.LOOK_SECONDS
         self.known: dict[str, Source] = {}
         self.reader: JournalReader | None = None
         self.news = threading.Condition()
 
     def follow(self, after: str = "") -> None:
-        self.reader = JournalReader.open(self.deliver, self.known.get, after)
+        self.reader = JournalReader.open(self.deliver, self.known.get, after, look=self.look)
 
     def close(self) -> None:
         if self.reader:
@@ -209,11 +210,9 @@ def test_a_cursor_of_another_journal_is_told_as_a_gap(follower: Follower) -> Non
     assert follower.lines[0].system and "lost" in follower.lines[0].text
 
 
-def test_the_journal_may_move_to_another_directory(
-    follower: Follower, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_journal_may_move_to_another_directory(follower: Follower) -> None:
     """Persistent logging is switched on and off while somebody follows (spec 30 §15.4)."""
-    monkeypatch.setattr(journal_reader, "_LOOK_SECONDS", 0.2)
+    follower.look = 0.2
     follower.follow()
     wanted = []
     try:
