@@ -53,6 +53,7 @@ RULES: Mapping[str, Section] = {
         "address": ("address", "all"),
         "open_in_local_mode": ("option('always', 'dev', 'never')", "dev"),
         "workers": ("integer(5, 64)", "12"),
+        "streams": ("integer(1, 256)", "16"),
         "compat_version": ("string(1, 64)", "19.0.5"),
     },
     "agent": {
@@ -68,6 +69,7 @@ RULES: Mapping[str, Section] = {
         "os_release": ("path", "/etc/os-release"),
         "hostname": ("path", "/etc/hostname"),
         "led": ("path", "/sys/class/leds/led0/brightness"),
+        "firewall": ("boolean", "yes"),
     },
 }
 
@@ -126,6 +128,7 @@ class Api:
     address: str
     open_in_local_mode: str
     workers: int
+    streams: int
     compat_version: str
 
 
@@ -142,13 +145,14 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Files of the host that facts are read from."""
+    """Files of the host that facts are read from; whether the agent keeps firewall rules."""
 
     config_json: str
     device_type_json: str
     os_release: str
     hostname: str
     led: str
+    firewall: bool
 
 
 @dataclass(frozen=True, slots=True)

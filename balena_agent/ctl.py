@@ -202,6 +202,20 @@ def _power(shell: Shell) -> int:
     return DONE
 
 
+def _logs(shell: Shell) -> int:
+    """Log lines of one service or all, until they end or Ctrl-C."""
+    asked = shell.options
+    options: dict[str, Any] = {"follow": asked.follow, "count": asked.lines}
+    if asked.service:
+        _, options["service"] = resolve(shell.client.describe(), asked.service)
+    from .ctl_view import log_line
+
+    with shell.client.log(options) as lines:
+        for raw in lines:
+            shell.line(raw.decode().rstrip("\n") if shell.as_json else log_line(json.loads(raw)))
+    return DONE
+
+
 def _monitor(shell: Shell) -> int:
     """Signals as lines, until Ctrl-C or `--count` lines."""
     left = shell.options.count
@@ -268,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         power.add_argument("--force", action="store_true", help="override update locks")
         power.set_defaults(command=_power, verb=verb)
     _add_target(commands, shared)
+    _add_logs(commands, shared)
     _add_monitor(commands, shared)
     return parser
 
@@ -297,6 +312,16 @@ def _add_target(commands: Any, shared: argparse.ArgumentParser) -> None:
     diff = inner.add_parser("diff", parents=[shared], help="print what a target would do")
     diff.add_argument("file", metavar="FILE", help="a local target as JSON; - is standard input")
     diff.set_defaults(command=_target_diff)
+
+
+def _add_logs(commands: Any, shared: argparse.ArgumentParser) -> None:
+    logs = commands.add_parser("logs", parents=[shared], help="print what services have logged")
+    logs.add_argument("-f", "--follow", action="store_true", help="and what they log from now on")
+    logs.add_argument(
+        "-n", "--lines", type=_count, default=100, metavar="N", help="the last N lines (100)"
+    )
+    logs.add_argument("service", nargs="?", default="", metavar="[APP/]SERVICE")
+    logs.set_defaults(command=_logs)
 
 
 def _add_monitor(commands: Any, shared: argparse.ArgumentParser) -> None:

@@ -15,12 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from .host.bus import Bus
-from .host.wire import DAEMON, PEER, PROPERTIES, BusRefusal, Match, Signal, plain
+from .host.wire import DAEMON, PEER, PROPERTIES, BusRefusal, Match, Signal, Variant, plain
 
 NAME = "io.balena.Agent1"
 ROOT = "/io/balena/Agent1"
@@ -80,6 +80,18 @@ class Client:
         """What a local target, given as JSON text, would do."""
         self._may_ask()
         return self._document("PreviewTarget", "s", target)
+
+    def log(self, options: Mapping[str, Any]) -> IO[bytes]:
+        """The log that the options of OpenLog ask for, as a file to read. The caller closes it."""
+        self._may_ask()
+        kinds = {bool: "b", int: "u", str: "s"}
+        typed = {name: Variant(kinds[type(value)], value) for name, value in options.items()}
+        limit = _INTERACTIVE if os.geteuid() else _QUICK * 4
+        (pipe,) = self._bus.call(
+            NAME, ROOT, MANAGER, "OpenLog", "a{sv}", (typed,), limit,
+            with_fds=True, interactive=True,
+        )  # fmt: skip
+        return os.fdopen(pipe, "rb")
 
     def power(self, off: bool, force: bool) -> None:
         """Reboot or power off; returns when the host has accepted."""

@@ -7,6 +7,7 @@ Invariant: text that came from elsewhere (registries, containers) loses its cont
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,13 @@ def signal_line(name: str, path: str, body: Sequence[Any]) -> str:
         case _, values:
             text = " ".join(str(value) for value in values)
     return printable(" ".join(filter(None, (f"{name:<18}", _below(path), text))).rstrip())
+
+
+def log_line(line: Document) -> str:
+    """`TIME SERVICE | text`; what is told about the device itself has no service."""
+    clock = time.strftime("%H:%M:%S", time.localtime(line["timestamp"] / 1000))
+    name = printable(line.get("serviceName", "")) or "-"
+    return f"{clock} {name} | {printable(line['message'])}"
 
 
 def preview_lines(document: Document) -> Iterator[str]:

@@ -33,18 +33,22 @@ from .api.dbus import AgentService
 from .api.dbus_tree import Facts
 from .api.http import Settings as HttpSettings
 from .api.http import build
+from .api.logs import LogStreams
 from .api.server import HttpServer
+from .api.streams import Streams
 from .config import Settings
 from .core import heritage
 from .core.access import cloud_access
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.firewall import INTERFACES
 from .core.handover import STRATEGY as HAND_OVER
 from .core.looks import Touch
+from .core.lookup import container_source
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
-from .core.status import deltas_wanted
+from .core.status import deltas_wanted, local_mode
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records
@@ -52,17 +56,22 @@ from .host.adapter import MachineHost
 from .host.breadcrumbs import Breadcrumbs
 from .host.bus import Bus
 from .host.configfile import ConfigFile
+from .host.firewall import Firewall
 from .host.handover import Handovers
+from .host.journal_reader import LOOK_SECONDS, JournalReader
+from .host.journalctl import Journalctl
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import profile, write_durable
-from .host.network import addresses, reserve_port
+from .host.network import addresses, is_on, reserve_port
 from .host.systemd import Systemd
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
 from .runtime import preload
 from .runtime.executor import show_name
+from .runtime.guard import Guard
+from .runtime.loghub import Batch, Deliver, LogHub, Reader
 from .runtime.policy import Memory, Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
@@ -142,12 +151,19 @@ class Daemon:
             memory,
             self._policy(),
         )
-        self.http = self._http()
+        self.guard = Guard(self.published, Firewall()) if settings.host.firewall else None
+        self.logs = LogHub(self._read_journal)
+        self.streams = Streams(settings.api.streams)
+        log_streams = LogStreams(
+            self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
+        )
+        self.http = self._http(log_streams)
         self.service = AgentService(
             self.bus,
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
+            open_log=log_streams.open_pipe,
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
@@ -176,6 +192,8 @@ class Daemon:
         if problem := reserve_port(self.http.port):
             _log.warning("%s", problem)
         self.bus.start()
+        if self.guard:
+            self.guard.start()
         self.http.start()
         self.service.start()
         self._leave_key()
@@ -213,6 +231,9 @@ class Daemon:
         self.watchdog.stopping()
         if not self._failure and self._host_goes_down():
             self._stop_services()
+        if self.guard:
+            self.guard.close()
+        self.streams.close()
         self.http.stop()
         self.service.stop()
         self.engine.close()
@@ -299,7 +320,7 @@ class Daemon:
             patience=max(6.0, self._interval / 2),
         )
 
-    def _http(self) -> HttpServer:
+    def _http(self, log_streams: LogStreams) -> HttpServer:
         api = self._settings.api
         app = build(
             self.published,
@@ -307,9 +328,30 @@ class Daemon:
             Auth(self.store, api.open_in_local_mode),
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
+            log_streams.endpoints(),
         )
         port = self.published.current.facts.api_port
-        return HttpServer(app, port, api.address, api.workers)
+        return HttpServer(app, port, api.address, api.workers, admits=self._admits)
+
+    def _admits(self, address: str) -> bool:
+        """Without the firewall's rules the server itself keeps others out (spec 30 §13)."""
+        if self.guard is None or not self.guard.problem or local_mode(self.published.current):
+            return True
+        return is_on(address, INTERFACES)
+
+    def _read_journal(self, deliver: Deliver, after: str) -> Reader:
+        """The journal's reader, which proves its work as long as it lives."""
+        pulse = self.watchdog.pulse("journal", self._interval)
+        reader = JournalReader.open(
+            lambda lines, cursor, live: deliver(Batch(lines, cursor, live)),
+            lambda container_id: container_source(self.published.current, container_id),
+            after,
+            beat=lambda: pulse.beat("the journal is read"),
+            ended=lambda: self.watchdog.forget(pulse),
+            look=min(LOOK_SECONDS, self._interval / 3),
+        )
+        show_name(reader.thread)
+        return reader
 
     def _known_apps(self) -> frozenset[int]:
         target = self.published.current.target
@@ -335,7 +377,8 @@ class Daemon:
 
     def _tell_status(self, snapshot: Snapshot) -> None:
         line = status_line(snapshot)
-        self.watchdog.status(" | ".join((line, *self._problems)))
+        firewall = f"firewall: {self.guard.problem}" if self.guard and self.guard.problem else ""
+        self.watchdog.status(" | ".join(filter(None, (line, firewall, *self._problems))))
 
     # ---- threads --------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@
 #   sudo units/install.sh                 on this host; makes the group and reloads what has to be
 #   DESTDIR=/some/root units/install.sh   into a root that is packed or booted later
 #   PREFIX=/usr                           systemd, dbus and polkit read only what is below /usr
+#   sudo units/install.sh remove          take it all away again, firewall rules included; settings
+#                                         and the agent's own state stay
 #
 # Commands (balena-agent, balena-agentctl) come with the package: pip install, or the distribution.
 set -eu
@@ -14,9 +16,22 @@ DESTDIR=${DESTDIR:-}
 DESTDIR=${DESTDIR%/}
 PREFIX=${PREFIX:-/usr}
 
-# put SOURCE TARGET: one file, readable by all
+action=${1:-install}
+case $action in
+install | remove) ;;
+*)
+    sed -n '2,10p' "$0" >&2
+    exit 2
+    ;;
+esac
+
+# put SOURCE TARGET: one file, readable by all; with `remove`, its target goes
 put() {
     if [ ! -e "$1" ]; then
+        return 0
+    fi
+    if [ "$action" = remove ]; then
+        rm -f -- "$DESTDIR$2"
         return 0
     fi
     mkdir -p "$DESTDIR$(dirname -- "$2")"
@@ -25,6 +40,24 @@ put() {
     mv -f -- "$DESTDIR$2.new" "$DESTDIR$2"
     echo "$DESTDIR$2"
 }
+
+# unchain PROGRAM: take our chain out of the packet filter; foreign rules are not touched
+unchain() {
+    if ! command -v "$1" >/dev/null || ! "$1" -w 10 -n -L BALENA-FIREWALL >/dev/null 2>&1; then
+        return 0
+    fi
+    while "$1" -w 10 -D INPUT -j BALENA-FIREWALL 2>/dev/null; do :; done
+    "$1" -w 10 -F BALENA-FIREWALL
+    "$1" -w 10 -X BALENA-FIREWALL
+}
+
+if [ "$action" = remove ] && [ -z "$DESTDIR" ]; then
+    if [ -d /run/systemd/system ]; then
+        systemctl disable --quiet --now balena-agent.service || true
+    fi
+    unchain iptables
+    unchain ip6tables
+fi
 
 # Roots in which /lib and /usr/lib are still two directories keep their units in /lib.
 units=$PREFIX/lib/systemd/system
@@ -50,11 +83,17 @@ for file in "$here"/*.bash-completion "$top"/completions/*.bash; do
     name=$(basename -- "$file")
     put "$file" "$PREFIX/share/bash-completion/completions/${name%.bash*}"
 done
-if [ ! -e "$DESTDIR/etc/balena-agent/agent.conf" ]; then
+if [ "$action" = install ] && [ ! -e "$DESTDIR/etc/balena-agent/agent.conf" ]; then
     put "$here/agent.conf" /etc/balena-agent/agent.conf
 fi
 
 if [ -n "$DESTDIR" ]; then
+    exit 0
+fi
+if [ "$action" = remove ]; then
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+    fi
     exit 0
 fi
 systemd-sysusers balena-agent.conf

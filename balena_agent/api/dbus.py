@@ -28,6 +28,7 @@ from ..core.errors import (
     InvalidInput,
     NoSuchApp,
     NotFound,
+    Unavailable,
 )
 from ..core.intent import Command, Power, RestartService, ServiceKey, StartService, StopService
 from ..core.jsonread import parse_object
@@ -68,6 +69,8 @@ from .dbus_tree import Facts, Place, in_target
 Submit = Callable[[Command], "Future[str]"]
 Body = Sequence[Any]
 Implementation = Callable[..., Awaitable[Body]]
+OpenLog = Callable[[Mapping[str, Any]], int]
+"""The read end of a pipe with the log that the options ask for."""
 
 _POWER_PATIENCE = 60.0
 _BY_NAME: Mapping[str, Interface] = {face.name: face for face in (*OURS, *STANDARD)}
@@ -84,8 +87,10 @@ class AgentService:
         submit: Submit,
         facts: Facts,
         logger: logging.Logger | None = None,
+        open_log: OpenLog | None = None,
     ) -> None:
         self._bus = bus
+        self._open_pipe = open_log
         self._submit = submit
         self._facts = facts
         self._authority = Authority(bus)
@@ -118,6 +123,7 @@ class AgentService:
             (MANAGER.name, "GetService"): self._get_service,
             (MANAGER.name, "ListServices"): self._list_services,
             (MANAGER.name, "GetTargetState"): self._get_target_state,
+            (MANAGER.name, "OpenLog"): self._open_log,
             (MANAGER.name, "PreviewTarget"): self._preview_target,
             (MANAGER.name, "Describe"): self._describe,
             (SERVICE.name, "Start"): self._start_this,
@@ -254,6 +260,11 @@ class AgentService:
 
     async def _get_target_state(self, call: Call) -> Body:
         return [_json(local_target_state(self._objects.snapshot, lambda app_id: True))]
+
+    async def _open_log(self, call: Call, options: Any) -> Body:
+        if self._open_pipe is None:
+            raise Unavailable("there are no logs here")
+        return [await asyncio.to_thread(self._open_pipe, plain(options))]
 
     async def _preview_target(self, call: Call, target: str) -> Body:
         snapshot = self._objects.snapshot

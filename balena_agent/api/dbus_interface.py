@@ -123,6 +123,7 @@ MANAGER = Interface(
         _method("GetService", "u app_id, s service", "o path"),
         _method("ListServices", "", "a(ussso) services"),
         _method("GetTargetState", "", "s json", READ_CONFIG),
+        _method("OpenLog", "a{sv} options", "h pipe", ACTION + "read-log"),
         _method("PreviewTarget", "s target", "s json", READ_CONFIG),
         _method("Describe", "", "s json"),
     ),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..core.errors import (
@@ -28,6 +28,7 @@ from ..core.errors import (
 from ..core.jsonread import Json, truth, whole_number
 from ..core.scopes import EVERYTHING, Scope
 from ..core.snapshot import Snapshot
+from .streams import Stream
 
 JSON_TYPE = "application/json; charset=utf-8"
 HTML_TYPE = "text/html; charset=utf-8"
@@ -68,10 +69,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`body` is the whole answer, or the chunks of a stream, which are sent one by one."""
+    """`body` is the whole answer, or a stream that goes on after its head."""
 
     status: int
-    body: bytes | Iterable[bytes] = b""
+    body: bytes | Stream = b""
     content_type: str = ""
     headers: tuple[tuple[str, str], ...] = ()
 

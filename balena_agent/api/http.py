@@ -37,6 +37,7 @@ from .exchange import (
     text_answer,
 )
 from .patience import Patience, Submit
+from .streams import Stream
 from .v1 import V1, Healthy
 from .v2 import V2
 
@@ -56,11 +57,14 @@ FIRST_LOOK_PATIENCE = 2.0
 HEARD = "balena_agent.heard"
 """The server's callback in the environment: the whole request has been read."""
 
+STREAM = "balena_agent.stream"
+"""The `Stream` in the environment that the server shall connect to the client after the head."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`compat_version` is what /v2/version says. At most `held_requests` requests wait for a
-    command or hold a stream at the same time; each waits at most `answer_limit` seconds."""
+    command at the same time; each waits at most `answer_limit` seconds."""
 
     compat_version: str = "19.0.5"
     held_requests: int = 8
@@ -74,13 +78,16 @@ def build(
     auth: Auth,
     healthy: Healthy = lambda: True,
     settings: Settings | None = None,
+    more: Iterable[Endpoint] = (),
 ) -> Application:
-    """The whole API. `submit` is the reconciler's; `healthy` says whether the agent is well."""
+    """The whole API. `submit` is the reconciler's; `healthy` says whether the agent is well;
+    `more` are endpoints that need more than these."""
     chosen = settings or Settings()
     patience = Patience(submit, chosen.held_requests)
     endpoints = (
         *V1(patience, healthy, chosen.answer_limit).endpoints(),
         *V2(patience, chosen.compat_version, chosen.answer_limit).endpoints(),
+        *more,
     )
     return Application(published, auth, endpoints, patience, chosen.body_limit)
 
@@ -122,6 +129,8 @@ class Application:
 
         def note_status(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             said.append(status)
+            if STREAM in environ:  # neither a length nor a type (spec 10 §8.25, §8.26)
+                headers = [pair for pair in headers if not pair[0].startswith("Content-")]
             return start_response(status, headers, *more)
 
         try:
@@ -214,6 +223,9 @@ def _methods(allowed: str) -> Answer:
 
 def _response(answer: Answer) -> Any:
     headers = dict(answer.headers)
+    if isinstance(answer.body, Stream):
+        bottle.request.environ[STREAM] = answer.body
+        return bottle.HTTPResponse(b"", answer.status, headers)
     if answer.content_type:
         headers["Content-Type"] = answer.content_type
     return bottle.HTTPResponse(answer.body, answer.status, headers)

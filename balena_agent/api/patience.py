@@ -2,8 +2,8 @@
 
 Theory: a command is met when it is met, which may take minutes, and all that time its request holds
 one of the few worker threads. So only so many requests may be held at once; the rest of the workers
-always stays free for reads, for `/ping` and thus for the watchdog's proof. Streams, which hold a
-worker as well, take their slot here too.
+always stays free for reads, for `/ping` and thus for the watchdog's proof. (Streams hold no worker:
+they have a thread of their own, see streams.py.)
 
 Invariant: after `close` nobody waits any more, and nobody begins to.
 """

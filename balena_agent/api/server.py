@@ -27,7 +27,8 @@ import cheroot.wsgi
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
-from .http import HEARD, Application
+from .http import HEARD, STREAM, Application
+from .streams import Stream
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ KEPT_CONNECTIONS = 64
 
 _SWEEP = 10.0
 """Seconds between looks for idle connections: the server's only wake-up without a reason."""
+
+Admits = Callable[[str], bool]
+"""Whether clients may come in at one of our own addresses."""
 
 _LINGER = 0.5
 _PROBE = (
@@ -83,6 +87,7 @@ class _Connection(cheroot.server.HTTPConnection):
     """Counts, while a request is being read, as one that is being heard."""
 
     RequestHandlerClass = _Request
+    handed_over = False
 
     def communicate(self) -> bool:
         self.server.heard_since[self] = time.monotonic()
@@ -94,15 +99,48 @@ class _Connection(cheroot.server.HTTPConnection):
     def heard(self) -> None:
         self.server.heard_since.pop(self, None)
 
+    def hand_over(self, stream: Stream, chunked: bool) -> None:
+        """Give the client to a stream: what follows is not this worker's matter any more."""
+        self.handed_over = True
+        stream.attach(self.socket.dup(), chunked)
+
+    def _close_kernel_socket(self) -> None:
+        """Cheroot would end the connection for everybody who holds it."""
+        if not self.handed_over:
+            super()._close_kernel_socket()  # type: ignore[misc]
+
 
 class _Gateway(cheroot.wsgi.Gateway_10):
-    """Adds the address at which the client reached us, SERVER_ADDR, and the callback HEARD."""
+    """Adds the address at which the client reached us, SERVER_ADDR, and the callback HEARD; hands
+    clients over to streams."""
 
     def __init__(self, req: Any) -> None:
         super().__init__(req)
         self.env[HEARD] = req.conn.heard
-        with contextlib.suppress(OSError):
-            self.env["SERVER_ADDR"] = req.conn.socket.getsockname()[0]
+        self.env["SERVER_ADDR"] = _own_address(req.conn.socket)
+
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
+        if STREAM in self.env:
+            self.req.close_connection = True  # and the client is told so
+        return super().start_response(status, headers, exc_info)
+
+    def respond(self) -> None:
+        try:
+            super().respond()
+        except BaseException:
+            if STREAM in self.env:
+                self.env[STREAM].close()
+            raise
+        if (stream := self.env.get(STREAM)) is not None:
+            self._go_on(stream)
+
+    def _go_on(self, stream: Stream) -> None:
+        """The head has been sent; the stream's thread sends the rest, its end included."""
+        chunked, self.req.chunked_write = self.req.chunked_write, False
+        if self.req.method == b"HEAD":
+            stream.close()
+        else:
+            self.req.conn.hand_over(stream, chunked)
 
 
 class _Server(cheroot.wsgi.Server):
@@ -115,6 +153,7 @@ class _Server(cheroot.wsgi.Server):
     heard_since: dict[_Connection, float]
     """Connections whose request is being read, and since when (monotonic)."""
 
+    admits: Admits
     bind_error: OSError | None = None
     """Why the last address could not be bound; Cheroot itself only keeps the words."""
 
@@ -122,6 +161,9 @@ class _Server(cheroot.wsgi.Server):
         """Called by the acceptor for each request that comes in. Cheroot limits only the pause
         between two bytes: so whoever is slower in all than `HEARING_LIMIT` is shut out here, before
         slow clients hold all workers."""
+        if not self.admits(_own_address(conn.socket)):
+            conn.close()
+            return
         now = time.monotonic()
         for other, since in list(self.heard_since.items()):
             if now - since > HEARING_LIMIT:
@@ -155,8 +197,10 @@ class HttpServer:
         host: str = "",
         workers: int = WORKERS,
         idle_seconds: int = 10,
+        admits: Admits = lambda address: True,
     ) -> None:
         self._app = app
+        self._admits = admits
         self._asked = (host, port)
         self._workers = workers
         self._idle = idle_seconds
@@ -228,6 +272,7 @@ class HttpServer:
         )
         server.gateway = _Gateway
         server.heard_since = {}
+        server.admits = self._admits
         return server
 
     def probe(self, timeout: float) -> bool:
@@ -265,6 +310,14 @@ class HttpServer:
     def _own_address(self) -> str:
         host = self._asked[0]
         return "127.0.0.1" if host in ("", "::", "0.0.0.0") else host
+
+
+def _own_address(wire: socket.socket) -> str:
+    """The address at which a client has reached us; "" when it has left already."""
+    try:
+        return str(wire.getsockname()[0])
+    except OSError:
+        return ""
 
 
 def _name_workers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .errors import NoSuchApp, NotFound
 from .intent import ServiceKey
+from .logline import Source
 from .observed import Container
 from .snapshot import Snapshot
 
@@ -52,3 +53,11 @@ def _choose(
             only = containers[0] if len({c.service for c in containers}) == 1 else None
             return found or only
     return next((c for c in containers if c.service == service), None)
+
+
+def container_source(snapshot: Snapshot, container_id: str) -> Source | None:
+    """Whose log lines a container's lines are; None for a container that was not seen (yet)."""
+    container = snapshot.observed.containers.get(container_id)
+    if container is None:
+        return None
+    return Source(container.service, container.service_id, container.app_id)

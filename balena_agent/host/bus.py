@@ -3,8 +3,9 @@
 Theory: the library is asyncio, the rest of the agent is threads. `Bus` owns the only loop. Other
 threads come in through `run` and the methods built on it, always with a deadline: after the
 connection is lost the library lets new calls hang for ever, and a service may never answer. The
-first connection carries our exported objects and takes no file descriptors, since descriptors
-in unasked messages would pile up; a second, nameless one is made for calls that return some.
+first connection carries our exported objects; descriptors in messages to us are closed at once,
+those in our answers when they are written. A second, nameless one is made for calls that return
+some.
 
 Losing the bus is final: everything pending fails with BusUnavailable, `on_lost` is told once, and
 the process is expected to end and be started again.
@@ -41,6 +42,8 @@ from .wire import (
     Signal,
     call_from,
     clean,
+    close_fds,
+    give_fds,
     plain,
     signal_from,
     take_fds,
@@ -270,7 +273,9 @@ class Bus:
             self._loop.close()
 
     async def _open(self) -> None:
-        self._service = await Connection.open(self._address, self._received, self._disconnected)
+        self._service = await Connection.open(
+            self._address, self._received, self._disconnected, with_fds=True
+        )
 
     async def _fd_connection(self) -> Connection:
         async with self._opening:
@@ -344,7 +349,8 @@ class Bus:
     async def _answer(self, message: Any) -> None:
         try:
             signature, body = await self._handled(call_from(message))
-            reply = Message.new_method_return(message, signature, clean(body))
+            given, fds = give_fds(signature, body)
+            reply = Message.new_method_return(message, signature, clean(given), fds)
             self._reply(message, reply)
         except AgentError as error:
             self._refuse(message, error.dbus_name, error.message)
@@ -366,7 +372,9 @@ class Bus:
 
     def _reply(self, message: Any, reply: Any) -> None:
         unwanted = message.flags & MessageFlag.NO_REPLY_EXPECTED
-        if not unwanted and not self.lost:
+        if unwanted or self.lost:
+            close_fds(reply)
+        else:
             self._need().send(reply)
 
 

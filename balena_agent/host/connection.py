@@ -72,8 +72,14 @@ class Connection:
         return str(self._bus.unique_name)
 
     def send(self, message: Any) -> None:
-        """Queue a message; the library raises here when the body does not fit its signature."""
-        self._bus.send(message).add_done_callback(_retrieve)
+        """Queue a message; the library raises here when the body does not fit its signature. Its
+        descriptors are closed when it is written."""
+        try:
+            written = self._bus.send(message)
+        except BaseException:
+            close_fds(message)
+            raise
+        written.add_done_callback(lambda future: _written(future, message))
 
     async def call(self, message: Any, timeout: float) -> Any:
         """Send a call and wait for the reply. Errors as for Bus.call."""
@@ -138,8 +144,9 @@ class Connection:
         self._on_lost(f"the system bus has gone away ({reason})")
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
+def _written(future: asyncio.Future[Any], message: Any) -> None:
     """Look at a send's result, so that a break does not end in "exception never retrieved"."""
+    close_fds(message)
     if not future.cancelled():
         future.exception()
 

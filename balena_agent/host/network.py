@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _SIOCGIFADDR = 0x8915
@@ -41,7 +41,18 @@ def addresses() -> tuple[str, ...]:
     return (*_ipv4(names), *_ipv6(names))
 
 
-def _ipv4(names: list[str]) -> Iterator[str]:
+def is_on(address: str, names: Iterable[str]) -> bool:
+    """Whether an address of ours belongs to one of these interfaces, or is a loopback address."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    plain = mapped or found
+    return plain.is_loopback or str(plain) in {*_ipv4(names), *_ipv6(names, scope="")}
+
+
+def _ipv4(names: Iterable[str]) -> Iterator[str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for name in names:
             request = struct.pack(f"{_IFNAMSIZ}s16x", name.encode()[: _IFNAMSIZ - 1])
@@ -52,14 +63,15 @@ def _ipv4(names: list[str]) -> Iterator[str]:
             yield socket.inet_ntoa(answer[20:24])
 
 
-def _ipv6(names: list[str]) -> Iterator[str]:
+def _ipv6(names: Iterable[str], scope: str = _GLOBAL_SCOPE) -> Iterator[str]:
+    """Addresses of one scope; "" for all."""
     try:
         lines = _IF_INET6.read_text().splitlines()
     except OSError:
         return
     for line in lines:
-        digits, _, _, scope, _, name = line.split()
-        if name in names and scope == _GLOBAL_SCOPE:
+        digits, _, _, found, _, name = line.split()
+        if name in names and scope in ("", found):
             yield str(ipaddress.IPv6Address(int(digits, 16)))
 
 

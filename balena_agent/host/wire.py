@@ -180,6 +180,16 @@ def take_fds(message: Any) -> list[Any]:
     return body
 
 
+def give_fds(signature: str, body: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """A body to send, with indexes in place of its top-level descriptors, and these."""
+    given, fds = list(body), []
+    for place, kind in enumerate(_signature.SignatureTree(signature).types):
+        if kind.signature == "h":
+            fds.append(given[place])
+            given[place] = len(fds) - 1
+    return given, fds
+
+
 def close_fds(message: Any, kept: set[int] | frozenset[int] = frozenset()) -> None:
     """Close the descriptors that came with a message which nobody wanted."""
     for fd in message.unix_fds or ():

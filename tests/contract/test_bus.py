@@ -77,6 +77,11 @@ async def answer(call: Call) -> Reply:
             return "u", ("not a number",)
         case "Interactive":
             return "b", (call.interactive,)
+        case "Pipe":
+            out, into = os.pipe()
+            os.write(into, b"hello")
+            os.close(into)
+            return "sh", ("a pipe", out)
     return "", ()
 
 
@@ -325,7 +330,8 @@ class Giver:
                 self.give(message)
 
     def give(self, message: Any) -> None:
-        self.connection.send(Message.new_method_return(message, "h", [0], [self.writer]))
+        own = os.dup(self.writer)  # what is sent is closed when it is written
+        self.connection.send(Message.new_method_return(message, "h", [0], [own]))
 
     def abandoned(self) -> bool:
         """Whether nobody but us has the writing end any more: the pipe is at its end."""
@@ -366,10 +372,45 @@ def test_descriptors_that_nobody_asked_for_do_not_pile_up(
     for _ in range(20):
         call = Message(
             destination=stranger, path=PATH, interface=FACE, member="Take", signature="h",
-            body=[0], unix_fds=[giver.writer], flags=MessageFlag.NO_REPLY_EXPECTED, serial=7,
+            body=[0], unix_fds=[os.dup(giver.writer)], flags=MessageFlag.NO_REPLY_EXPECTED,
+            serial=7,
         )  # fmt: skip
         giver._bus.post(giver.connection.send, call)
     giver._bus.probe()
     (fd,) = client.call(giver.connection.unique_name, PATH, FACE, "Give", with_fds=True)
     os.close(fd)
+    assert giver.abandoned()
+
+
+def open_pipes() -> int:
+    links = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return sum(link.startswith("pipe:") for link in links)
+
+
+def test_an_answer_may_carry_a_descriptor_that_is_the_callers_alone(
+    service: Bus, client: Bus
+) -> None:
+    client.call(NAME, PATH, FACE, "Who", with_fds=True)
+    before = open_pipes()
+    for _ in range(20):
+        text, fd = client.call(NAME, PATH, FACE, "Pipe", with_fds=True)
+        assert text == "a pipe" and os.read(fd, 100) == b"hello"
+        os.close(fd)
+    client.probe()
+    service.probe()
+    assert open_pipes() == before
+
+
+def test_descriptors_in_calls_to_us_do_not_pile_up(service: Bus, giver: Giver, client: Bus) -> None:
+    for _ in range(20):
+        call = Message(
+            destination=NAME, path=PATH, interface=FACE, member="Missing", signature="h",
+            body=[0], unix_fds=[os.dup(giver.writer)], flags=MessageFlag.NO_REPLY_EXPECTED,
+            serial=7,
+        )  # fmt: skip
+        giver._bus.post(giver.connection.send, call)
+    (fd,) = client.call(giver.connection.unique_name, PATH, FACE, "Give", with_fds=True)
+    os.close(fd)
+    with pytest.raises(BusRefusal):
+        client.call(NAME, PATH, FACE, "Missing")  # what came before is handled
     assert giver.abandoned()

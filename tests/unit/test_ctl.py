@@ -63,6 +63,12 @@ PREVIEW: dict[str, Any] = {
 }
 
 
+LOG = (
+    b'{"message":"Starting","isSystem":true,"timestamp":1000}\n'
+    b'{"serviceName":"web","message":"odd\\u001b[31m","isStdErr":false,"timestamp":2000,"serviceId":1}\n'
+)
+
+
 class Fake:
     """A client that answers from a file and remembers what it was asked for."""
 
@@ -102,6 +108,10 @@ class Fake:
     def events(self) -> Iterator[Event]:
         for number in range(1000):
             yield Event(0.0, "UpdateStarted", "/io/balena/Agent1", [f"commit{number}"])
+
+    def log(self, options: dict[str, Any]) -> io.BytesIO:
+        self._ask("log", options)
+        return io.BytesIO(LOG)
 
     def close(self) -> None:
         self.closed = True
@@ -342,3 +352,21 @@ def test_help_does_not_load_the_bus_library() -> None:
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True, capture_output=True)
+
+
+def test_logs_are_lines_that_a_terminal_does_not_obey() -> None:
+    fake = Fake()
+    code, said = run(fake, "logs")
+    assert code == 0 and fake.asked == [("log", {"follow": False, "count": 100})]
+    first, second = (line.partition(" ")[2] for line in said.splitlines())
+    assert first == "- | Starting" and second == "web | odd [31m"
+
+
+def test_logs_as_json_are_passed_on_as_they_are() -> None:
+    assert run(Fake(), "--json", "logs") == (0, LOG.decode())
+
+
+def test_logs_of_a_service_that_is_not_here() -> None:
+    fake = Fake()
+    code, _ = run(fake, "logs", "-f", "-n", "5", "nobody")
+    assert code == 1 and fake.asked == [("describe",)]

@@ -62,7 +62,7 @@ FENCES = {
     "configobj": ("config.py",),
     "validate": ("config.py",),
     "sdnotify": ("watchdog.py",),
-    "systemd": ("host/journal.py", "__main__.py"),
+    "systemd": ("host/journal", "__main__.py"),
     "requests": ("engine/", "cloud/"),
     "urllib3": ("engine/", "cloud/"),
 }

@@ -1,0 +1,349 @@
+"""One thread that reads the journal as it grows, and makes log lines of it (spec 30 §15.2).
+
+Theory: only trusted fields decide. A container's line is an entry that the engine's unit sent
+(`_SYSTEMD_UNIT`, which nobody can forge) with a container's id; whose container that is, is asked
+for (`resolve`). An id that nobody knows yet is kept for a moment: a container may write before the
+agent has looked at it. System lines come from the agent's own unit, from some units of the host,
+and from journald itself.
+
+The cursor of the last entry is kept. When the journal breaks, or its directory is another one
+(persistent instead of volatile), it is opened anew behind that cursor: no gap, no double. Rotation
+and a restart of journald need nothing at all, the library follows them.
+
+Invariants: `deliver` is called in the reader's thread only, and no more after `close`. The library
+is imported with the first reader, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..core.errors import AgentError, Unavailable
+from ..core.logline import (
+    CONTAINER,
+    DROPPED_ID,
+    Fields,
+    LineReader,
+    LogLine,
+    Source,
+    gap,
+    system_line,
+)
+
+_log = logging.getLogger(__name__)
+
+ENGINE_UNITS = ("balena.service", "docker.service")
+HOST_UNITS = ("os-power-mode.service", "os-fan-profile.service", "nvpmodel.service",
+              "jetson-qspi-manager.service", "os-update.service")  # fmt: skip
+OWN_UNIT = "balena-agent.service"
+
+BATCH = 1024
+"""Entries that are read before their lines are handed on."""
+
+OPEN_SECONDS = 10.0
+LOOK_SECONDS = 10.0
+"""How long the journal may be silent before its directories are looked at."""
+
+_HOLD_SECONDS = 10.0
+_HOLD_LOOK = 0.2
+_HELD = 4096
+_REMEMBERED = 2048
+_PIECE_SECONDS = 2.0
+_RETRY_SECONDS = (1.0, 30.0)
+_DIRECTORIES = ("/run/log/journal", "/var/log/journal")
+
+Deliver = Callable[[tuple[LogLine, ...], str, bool], None]
+"""Lines, the cursor behind them, and whether older entries have all been read."""
+
+Resolve = Callable[[str], "Source | None"]
+"""Whose container an id is; None as long as nobody knows."""
+
+
+class JournalReader:
+    """Made by `open`."""
+
+    def __init__(
+        self,
+        deliver: Deliver,
+        resolve: Resolve,
+        after: str,
+        beat: Callable[[], None],
+        ended: Callable[[], None],
+        look: float,
+    ) -> None:
+        self._deliver = deliver
+        self._look = look
+        self._beat = beat
+        self._ended = ended
+        self._owners = _Owners(resolve)
+        self._pieces = LineReader()
+        self._cursor = after
+        self._sure = bool(after)
+        self._live = not after
+        self._journal: Any = None
+        self._pending = False
+        self._places: tuple[object, ...] = ()
+        self._closed = False
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._started: queue.SimpleQueue[AgentError | None] = queue.SimpleQueue()
+
+    @classmethod
+    def open(
+        cls,
+        deliver: Deliver,
+        resolve: Resolve,
+        after: str = "",
+        beat: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
+        look: float = LOOK_SECONDS,
+    ) -> JournalReader:
+        """Read on behind the cursor `after`, or from now on. Returns when the place is fixed.
+        `beat` is called whenever the thread has done a turn, every `look` seconds at the latest;
+        `ended` at its end.
+
+        Unavailable where there is no journal, or no library for it.
+        """
+        reader = cls(deliver, resolve, after, beat, ended, look)
+        reader.thread.start()
+        try:
+            problem = reader._started.get(timeout=OPEN_SECONDS)
+        except queue.Empty:
+            problem = Unavailable("The journal cannot be opened in time")
+        if problem is not None:
+            reader.close()
+            raise problem
+        return reader
+
+    def close(self) -> None:
+        """End the thread; waits for it a moment."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            os.write(self._woken, b"x")
+        self.thread.join(2.0)
+        if not self.thread.is_alive():
+            os.close(self._wake)
+            os.close(self._woken)
+
+    # -- the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._open_journal()
+        except AgentError as error:
+            self._started.put(error)
+        else:
+            self._started.put(None)
+            self._work()
+        self._close_journal()
+        self._ended()
+
+    def _work(self) -> None:
+        pause, longest = _RETRY_SECONDS
+        while not self._closed:
+            try:
+                if self._journal is None:
+                    self._open_journal()
+                self._read_all()
+                self._wait()
+                pause = _RETRY_SECONDS[0]
+            except (OSError, ValueError, AgentError) as error:
+                _log.warning("Cannot read the journal: %s", error)
+                self._close_journal()
+                self._sleep(pause)
+                pause = min(2 * pause, longest)
+
+    def _open_journal(self) -> None:
+        """Open it at our place: behind the cursor, or at its end."""
+        try:
+            from systemd import _reader
+        except ImportError as error:
+            raise Unavailable("This host has no library for the journal") from error
+        try:
+            self._places = _places()
+            self._journal = journal = _reader._Reader()
+            journal.fileno()  # from here on, growth is noticed
+            if self._cursor:
+                self._pending = self._seek(journal)
+            else:
+                journal.seek_tail()
+                # Without this step the end is only looked for when the first match has come.
+                if journal._previous():
+                    self._cursor = journal._get_cursor()
+                else:
+                    journal.seek_head()
+                _add_matches(journal)
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"The journal cannot be opened: {error}") from error
+
+    def _seek(self, journal: Any) -> bool:
+        """Go behind our cursor; whether the entry at which the journal stands is still unread."""
+        _add_matches(journal)
+        journal.seek_cursor(self._cursor)
+        if not journal._next():
+            return False
+        if journal.test_cursor(self._cursor):
+            return False
+        if self._sure:
+            self._deliver((gap(journal._get_realtime() // 1000),), self._cursor, self._live)
+        return True
+
+    def _close_journal(self) -> None:
+        journal, self._journal = self._journal, None
+        self._pending = False
+        if journal is not None:
+            with contextlib.suppress(OSError):
+                journal.close()
+
+    def _read_all(self) -> None:
+        """Hand on everything that is there, in batches."""
+        more = True
+        while more and not self._closed:
+            lines, more = self._batch()
+            self._live = self._live or not more
+            if lines:
+                self._deliver(tuple(lines), self._cursor, self._live)
+            self._beat()
+
+    def _batch(self) -> tuple[list[LogLine], bool]:
+        """At most `BATCH` entries as lines, and whether there may be more."""
+        journal, lines, count = self._journal, list(self._late()), 0
+        step, fields, stamp = journal._next, journal._get_all, journal._get_realtime
+        while count < BATCH and (self._pending or step()):
+            self._pending = False
+            count += 1
+            self._read(fields(), stamp() // 1000, lines)
+        if count:
+            self._cursor, self._sure = journal._get_cursor(), True
+        return lines, count == BATCH
+
+    def _read(self, entry: Fields, time_ms: int, lines: list[LogLine]) -> None:
+        """One entry: nothing, a line, or an entry to be kept for later."""
+        raw_id = entry.get(CONTAINER)
+        if raw_id is None:
+            line = None if _is_engine(entry) else system_line(entry, time_ms)
+        else:
+            source = self._owners.of(raw_id, entry, time_ms)
+            line = self._pieces.read(source, entry, time_ms) if source else None
+        if line is not None:
+            lines.append(line)
+
+    def _late(self) -> Iterator[LogLine]:
+        """What was kept and is clear by now."""
+        for source, entry, time_ms in self._owners.late():
+            line = self._pieces.read(source, entry, time_ms)
+            if line is not None:
+                yield line
+        if self._pieces.unfinished:
+            yield from self._pieces.overdue(int((time.time() - _PIECE_SECONDS) * 1000))
+
+    def _wait(self) -> None:
+        """Until the journal has grown, `close`, or it is time to look after what is kept."""
+        journal = self._journal
+        poll = select.poll()
+        poll.register(journal.fileno(), journal.get_events())
+        poll.register(self._wake, select.POLLIN)
+        poll.poll(self._patience(journal.get_timeout_ms()))
+        journal.process()
+        if _places() != self._places:
+            self._close_journal()
+
+    def _patience(self, asked_ms: int) -> int:
+        busy = self._owners.holding or self._pieces.unfinished
+        own_ms = int((min(_HOLD_LOOK, self._look) if busy else self._look) * 1000)
+        return own_ms if asked_ms < 0 else min(asked_ms, own_ms)
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._closed:
+            select.select([self._wake], [], [], min(left, self._look))
+            self._beat()
+
+
+class _Owners:
+    """Whose container an id is, with the entries of those that nobody knows yet."""
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._known: dict[bytes, Source | None] = {}
+        self._held: dict[bytes, list[tuple[Fields, int]]] = {}
+        self._until: dict[bytes, float] = {}
+
+    @property
+    def holding(self) -> bool:
+        return bool(self._held)
+
+    def of(self, raw_id: bytes, entry: Fields, time_ms: int) -> Source | None:
+        """The owner; None for a stranger's entry, and for one that was kept."""
+        if raw_id in self._known:
+            return self._known[raw_id]
+        if raw_id not in self._held:
+            source = self._ask(raw_id)
+            if source is not None:
+                return source
+            self._until[raw_id] = time.monotonic() + _HOLD_SECONDS
+        kept = self._held.setdefault(raw_id, [])
+        if len(kept) < _HELD:
+            kept.append((entry, time_ms))
+        return None
+
+    def late(self) -> Iterator[tuple[Source, Fields, int]]:
+        """Kept entries whose owner is known by now; those of strangers are forgotten."""
+        for raw_id in list(self._held):
+            source = self._ask(raw_id)
+            if source is None and time.monotonic() < self._until[raw_id]:
+                continue
+            entries = self._held.pop(raw_id)
+            del self._until[raw_id]
+            if source is None:
+                self._remember(raw_id, None)
+            else:
+                yield from ((source, entry, time_ms) for entry, time_ms in entries)
+
+    def _ask(self, raw_id: bytes) -> Source | None:
+        source = self._resolve(raw_id.decode("ascii", "replace"))
+        if source is not None:
+            self._remember(raw_id, source)
+        return source
+
+    def _remember(self, raw_id: bytes, source: Source | None) -> None:
+        self._known[raw_id] = source
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+
+def _is_engine(entry: Fields) -> bool:
+    return entry.get("_SYSTEMD_UNIT", b"").decode("utf-8", "replace") in ENGINE_UNITS
+
+
+def _add_matches(journal: Any) -> None:
+    """What is read at all. Alternatives of one field stand beside each other, groups are parted."""
+    for unit in ENGINE_UNITS:
+        journal.add_match(f"_SYSTEMD_UNIT={unit}")
+    journal.add_match("_TRANSPORT=journal")
+    journal.add_disjunction()
+    journal.add_match(f"_SYSTEMD_UNIT={OWN_UNIT}")
+    journal.add_match("SYSLOG_IDENTIFIER=balena-agent")
+    journal.add_disjunction()
+    journal.add_match("_TRANSPORT=driver")
+    journal.add_match(f"MESSAGE_ID={DROPPED_ID}")
+    journal.add_disjunction()
+    for unit in HOST_UNITS:
+        journal.add_match(f"_SYSTEMD_UNIT={unit}")
+
+
+def _places() -> tuple[object, ...]:
+    """Which directories there are for the journals of machines, as paths and inodes."""
+    found: list[object] = []
+    for top in _DIRECTORIES:
+        with contextlib.suppress(OSError):  # not there, or going away just now
+            found += ((path.path, path.inode()) for path in os.scandir(top))
+    return tuple(sorted(found, key=str))

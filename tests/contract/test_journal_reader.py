@@ -1,0 +1,312 @@
+"""host/journal_reader.py on the real journal: every line once, in order, whatever journald does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from balena_agent.core.logline import LogLine, Source
+from balena_agent.host import journal_reader
+from balena_agent.host.journal_reader import JournalReader
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("BALENA_AGENT_TEST_DEVICE") != "1",
+    reason="needs a virtual device with journald: set BALENA_AGENT_TEST_DEVICE=1 inside one",
+)
+
+IMAGE = "journal:1"
+CONF = Path("/run/systemd/journald.conf.d/50-contract.conf")
+JOURNALD = "systemd-journald.service"
+PYTHON = "/usr/bin/python3"
+
+
+def run(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def journald(settings: str) -> None:
+    """Restart journald with these settings."""
+    CONF.parent.mkdir(parents=True, exist_ok=True)
+    CONF.write_text(f"[Journal]\n{settings}\n")
+    restart()
+
+
+def restart() -> None:
+    run("systemctl", "reset-failed", JOURNALD)  # systemd counts starts
+    run("systemctl", "restart", JOURNALD)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_limits() -> Iterator[None]:
+    """journald's rate limit would throw lines away before anybody could read them."""
+    journald("RateLimitIntervalSec=0")
+    yield
+    CONF.unlink()
+    restart()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    archive = tmp_path_factory.mktemp("image") / "root.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(shutil.which("busybox") or "/bin/busybox", "bin/sh")
+    run("docker", "import", str(archive), IMAGE)
+    return IMAGE
+
+
+class Follower:
+    """A reader, what it has delivered, and the containers that it knows."""
+
+    def __init__(self) -> None:
+        self.lines: list[LogLine] = []
+        self.cursor = ""
+        self.live = True
+        self.look = journal_reader.LOOK_SECONDS
+        self.known: dict[str, Source] = {}
+        self.reader: JournalReader | None = None
+        self.news = threading.Condition()
+
+    def follow(self, after: str = "") -> None:
+        self.reader = JournalReader.open(self.deliver, self.known.get, after, look=self.look)
+
+    def close(self) -> None:
+        if self.reader:
+            self.reader.close()
+        self.reader = None
+
+    def deliver(self, lines: tuple[LogLine, ...], cursor: str, live: bool) -> None:
+        with self.news:
+            self.lines += lines
+            self.cursor, self.live = cursor, live
+            self.news.notify_all()
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        with self.news:
+            assert self.news.wait_for(condition, seconds), self.lines[-5:]
+
+    def of(self, service: str) -> list[str]:
+        return [line.text for line in self.lines if line.service == service]
+
+
+@pytest.fixture
+def follower() -> Iterator[Follower]:
+    follower = Follower()
+    yield follower
+    follower.close()
+    left = run("docker", "ps", "-aq", "--filter", f"ancestor={IMAGE}").split()
+    if left:
+        run("docker", "rm", "-f", *left)
+
+
+def container(follower: Follower, service: str, script: str, known: bool = True) -> str:
+    """Create a container that shall run a script; its id."""
+    words = ("--log-driver", "journald", IMAGE, "/bin/sh", "-c", script)
+    made = run("docker", "create", *words)
+    if known:
+        follower.known[made] = Source(service, 7, 1)
+    return made
+
+
+def numbers(count: int) -> str:
+    return f"/bin/sh -c 'i=0; while [ $i -lt {count} ]; do echo $i; i=$((i+1)); done'"
+
+
+def counted(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+def test_lines_arrive_with_their_service_and_stream(follower: Follower) -> None:
+    follower.follow()
+    begun = time.time() * 1000
+    run("docker", "start", container(follower, "web", "echo out; echo wörd"))
+    run("docker", "start", container(follower, "db", "echo err >&2"))
+    follower.wait(lambda: len(follower.lines) == 3)
+    web = [line for line in follower.lines if line.service == "web"]
+    (db,) = (line for line in follower.lines if line.service == "db")
+    assert [(line.text, line.stderr) for line in web] == [("out", False), ("wörd", False)]
+    assert (db.text, db.stderr, db.service_id, db.app_id) == ("err", True, 7, 1)
+    assert all(begun - 1 <= line.time <= time.time() * 1000 for line in follower.lines)
+
+
+def test_only_what_is_written_from_now_on_is_read(follower: Follower) -> None:
+    first = container(follower, "web", "echo before")
+    run("docker", "start", "-a", first)
+    run("journalctl", "--sync")
+    follower.follow()
+    run("docker", "start", container(follower, "web", "echo after"))
+    follower.wait(lambda: bool(follower.lines))
+    assert follower.of("web") == ["after"]
+
+
+def test_no_gap_and_no_double_while_journald_is_rotated_and_restarted(follower: Follower) -> None:
+    follower.follow()
+    count, services = 3000, ("one", "two", "three")
+    made = [container(follower, service, numbers(count)) for service in services]
+    run("docker", "start", *made)
+    for _ in range(3):
+        run("journalctl", "--rotate")
+    journald("RateLimitIntervalSec=0")
+    run("journalctl", "--rotate")
+    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
+    for service in services:
+        assert follower.of(service) == counted(count)
+
+
+def test_old_files_may_be_thrown_away_once_they_are_read(follower: Follower) -> None:
+    follower.follow()
+    run("docker", "start", container(follower, "web", "echo before"))
+    follower.wait(lambda: follower.of("web") == ["before"])
+    run("journalctl", "--rotate")
+    run("journalctl", "--vacuum-time=1s", "--vacuum-files=1")
+    run("docker", "start", container(follower, "web", "echo after"))
+    follower.wait(lambda: len(follower.lines) >= 2)
+    assert follower.of("web") == ["before", "after"] and len(follower.lines) == 2
+
+
+def test_the_cursor_goes_on_where_another_reader_has_ended(follower: Follower) -> None:
+    follower.follow()
+    pause = "[ $((i % 100)) != 0 ] || sleep 0.1"
+    slow = f"i=0; while [ $i -lt 600 ]; do echo $i; i=$((i+1)); {pause}; done"
+    run("docker", "start", container(follower, "web", slow))
+    for reached in (100, 250, 400):
+        follower.wait(lambda reached=reached: len(follower.lines) >= reached)  # type: ignore[misc]
+        follower.close()
+        follower.follow(follower.cursor)
+    follower.wait(lambda: len(follower.lines) >= 600)
+    assert follower.of("web") == counted(600) and follower.live
+
+
+def test_a_backlog_is_read_from_the_cursor_and_not_called_live(follower: Follower) -> None:
+    follower.follow()
+    run("docker", "start", container(follower, "web", "echo first"))
+    follower.wait(lambda: bool(follower.lines))
+    follower.close()
+    run("docker", "start", "-a", container(follower, "web", numbers(3000)))
+    run("journalctl", "--sync")
+    seen: list[bool] = []
+    deliver = follower.deliver
+    follower.deliver = lambda *batch: (seen.append(batch[2]), deliver(*batch))[1]  # type: ignore[method-assign]
+    follower.follow(follower.cursor)
+    follower.wait(lambda: len(follower.lines) >= 3001)
+    assert follower.of("web")[1:] == counted(3000)
+    assert seen[0] is False and seen[-1] is True
+
+
+def test_a_cursor_of_another_journal_is_told_as_a_gap(follower: Follower) -> None:
+    gone = f"s={uuid.uuid4().hex};i=1;b={uuid.uuid4().hex};m=1;t=1;x=1"
+    run("docker", "start", "-a", container(follower, "web", "echo here"))
+    run("journalctl", "--sync")
+    follower.follow(gone)
+    follower.wait(lambda: "here" in follower.of("web"))
+    assert follower.lines[0].system and "lost" in follower.lines[0].text
+
+
+def test_the_journal_may_move_to_another_directory(follower: Follower) -> None:
+    """Persistent logging is switched on and off while somebody follows (spec 30 §15.4)."""
+    follower.look = 0.2
+    follower.follow()
+    wanted = []
+    try:
+        for number, storage in enumerate(("volatile", "persistent", "volatile", "persistent")):
+            journald(f"RateLimitIntervalSec=0\nStorage={storage}")
+            wanted.append(f"line {number}")
+            run("docker", "start", container(follower, "web", f"echo {wanted[-1]}"))
+            follower.wait(lambda: len(follower.of("web")) >= len(wanted))
+    finally:
+        journald("RateLimitIntervalSec=0")
+    assert follower.of("web") == wanted
+
+
+def test_a_container_that_is_not_known_yet_loses_nothing(follower: Follower) -> None:
+    follower.follow()
+    made = container(follower, "web", "echo a; echo b; sleep 2; echo c", known=False)
+    run("docker", "start", made)
+    run("docker", "start", container(follower, "db", "echo passes by"))
+    follower.wait(lambda: follower.of("db") == ["passes by"])
+    assert follower.of("web") == []
+    follower.known[made] = Source("web", 7, 1)
+    follower.wait(lambda: len(follower.of("web")) == 3)
+    assert follower.of("web") == ["a", "b", "c"]
+
+
+def test_strangers_are_left_out(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_reader, "_HOLD_SECONDS", 0.1)
+    follower.follow()
+    stranger = container(follower, "", "echo mine; sleep 1; echo mine", known=False)
+    run("docker", "start", "-a", stranger)
+    run("docker", "start", container(follower, "web", "echo ours"))
+    follower.wait(lambda: bool(follower.lines))
+    assert [line.text for line in follower.lines] == ["ours"]
+
+
+def test_nobody_can_write_in_the_name_of_a_service(follower: Follower) -> None:
+    """Fields without an underscore can be forged by whoever may write to the journal."""
+    follower.follow()
+    made = container(follower, "web", "echo true")
+    forge = (
+        "from systemd import journal; journal.sendv('MESSAGE=forged', 'PRIORITY=6',"
+        f" 'CONTAINER_ID_FULL={made}', 'SYSLOG_IDENTIFIER=balena-agent', 'STEP=start',"
+        " '_SYSTEMD_UNIT=docker.service')"
+    )
+    run(PYTHON, "-c", forge)
+    run("systemd-run", "--quiet", "--wait", "--unit=forger", PYTHON, "-c", forge)
+    run("docker", "start", made)
+    follower.wait(lambda: bool(follower.lines))
+    assert [line.text for line in follower.lines] == ["true"]
+
+
+def test_what_the_agent_does_is_read_from_its_own_unit(follower: Follower) -> None:
+    follower.follow()
+    say = (
+        "from systemd import journal\n"
+        "said = 'MESSAGE=Starting', 'PRIORITY=6', 'SYSLOG_IDENTIFIER=balena-agent'\n"
+        "journal.sendv(*said, 'STEP=start'); journal.sendv(*said)"
+    )
+    run("systemd-run", "--quiet", "--wait", "--unit=balena-agent.service", PYTHON, "-c", say)
+    run("docker", "start", container(follower, "web", "echo end"))
+    follower.wait(lambda: bool(follower.of("web")))
+    assert [(line.text, line.system) for line in follower.lines] == [
+        ("Starting", True), ("end", False),
+    ]  # fmt: skip
+
+
+def test_what_journald_suppresses_is_told(follower: Follower) -> None:
+    journald("RateLimitIntervalSec=2s\nRateLimitBurst=10")
+    try:
+        follower.follow()
+        made = container(follower, "web", numbers(20_000) + "; sleep 3; echo end")
+        run("docker", "start", "-a", made)
+        follower.wait(lambda: "end" in follower.of("web"))
+    finally:
+        journald("RateLimitIntervalSec=0")
+    (marker,) = (line for line in follower.lines if line.system)
+    count = int(marker.text.split()[0])
+    assert marker.stderr and "docker.service" in marker.text
+    assert count + len(follower.of("web")) == 20_001
+
+
+def test_h52_a_long_line_is_one_line(follower: Follower) -> None:
+    follower.follow()
+    script = "i=0; while [ $i -lt 4000 ]; do printf 0123456789; i=$((i+1)); done; echo; printf tail"
+    run("docker", "start", container(follower, "web", script))
+    follower.wait(lambda: len(follower.lines) >= 2)
+    assert follower.of("web") == ["0123456789" * 1000 + "[...]", "tail"]
+
+
+def test_closing_is_quick_and_final(follower: Follower) -> None:
+    follower.follow()
+    began = time.monotonic()
+    follower.close()
+    assert time.monotonic() - began < 1.0
+    assert not [thread for thread in threading.enumerate() if thread.name == "journal"]
+    run("docker", "start", "-a", container(follower, "web", "echo late"))
+    assert follower.lines == []

@@ -1,0 +1,153 @@
+"""The fan-out of log lines: bounded, in order, and never held up by one who does not read."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from balena_agent.core.errors import Unavailable
+from balena_agent.core.logline import LogLine
+from balena_agent.runtime import loghub
+from balena_agent.runtime.loghub import Batch, Deliver, LogHub, Subscription
+
+
+class Journal:
+    """A reader whose lines a test makes up."""
+
+    def __init__(self) -> None:
+        self.deliver: Deliver | None = None
+        self.opened: list[str] = []
+        self.closed = 0
+        self.broken = False
+
+    def open(self, deliver: Deliver, after: str) -> Journal:
+        if self.broken:
+            raise Unavailable("no journal")
+        self.opened.append(after)
+        self.deliver = deliver
+        return self
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def say(self, *texts: str, live: bool = True) -> None:
+        assert self.deliver is not None
+        lines = tuple(LogLine(i, text, False, "web") for i, text in enumerate(texts))
+        self.deliver(Batch(lines, "cursor", live))
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def hub(journal: Journal) -> LogHub:
+    return LogHub(journal.open)
+
+
+def listen(hub: LogHub, history: bool = False) -> Subscription:
+    return hub.subscribe(lambda: None, history)
+
+
+def texts(subscription: Subscription) -> list[str]:
+    return [line.text for line in subscription.take()]
+
+
+def test_the_journal_is_read_only_while_somebody_listens(hub: LogHub, journal: Journal) -> None:
+    assert journal.opened == []
+    first, second = listen(hub), listen(hub)
+    assert len(journal.opened) == 1
+    first.close()
+    first.close()
+    assert journal.closed == 0
+    second.close()
+    assert journal.closed == 1
+    listen(hub)
+    assert len(journal.opened) == 2
+
+
+def test_without_a_journal_nobody_is_subscribed(hub: LogHub, journal: Journal) -> None:
+    journal.broken = True
+    with pytest.raises(Unavailable):
+        listen(hub)
+    journal.broken = False
+    listen(hub).close()
+    assert journal.closed == 1  # the failed one does not count as a listener
+
+
+def test_everybody_gets_every_line_in_order(hub: LogHub, journal: Journal) -> None:
+    one, two = listen(hub), listen(hub)
+    journal.say("a", "b")
+    journal.say("c")
+    assert texts(one) == ["a", "b", "c"] and texts(two) == ["a", "b", "c"]
+    assert texts(one) == []
+
+
+def test_whoever_reads_too_slowly_loses_his_own_lines_and_is_told(
+    hub: LogHub, journal: Journal
+) -> None:
+    slow, quick = listen(hub), listen(hub)
+    count = loghub.QUEUED_LINES + 500
+    seen: list[str] = []
+    for start in range(0, count, 100):
+        journal.say(*(str(n) for n in range(start, min(start + 100, count))))
+        seen += texts(quick)
+    assert seen == [str(n) for n in range(count)]
+    marker, *rest = slow.take(loghub.QUEUED_LINES)
+    assert marker.system and marker.text.startswith("500 log lines were lost")
+    assert [line.text for line in rest] == [str(n) for n in range(500, count)]
+    journal.say("next")
+    assert texts(slow) == ["next"]
+
+
+def test_long_lines_fill_a_queue_sooner(hub: LogHub, journal: Journal) -> None:
+    slow = listen(hub)
+    size = loghub.QUEUED_SIZE // 4
+    journal.say(*("x" * size for _ in range(6)))
+    marker, *rest = slow.take()
+    assert marker.text.startswith("3 log lines were lost") and len(rest) == 3
+
+
+def test_a_reader_waits_for_a_queue_that_is_being_emptied(
+    hub: LogHub, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loghub, "PATIENCE", 60.0)
+    subscription, counts = listen(hub), []
+    timer = threading.Timer(0.02, lambda: counts.append(len(subscription.take())))
+    timer.start()
+    journal.say(*("x" for _ in range(loghub.QUEUED_LINES)))
+    assert counts == [loghub.QUEUED_LINES]
+    timer.join()
+
+
+def test_a_queue_that_nobody_empties_is_waited_for_once(hub: LogHub, journal: Journal) -> None:
+    listen(hub)
+    journal.say(*("x" for _ in range(loghub.QUEUED_LINES)))
+    began = time.monotonic()
+    for _ in range(100):
+        journal.say("y")
+    assert time.monotonic() - began < 100 * loghub.PATIENCE / 2
+
+
+def test_a_newcomer_gets_no_history(hub: LogHub, journal: Journal) -> None:
+    cloud = listen(hub, history=True)
+    local = listen(hub)
+    journal.say("old", live=False)
+    journal.say("new")
+    assert texts(cloud) == ["old", "new"] and texts(local) == ["new"]
+    assert cloud.cursor == "cursor"
+
+
+def test_the_place_to_go_on_from_reaches_the_reader(hub: LogHub, journal: Journal) -> None:
+    hub.subscribe(lambda: None, history=True, after="s=1;i=2")
+    assert journal.opened == ["s=1;i=2"]
+
+
+def test_a_listener_is_woken(hub: LogHub, journal: Journal) -> None:
+    woken: list[int] = []
+    hub.subscribe(lambda: woken.append(1))
+    journal.say("a")
+    assert woken == [1]
