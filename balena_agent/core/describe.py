@@ -137,6 +137,7 @@ def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:
         },
         "apps": _apps(snapshot),
         **plan_state(snapshot, EVERYTHING),
+        "rebootRequired": list(snapshot.host.reboot),
         "lastError": snapshot.last_error,
         "notices": list(snapshot.notices),
     }
@@ -273,6 +274,8 @@ def _waits(snapshot: Snapshot, scope: Scope) -> Iterable[Wait]:
 def status_line(snapshot: Snapshot) -> str:
     """What the agent does or waits for: one short sentence for `systemctl status`."""
     line = " ".join(_status(snapshot).split())
+    if snapshot.host.reboot:
+        line += "; a reboot is needed for " + ", ".join(snapshot.host.reboot)
     return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 
 

@@ -86,6 +86,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
+    for step in situation.host_steps:
+        device.emit(step)
     _orphan_locks(device, {draft.app_id for draft in drafts})
     for reference in leftovers:
         device.emit(RemoveImage(reference, "no service uses it"))

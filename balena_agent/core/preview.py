@@ -25,6 +25,7 @@ from .compose import desired_app
 from .describe import step_state, wait_state
 from .desired import Desired, DesiredService
 from .effects import effect
+from .hostconfig import after, plan_host
 from .intent import ServiceKey
 from .jsonread import Json
 from .names import normal_image
@@ -34,11 +35,15 @@ from .planner import plan
 from .situation import Situation
 from .snapshot import Snapshot
 from .steps import (
+    ChangeConfig,
     CreateContainer,
+    DumpConfig,
     EngineStep,
+    HostConfigStep,
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    SetBootConfig,
     StartContainer,
     Step,
     TakeLocks,
@@ -103,6 +108,7 @@ class _Rehearsal:
         self._facts: HostFacts = snapshot.facts
         self._keys = _known_keys(snapshot)
         self._world = snapshot.observed
+        self._host = snapshot.host
         self._situation = _situation(snapshot, target)
         self._made = 0
         self.desired = self._compiled()
@@ -129,8 +135,15 @@ class _Rehearsal:
                 self._situation = replace(self._situation, locked=held - {app_id})
             case RequestReboot() | RequestPowerOff():
                 pass  # left out of the intent, see `_situation`
+            case ChangeConfig() | SetBootConfig() | DumpConfig():
+                self._play_on_host(step)
             case _:
                 self._play_in_engine(step)
+
+    def _play_on_host(self, step: HostConfigStep) -> None:
+        self._host = after(step, self._host)
+        steps = plan_host(self._target.config, self._facts.managed, self._host).steps
+        self._situation = replace(self._situation, host_steps=steps)
 
     def _play_in_engine(self, step: EngineStep) -> None:
         if isinstance(step, StartContainer):
@@ -178,7 +191,8 @@ def _situation(snapshot: Snapshot, target: Target) -> Situation:
     """What the next plan would stand on, if nothing were under way and nothing had failed."""
     owned = snapshot.standing.owned_images | {normal_image(name) for name in images_of(target)}
     intent = replace(snapshot.intent, power=None)
-    return replace(snapshot.standing, intent=intent, owned_images=owned)
+    steps = plan_host(target.config, snapshot.facts.managed, snapshot.host).steps
+    return replace(snapshot.standing, intent=intent, owned_images=owned, host_steps=steps)
 
 
 def _known_keys(snapshot: Snapshot) -> Mapping[tuple[int, str], str]:

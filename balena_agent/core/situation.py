@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from .intent import Intent
 from .plan import Plan, Wait
-from .steps import Step, TakeLocks, identity, subject
+from .steps import HostConfigStep, Step, TakeLocks, identity, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Situation:
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
     (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
     `stopping`: the host goes down, services are to be stopped in order and nothing else.
+    `host_steps` are what the target's variables ask of the host (hostconfig.plan_host).
     """
 
     running: Mapping[str, Step] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Situation:
     override_locks: bool = False
     stopping: bool = False
     power_requested: bool = False
+    host_steps: tuple[HostConfigStep, ...] = ()
 
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""

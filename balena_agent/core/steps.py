@@ -165,6 +165,34 @@ class RequestPowerOff:
     cause: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeConfig:
+    """Bring variables (names without prefix) into config.json; its other keys stay."""
+
+    variables: Mapping[str, str]
+    reboot: bool = False
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SetBootConfig:
+    """Bring a boot file to what its variables (names without prefix) ask for. The file is read
+    again before it is written, so what others have changed in it stays."""
+
+    backend: str
+    variables: Mapping[str, str]
+    reboot: bool = True
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DumpConfig:
+    """Leave the target's variables where the OS's scripts look for them."""
+
+    text: str
+    cause: str = field(default="", compare=False)
+
+
 EngineStep = (
     Fetch
     | RemoveImage
@@ -179,7 +207,8 @@ EngineStep = (
     | RemoveContainer
     | RenameContainer
 )
-HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff
+HostConfigStep = ChangeConfig | SetBootConfig | DumpConfig
+HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff | HostConfigStep
 Step = EngineStep | HostStep
 
 _VERBS: Mapping[type, str] = {
@@ -199,6 +228,9 @@ _VERBS: Mapping[type, str] = {
     ReleaseLocks: "release-locks",
     RequestReboot: "reboot",
     RequestPowerOff: "power-off",
+    ChangeConfig: "change-config",
+    SetBootConfig: "set-boot-config",
+    DumpConfig: "dump-config",
 }
 
 
@@ -304,6 +336,12 @@ def subject(step: Step) -> str:
             return f"locks {step.app_id}"
         case RequestReboot() | RequestPowerOff():
             return "host"
+        case ChangeConfig():
+            return "config.json"
+        case SetBootConfig():
+            return f"boot {step.backend}"
+        case DumpConfig():
+            return "target-state-config"
         case _:
             return "service " + "/".join(service_of(step))
 

@@ -46,6 +46,7 @@ from . import telling
 from .commands import Commands
 from .compiler import Compiler, ServiceKeys
 from .executor import Executor, Outcome, Progress
+from .hosting import Hosting
 from .ledger import Ledger
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
@@ -80,6 +81,7 @@ class Reconciler:
         policy: Policy,
     ) -> None:
         self._host = host
+        self._hosting = Hosting(host)
         self._clock = clock
         self._published = published
         self._policy = policy
@@ -211,7 +213,9 @@ class Reconciler:
                 self._stop_answers.append(answer)
                 self._present.change(stopping=True)
             case NewFacts(facts=facts):
-                self._present.change(facts=facts)
+                # The name is the target's business, not the host's.
+                name = self._now.facts.device_name
+                self._present.change(facts=replace(facts, device_name=name))
             case Quit():
                 pass
 
@@ -306,16 +310,18 @@ class Reconciler:
         desired = self._compiled()
         self._present.change(desired=desired, observed=self._world.observed)
         self._tidy()
+        self._hosting.look(self._now)
         situation = self._situation()
         planned = self._plan(situation)
-        self._present.change(plan=planned, standing=situation.standing())
+        host = self._hosting.config
+        self._present.change(plan=planned, standing=situation.standing(), host=host)
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
             for step in planned.steps:
                 self._begin(step)
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
-        notices = telling.notices(desired, self._world.observed)
+        notices = telling.notices(desired, self._world.observed) + self._hosting.notices()
         telling.new_notices(self._now.notices, notices)
         self._present.change(notices=notices)
         self._publish()
@@ -350,6 +356,7 @@ class Reconciler:
             override_locks=policy.override_locks or locks_overridden(self._now),
             stopping=self._now.stopping,
             power_requested=bool(self._power_until),
+            host_steps=self._hosting.plan.steps,
         )
 
     def _begin(self, step: Step) -> None:

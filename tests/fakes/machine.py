@@ -7,13 +7,17 @@ import threading
 from collections.abc import Mapping
 
 from balena_agent.core.errors import AgentError, Locked
+from balena_agent.core.hostconfig import HostConfig, after
 from balena_agent.core.intent import ServiceKey
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
+    ChangeConfig,
+    DumpConfig,
     HostStep,
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    SetBootConfig,
     TakeLocks,
     Ticket,
 )
@@ -21,10 +25,16 @@ from balena_agent.core.steps import (
 
 class FakeHost:
     """ports.Host. `user_locks` maps app ids to the service whose lock a user holds; `files` are
-    the lock files of ours, which outlive us: app id and service."""
+    the lock files of ours, which outlive us: app id and service. `settings` is what the host is set
+    to: it changes as the model says (hostconfig.after), and in no other way."""
 
-    def __init__(self, files: frozenset[tuple[int, str]] = frozenset()) -> None:
+    def __init__(
+        self,
+        files: frozenset[tuple[int, str]] = frozenset(),
+        settings: HostConfig | None = None,
+    ) -> None:
         self.files = set(files)
+        self.settings = settings or HostConfig()
         self.user_locks: dict[int, str] = {}
         self.refusal: AgentError | None = None
         self.requests: list[HostStep] = []
@@ -42,6 +52,11 @@ class FakeHost:
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)
+                case ChangeConfig() | SetBootConfig() | DumpConfig():
+                    self.settings = after(step, self.settings)
+
+    def config(self) -> HostConfig:
+        return self.settings
 
     def held_locks(self) -> frozenset[int]:
         with self._mutex:

@@ -33,15 +33,19 @@ from fakes.machine import FakeHost, FakeStore
 
 from balena_agent.core import steps as vocabulary
 from balena_agent.core.body import joins
+from balena_agent.core.boot import Board
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
+from balena_agent.core.hostconfig import BootFile, HostConfig, after
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
 from balena_agent.core.names import SUPERVISOR_API
 from balena_agent.core.observed import Container, Image, Observed
 from balena_agent.core.steps import (
+    ChangeConfig,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    DumpConfig,
     EngineStep,
     EnsureSupervisorNetwork,
     Fetch,
@@ -54,6 +58,7 @@ from balena_agent.core.steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    SetBootConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -110,8 +115,8 @@ class MortalEngine(FakeEngine):
 
 
 class MortalHost(FakeHost):
-    def __init__(self, files: LockFiles, fate: Fate) -> None:
-        super().__init__(files)
+    def __init__(self, files: LockFiles, settings: HostConfig, fate: Fate) -> None:
+        super().__init__(files, settings)
         self._fate = fate
         self.performed: list[HostStep] = []
         self._gate = threading.Lock()
@@ -120,7 +125,13 @@ class MortalHost(FakeHost):
         with self._gate:
             self._live()
             struck = self._fate.strikes(step)
-            if struck and self._fate.half:
+            if struck and isinstance(step, ChangeConfig | SetBootConfig) and self._fate.half:
+                done = after(step, self.settings)
+                if self._fate.half is scheduled:
+                    self.settings = replace(self.settings, reboot=done.reboot)
+                else:
+                    self.settings = replace(done, attempts=self.settings.attempts)
+            elif struck and self._fate.half:
                 services = step.services if isinstance(step, TakeLocks) else ("one", "two")
                 self.files = {(1, services[0])}
             elif not struck or self._fate.done:
@@ -175,6 +186,7 @@ class Remains:
     world: Observed
     store: FakeStore
     files: LockFiles = frozenset()
+    settings: HostConfig = field(default_factory=HostConfig)
     older: FakeStore | None = None
     """The store as a power cut may leave it, where that is another one."""
     worked: tuple[Step, ...] = ()
@@ -193,14 +205,15 @@ def live(
     """One life of the agent on what was left by the one before. `then` sees to its end."""
     fate = fate or Fate()
     engine = MortalEngine(found.world, fate, next(_lives) * 1000)
-    host, store = MortalHost(found.files, fate), MortalStore(found.store, fate)
+    host, store = MortalHost(found.files, found.settings, fate), MortalStore(found.store, fate)
     with rig(
         memory=remembered(store), policy=policy, engine=engine, host=host, store=store
     ) as agent:
         then(agent)
     worked = (*engine.performed, *host.performed)
     kept = copy_into(FakeStore(), store)
-    return Remains(engine.observed, kept, frozenset(host.files), store.older, worked, store.writes)
+    files = frozenset(host.files)
+    return Remains(engine.observed, kept, files, host.settings, store.older, worked, store.writes)
 
 
 # ---- scenarios -----------------------------------------------------------------------------------
@@ -220,6 +233,7 @@ class Scenario:
     policy: Policy = field(default_factory=Policy)
     world: Observed = field(default_factory=lambda: observed("busybox"))
     halves: Mapping[str, Callable[[Any, Observed], Observed]] = field(default_factory=dict)
+    settings: HostConfig = field(default_factory=HostConfig)
 
     def __str__(self) -> str:
         return f"{self.at.__name__}: {self.name}"
@@ -228,6 +242,12 @@ class Scenario:
 def app(*services: Json, volumes: Json | None = None, networks: Json | None = None) -> Json:
     document = target(*services)
     document["local"]["apps"]["1"].update(volumes=volumes or {}, networks=networks or {})
+    return document
+
+
+def configured(**variables: str) -> Json:
+    document = target(service("one"))
+    document["local"]["config"] = variables
     return document
 
 
@@ -278,6 +298,21 @@ def dead(step: RemoveContainer, world: Observed) -> Observed:
 def some_files(step: Step, world: Observed) -> Observed:
     return world  # the host makes the lock files
 
+
+def scheduled(step: Step, world: Observed) -> Observed:
+    return world  # the reboot is noted, the file not written yet
+
+
+def unnoted(step: Step, world: Observed) -> Observed:
+    return world  # the file is written, but not that it was
+
+
+CONFIG = HostConfig(profile="balenaos", boot_id="b1", config={}, dump="")
+BOARD = replace(
+    CONFIG, board=Board("raspberrypi4-64"), boot={"config.txt": BootFile("# mine\ngpu_mem=16\n")}
+)
+LOGGING = configured(SUPERVISOR_PERSISTENT_LOGGING="1", SUPERVISOR_POLL_INTERVAL="60000")
+MEMORY = configured(RESIN_HOST_CONFIG_gpu_mem="64", HOST_CONFIG_dtparam="audio=on,spi=on")
 
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
@@ -331,6 +366,13 @@ SCENARIOS = (
     Scenario("everything goes", ReleaseLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("by command", RequestReboot, TWO, command=Power()),
     Scenario("by command", RequestPowerOff, TWO, command=Power(off=True)),
+    Scenario("two variables", ChangeConfig, ONE, LOGGING, settings=CONFIG,
+             halves={"scheduled": scheduled, "unnoted": unnoted}),
+    Scenario("back to the defaults", ChangeConfig, LOGGING, ONE, settings=CONFIG,
+             halves={"scheduled": scheduled, "unnoted": unnoted}),
+    Scenario("config.txt", SetBootConfig, ONE, MEMORY, settings=BOARD,
+             halves={"scheduled": scheduled, "unnoted": unnoted}),
+    Scenario("other variables", DumpConfig, ONE, LOGGING, settings=CONFIG),
 )  # fmt: skip
 
 DEATHS = [
@@ -364,7 +406,8 @@ def device(scenario_index: int) -> Remains:
             answered(agent, agent.reconciler.submit(scenario.earlier))
         agent.settled()
 
-    return live(Remains(scenario.world, FakeStore()), scenario.policy, come_to_rest)
+    new = Remains(scenario.world, FakeStore(), settings=scenario.settings)
+    return live(new, scenario.policy, come_to_rest)
 
 
 def begin(scenario: Scenario, agent: Rig) -> Future[str] | None:
@@ -478,6 +521,7 @@ def revived(left: Remains, policy: Policy, end: Remains) -> Remains:
     assert right(left.world, end.world) <= {*then.world.containers, *then.world.networks}
     assert then.store.specs.keys() | then.store.stopped_by_agent <= then.world.containers.keys()
     assert then.files == frozenset()
+    assert replace(then.settings, attempts={}) == replace(end.settings, attempts={})
     again = live(then, policy, settle)
     assert (again.worked, again.writes, again.world) == ((), 0, then.world)
     return then
