@@ -21,7 +21,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
@@ -46,12 +45,13 @@ from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.files import HostFiles, Places
 from .host.locks import UpdateLocks
 from .host.logind import Logind
-from .host.machine import facts as host_facts
-from .host.machine import profile, write_durable
+from .host.machine import write_durable
 from .host.network import addresses, reserve_port
 from .host.systemd import Systemd
+from .host.watch import FileWatch
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
 from .runtime import preload
@@ -91,20 +91,14 @@ class Daemon:
         self._interval = watchdog_interval()
         self.watchdog = Watchdog(notify)
         self.store = Store(settings.paths.store)
-        facts, problems = host_facts(
-            settings.host,
-            api_port=settings.api.port,
-            engine_socket=settings.engine.socket,
-            stored_uuid=self._device_uuid(),
-            root=settings.paths.root,
-        )
+        self.files = HostFiles(_places(settings), self.store)
+        facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
         memory = self._memory()
         name = (memory.target and memory.target.name) or self.store.setting("name")
-        compat = settings.api.compat_version
-        facts = replace(facts, device_name=name or facts.device_name, compat_version=compat)
-        self._problems = (*settings.problems, *problems, *_missing_files(settings))
-        self.published = Published(Snapshot(facts=facts))
+        facts = replace(facts, device_name=name or facts.device_name)
+        first = Snapshot(facts=facts, host=self.files.settings.current)
+        self.published = Published(first)
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
         self._locks = locks = UpdateLocks(settings.paths.locks)
@@ -117,7 +111,7 @@ class Daemon:
         )
         self.reconciler = Reconciler(
             self.engine,
-            MachineHost(locks, Logind(self.bus), settings.paths.state),
+            MachineHost(locks, Logind(self.bus), settings.paths.state, self.files.settings),
             self.store,
             SystemClock(),
             self.watchdog,
@@ -133,6 +127,7 @@ class Daemon:
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
         )
+        self._file_watch = FileWatch(self.files.directories, self._look_at_files)
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
     # ---- life -----------------------------------------------------------------------------
@@ -153,7 +148,7 @@ class Daemon:
         return 1 if self._failure else 0
 
     def _start(self) -> None:
-        for problem in self._problems:
+        for problem in self._problems():
             _log.warning("Settings: %s", problem)
         if self.store.trouble:
             _log.error("Store: %s", self.store.trouble)
@@ -170,6 +165,7 @@ class Daemon:
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
         self.reconciler.start()
+        self._file_watch.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -197,6 +193,7 @@ class Daemon:
         self.watchdog.stopping()
         if not self._failure and self._host_goes_down():
             self._stop_services()
+        self._file_watch.close()
         self.http.stop()
         self.service.stop()
         self.engine.close()
@@ -227,14 +224,6 @@ class Daemon:
         _log.warning("Some services have not stopped in time; the engine will stop them")
 
     # ---- parts ----------------------------------------------------------------------------
-
-    def _device_uuid(self) -> str:
-        known = self.store.setting("device_uuid")
-        if isinstance(known, str) and known:
-            return known
-        made = uuid.uuid4().hex
-        self.store.set_setting("device_uuid", made)
-        return made
 
     def _memory(self) -> Memory:
         """What the store remembers. A stored target that no longer reads is told and left out."""
@@ -286,7 +275,7 @@ class Daemon:
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
         )
-        port = self.published.current.facts.api_port
+        port = self.files.facts.api_port
         return HttpServer(app, port, api.address, api.workers)
 
     def _known_apps(self) -> frozenset[int]:
@@ -313,12 +302,42 @@ class Daemon:
 
     def _tell_status(self, snapshot: Snapshot) -> None:
         line = status_line(snapshot)
-        self.watchdog.status(" | ".join((line, *self._problems)))
+        told = dict.fromkeys((line, *self._problems(), *snapshot.host.problems))
+        self.watchdog.status(" | ".join(told))
+
+    def _problems(self) -> tuple[str, ...]:
+        return (*self._settings.problems, *self.files.problems)
 
     # ---- threads --------------------------------------------------------------------------
 
     def _thread(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=body, name=name, daemon=True).start()
+
+    def _look_at_files(self) -> None:
+        """Somebody may have written one of the host's files."""
+        before = self.files.problems
+        if self.files.refresh():
+            for problem in self.files.problems:
+                if problem not in before:
+                    _log.warning("Settings: %s", problem)
+            self.reconciler.new_facts(self.files.facts)
+            self._tell_status(self.published.current)
+        if self.files.facts.api_port != self.http.port:
+            self._listen_anew()
+
+    def _listen_anew(self) -> None:
+        """config.json names another port. Where that one cannot be had the old one stays."""
+        if problem := reserve_port(self.files.facts.api_port):
+            _log.warning("%s", problem)
+        fresh, old = self._http(), self.http
+        try:
+            fresh.start()
+        except AgentError as error:
+            _log.error("The API stays on port %d: %s", old.port, error.message)
+            return
+        _log.info("The API is on port %d now", fresh.port)
+        self.http = fresh
+        old.stop()
 
     def _watch_engine(self) -> None:
         """Events are hints: this thread has no pulse, the minutely full look makes up for it."""
@@ -364,11 +383,19 @@ def take_over(store: Store, database: Path, facts: HostFacts) -> None:
         _log.warning("Taking over from the peer: %s", problem)
 
 
-def _missing_files(settings: Settings) -> tuple[str, ...]:
-    """What a balenaOS device must have. A generic host needs no config.json."""
-    path = settings.host.config_json
-    on_balena = profile(settings.agent.profile, settings.host.os_release) == "balenaos"
-    return (f"no {path}",) if on_balena and not Path(path).exists() else ()
+def _places(settings: Settings) -> Places:
+    paths = settings.paths
+    return Places(
+        files=settings.host,
+        root=paths.root,
+        boot=paths.boot,
+        run=paths.run,
+        shared=str(Path(paths.locks).parent),
+        wanted_profile=settings.agent.profile,
+        api_port=settings.api.port,
+        engine_socket=settings.engine.socket,
+        compat_version=settings.api.compat_version,
+    )
 
 
 def _read_stored_local(raw: str) -> Target:

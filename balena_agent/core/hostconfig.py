@@ -47,12 +47,13 @@ class BootFile:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last write of a file: for which wish, in which boot, whether for a reboot, and what it
-    then held (a digest)."""
+    """The last write of a file: for which wish and in which boot, whether this wish was given a
+    reboot, whether it has had it, and what the file then held (a digest)."""
 
     wish: str
     boot_id: str
-    reboot: bool
+    reboot: bool = False
+    spent: bool = False
     held: str = ""
 
 
@@ -185,7 +186,10 @@ def _attempted(
 
 def attempt(step: ChangeConfig | SetBootConfig, name: str, host: HostConfig) -> Attempt:
     """What is noted of a step that has just been done; `host` is as it has left it."""
-    return Attempt(wish_name(step.variables), host.boot_id, step.reboot, _held(name, host))
+    wish, last = wish_name(step.variables), host.attempts.get(name)
+    given = step.reboot or (last is not None and last.wish == wish and last.reboot)
+    spent = _spent(name, step.variables, host)
+    return Attempt(wish, host.boot_id, given, spent, _held(name, host))
 
 
 def surviving(host: HostConfig) -> Mapping[str, Attempt]:
@@ -211,7 +215,7 @@ def _spent(name: str, variables: Mapping[str, str], host: HostConfig) -> bool:
     return (
         last is not None
         and last.wish == wish_name(variables)
-        and (last.boot_id != host.boot_id or not last.reboot)
+        and (last.spent or (last.reboot and last.boot_id != host.boot_id))
     )
 
 

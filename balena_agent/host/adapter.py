@@ -8,9 +8,21 @@ by the module of its subject.
 from __future__ import annotations
 
 from ..core.errors import Locked
-from ..core.steps import HostStep, ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks, Ticket
+from ..core.hostconfig import HostConfig
+from ..core.steps import (
+    ChangeConfig,
+    DumpConfig,
+    HostStep,
+    ReleaseLocks,
+    RequestPowerOff,
+    RequestReboot,
+    SetBootConfig,
+    TakeLocks,
+    Ticket,
+)
 from .locks import UpdateLocks, host_update_pending
 from .logind import Logind
+from .settings import HostSettings
 
 HOST_UPDATE = "Waiting for Host OS update to finish"
 
@@ -18,10 +30,13 @@ HOST_UPDATE = "Waiting for Host OS update to finish"
 class MachineHost:
     """`ports.Host` on a real machine. `state` is the mount point of the state partition."""
 
-    def __init__(self, locks: UpdateLocks, logind: Logind, state: str) -> None:
+    def __init__(
+        self, locks: UpdateLocks, logind: Logind, state: str, settings: HostSettings
+    ) -> None:
         self._locks = locks
         self._logind = logind
         self._state = state
+        self._settings = settings
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         """Do one step. Locked, RefusedByHost, Unavailable and its kinds."""
@@ -36,10 +51,16 @@ class MachineHost:
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
+            case ChangeConfig() | SetBootConfig() | DumpConfig():
+                self._settings.perform(step)
 
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""
         return self._locks.held()
+
+    def config(self) -> HostConfig:
+        """What the host is set to, as of the last look at its files."""
+        return self._settings.current
 
     def _refuse_during_update(self, force: bool) -> None:
         if not force and host_update_pending(self._state):

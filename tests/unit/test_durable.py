@@ -12,13 +12,15 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from balena_agent.core.errors import Unavailable
+from balena_agent.host.bootfiles import TextStore
+from balena_agent.host.configfile import ConfigFile
 from balena_agent.host.durable import DurableFile, RealFiles
 
 PATH = "/boot/config.json"
@@ -155,12 +157,32 @@ def on(found: Disk) -> DurableFile:
     return DurableFile(PATH, Port(found))
 
 
+def config_json(found: Disk) -> None:
+    """A change of config.json that makes OLD into NEW."""
+    ConfigFile(PATH, files=Port(found)).merge({("uuid",): "new", ("more",): [1, 2, 3]})
+
+
+def boot_file(found: Disk) -> None:
+    """The same for a boot file, as its back end writes it."""
+    store = TextStore(PATH, absent="", files=Port(found))
+    if store.read() != NEW.decode():
+        store.write(NEW.decode(), {})
+
+
+ACTS: dict[str, Callable[[Disk], object]] = {
+    "write": lambda found: on(found).write(NEW),
+    "read": lambda found: on(found).read(),
+    "config.json": config_json,
+    "boot file": boot_file,
+}
+
+
 def cuts(before: Disk, act: str) -> Iterator[tuple[str, Disk]]:
     """Every disk that a power cut at any call may leave."""
     for cut, done in itertools.product(range(100), (False, True)):
         fresh = Disk(dict(before.files), dict(before.names), cut, done)
         try:
-            on(fresh).write(NEW) if act == "write" else on(fresh).read()
+            ACTS[act](fresh)
         except PowerCut:
             for found in fresh.remains():
                 yield f"call {cut}, {'after' if done else 'before'}", found
@@ -170,10 +192,12 @@ def cuts(before: Disk, act: str) -> Iterator[tuple[str, Disk]]:
     raise AssertionError("it never ends")
 
 
-@pytest.mark.parametrize("old", [OLD, None])
-def test_a_power_cut_at_every_call_of_a_write(old: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("act", "old"), [("write", OLD), ("write", None), ("config.json", OLD), ("boot file", OLD)]
+)
+def test_a_power_cut_at_every_call_of_a_write(act: str, old: bytes | None) -> None:
     seen: set[bytes | None] = set()
-    for moment, found in cuts(disk(old), "write"):
+    for moment, found in cuts(disk(old), act):
         content = on(found).read()
         assert content in (old, NEW), moment
         seen.add(content)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_places import Root
 
 from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked, RefusedByHost
 from balena_agent.core.steps import ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks
@@ -89,7 +90,9 @@ def test_without_logind_systemd_is_asked() -> None:
 def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str) -> None:
     (tmp_path / crumb).touch()
     bus = FakeBus()
-    host = MachineHost(UpdateLocks(str(tmp_path / "a" / "b")), logind(bus), str(tmp_path))
+    settings = Root(tmp_path).files().settings
+    locks = UpdateLocks(str(tmp_path / "a" / "b"))
+    host = MachineHost(locks, logind(bus), str(tmp_path), settings)
     with pytest.raises(Locked, match=r"^Waiting for Host OS update to finish$"):
         host.perform(step(), Ticket())
     assert bus.calls == []
@@ -102,7 +105,8 @@ def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str)
 def test_lock_steps_reach_the_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("balena_agent.host.locks.os.fchown", lambda *_: None)
     locks = UpdateLocks(str(tmp_path / "a" / "b"))
-    host = MachineHost(locks, logind(FakeBus()), str(tmp_path))
+    settings = Root(tmp_path).files().settings
+    host = MachineHost(locks, logind(FakeBus()), str(tmp_path), settings)
     host.perform(TakeLocks("u", 7, ("web",)), Ticket())
     assert host.held_locks() == {7}
     host.perform(ReleaseLocks("u", 7), Ticket())
