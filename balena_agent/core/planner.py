@@ -94,6 +94,15 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     return _joined([*drafts, device], frozenset(settled))
 
 
+def plan_apart(situation: Situation) -> Plan:
+    """What can be done while the engine is not known: nothing but what is the host's alone."""
+    device = Draft(situation, {subject(step) for step in situation.running.values()})
+    if not (situation.stopping or situation.intent.power):
+        for step in situation.host_steps:
+            device.emit(step)
+    return device.plan()
+
+
 def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
     return Plan(
         tuple(step for draft in drafts for step in draft.steps),

@@ -104,6 +104,7 @@ class DurableFile:
                 name, content = pending
                 with contextlib.suppress(OSError):
                     self._finish(name, content)
+                    self._sweep()
                 return content
             return self._files.read(self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -174,9 +175,13 @@ class DurableFile:
         return None
 
     def _clear(self) -> None:
-        """Finish what was interrupted before something new is written, and sweep up."""
+        """Finish what was interrupted, before something new is written."""
         while (pending := self._pending()) is not None:
             self._finish(*pending)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what was on its way when a write was cut off."""
         leftover = re.compile(rf"\.{re.escape(self._name)}\.[0-9a-zA-Z]{{8}}\.tmp")
         for name in self._files.names(self._directory):
             if leftover.fullmatch(name):

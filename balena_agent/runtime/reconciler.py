@@ -25,7 +25,7 @@ from ..core.errors import AgentError, Cancelled, EngineUnavailable
 from ..core.intent import Command, Intent
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
-from ..core.planner import plan
+from ..core.planner import plan, plan_apart
 from ..core.situation import Situation
 from ..core.snapshot import Snapshot
 from ..core.status import locks_overridden
@@ -317,8 +317,8 @@ class Reconciler:
         self._present.change(plan=planned, standing=situation.standing(), host=host)
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
-            for step in planned.steps:
-                self._begin(step)
+        for step in planned.steps:
+            self._begin(step)
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed) + self._hosting.notices()
@@ -331,13 +331,14 @@ class Reconciler:
         return self._compiler.compile(now.target, self._world.observed.images, now.facts)
 
     def _may_act(self) -> bool:
-        """Nothing is done without a look at the world, but for a forced reboot or power-off."""
+        """Nothing is done to the engine without a look at it, but for a forced reboot or
+        power-off."""
         power = self._now.intent.power
         return self._now.looked or bool(power and power.force and self._now.engine_error)
 
     def _plan(self, situation: Situation) -> Plan:
         if not self._may_act():
-            return Plan()
+            return plan_apart(situation)
         found = plan(self._now.desired, self._world.observed, situation)
         self._ledger.prune(found.wanted)
         return found

@@ -202,6 +202,7 @@ def test_a_power_cut_at_every_call_of_a_write(act: str, old: bytes | None) -> No
         assert content in (old, NEW), moment
         seen.add(content)
         assert on(found).read() == content, moment  # and it stays so
+        assert list(found.files) == ([PATH] if content is not None else []), moment
     assert seen == {old, NEW}
 
 

@@ -32,7 +32,7 @@ from balena_agent.core.planner import plan
 from balena_agent.core.preview import preview
 from balena_agent.core.situation import Situation
 from balena_agent.core.snapshot import Snapshot
-from balena_agent.core.steps import ChangeConfig, DumpConfig, SetBootConfig, Step
+from balena_agent.core.steps import ChangeConfig, DumpConfig, SetBootConfig, Step, Touch
 from balena_agent.core.target import Target
 
 TEXTS = {
@@ -171,6 +171,19 @@ def test_a_change_on_the_host_is_put_right_again() -> None:
         snapshot = agent.until(lambda s: s.host.reboot, "put right")
         assert snapshot.host.reboot == ("HOST_CONFIG_a", "HOST_CONFIG_b")
         assert snapshot.host.boot["config.txt"].text == "a=1\n"
+
+
+def test_the_host_is_seen_to_while_the_engine_is_away() -> None:
+    document = target(service("one"))
+    document["local"]["config"] = {"HOST_CONFIG_a": "7"}
+    host = FakeHost(settings=BOARD)
+    with rig(host=host) as agent:
+        agent.engine.down = True
+        agent.reconciler.wake(Touch(everything=True))
+        agent.until(lambda s: s.engine_error and not s.looked, "the engine is away")
+        agent.post(document)
+        snapshot = agent.until(lambda s: s.host.reboot, "written")
+        assert snapshot.engine_error and host.settings.boot["config.txt"].text == "a=7\n"
 
 
 def test_a_preview_tells_the_steps_on_the_host_once() -> None:
