@@ -50,6 +50,7 @@ from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import write_durable
 from .host.network import addresses, reserve_port
+from .host.ssdt import load_tables
 from .host.systemd import Systemd
 from .host.watch import FileWatch
 from .peer import FILE as PEER_FILE
@@ -166,6 +167,8 @@ class Daemon:
         self._adopt_locks()
         self.reconciler.start()
         self._file_watch.start()
+        if self.files.acpi_tables:
+            self._thread("ssdt", self._load_tables)
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -324,6 +327,9 @@ class Daemon:
             self._tell_status(self.published.current)
         if self.files.facts.api_port != self.http.port:
             self._listen_anew()
+
+    def _load_tables(self) -> None:
+        load_tables(self.files.acpi_tables, self._settings.paths.root, self.systemd.start)
 
     def _listen_anew(self) -> None:
         """config.json names another port. Where that one cannot be had the old one stays."""

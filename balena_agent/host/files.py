@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ..core.boot_devices import SSDT
 from ..core.configjson import ConfigJson, first_identity
 from ..core.errors import AgentError
 from ..core.hostconfig import BALENA_OS
@@ -84,6 +85,12 @@ class HostFiles:
         boot = self._places.boot
         beside = os.path.dirname(self._places.files.config_json)
         return tuple(dict.fromkeys((beside, boot, f"{boot}/extlinux", f"{boot}/splash")))
+
+    @property
+    def acpi_tables(self) -> str:
+        """The text of configfs.json on a board that has one."""
+        known = self.settings.current.boot.get(SSDT.name)
+        return known.text if known else ""
 
     def refresh(self) -> bool:
         """Look at everything again; says whether anything is new. Never raises."""

@@ -22,12 +22,13 @@ import pytest
 from host_places import Root
 
 from balena_agent.core.boot_devices import PNG
-from balena_agent.core.errors import Unavailable
+from balena_agent.core.errors import RefusedByHost, Unavailable
 from balena_agent.core.hostconfig import HostConfig, HostPlan, after, boot_variables, plan_host
 from balena_agent.core.steps import ChangeConfig, HostConfigStep, SetBootConfig
 from balena_agent.host.breadcrumb import RebootBreadcrumb
 from balena_agent.host.configfile import mounted
 from balena_agent.host.files import HostFiles
+from balena_agent.host.ssdt import MODULE, load_tables
 from balena_agent.host.watch import FileWatch
 
 UUID = "9f" * 16
@@ -336,6 +337,25 @@ def test_H23_the_fan_without_and_the_power_mode_with_a_reboot(root: Root) -> Non
     }  # fmt: skip
     applied(files, {})
     assert root.config()["os"] == config["os"]
+
+
+def test_acpi_tables_are_loaded_by_name(root: Root, caplog: pytest.LogCaptureFixture) -> None:
+    root.write("boot/acpi-tables/spi.aml", b"table")
+    kernel = root.top / "sys/kernel/config/acpi/table"
+    kernel.mkdir(parents=True)
+    (root.top / "evil.aml").touch()
+    started: list[str] = []
+    text = '{"ssdt":["gone","spi","../../evil"]}'
+    assert load_tables(text, str(root.top), started.append) == ("spi",)
+    assert (kernel / "spi/aml").read_bytes() == b"table" and os.listdir(kernel) == ["spi"]
+    assert started == [MODULE]
+    assert "Missing AML for 'gone'. Unable to load." in caplog.text
+    assert load_tables('{"other":1}', str(root.top), started.append) == () and len(started) == 1
+
+    def refuse(unit: str) -> None:
+        raise RefusedByHost("no such unit")
+
+    assert load_tables(text, str(root.top), refuse) == ("spi",)  # it is there already
 
 
 def test_odmdata_is_guarded_and_read_back(root: Root) -> None:
