@@ -14,9 +14,11 @@ error: systemd starts it again, and the containers never notice.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import logging
+import queue
 import signal
 import sys
 import threading
@@ -87,6 +89,9 @@ class Daemon:
     def __init__(self, settings: Settings, notify: Notify) -> None:
         self._settings = settings
         self._stop = threading.Event()
+        # A signal handler may run while this very thread is inside of any lock, that of an Event
+        # too: this queue is the one thing that it may touch.
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failure = ""
         self._reported: tuple[str, ...] = ()
         self._interval = watchdog_interval()
@@ -136,7 +141,7 @@ class Daemon:
     def run(self) -> int:
         """Serve until told to stop. 0 after an orderly stop, 1 after a failure."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, lambda *_: self._ended.put(None))
         try:
             self._start()
             self._serve()
@@ -180,7 +185,10 @@ class Daemon:
 
     def _serve(self) -> None:
         """The main thread: feed the watchdog while every worker proves its work."""
-        while not self._stop.wait(self._interval / 3):
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                self._ended.get(timeout=self._interval / 3)
+                self._stop.set()
             self._pet()
 
     def _pet(self) -> None:
@@ -369,7 +377,7 @@ class Daemon:
     def _bus_lost(self, reason: str) -> None:
         if not self._stop.is_set():
             self._failure = f"the system bus is lost ({reason})"
-            self._stop.set()
+            self._ended.put(None)
 
 
 def take_over(store: Store, database: Path, facts: HostFacts) -> None:
