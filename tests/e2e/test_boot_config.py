@@ -26,6 +26,15 @@ UUID = "9f" * 16
 CRUMB = "/tmp/balena-supervisor/reboot-after-apply"
 OURS = "/run/balena-agent/reboot-required"
 HOLD = "hold-reboots.service"
+HOLDER = f"""\
+[Unit]
+Before={UNIT}
+After=systemd-logind.service dbus.service
+[Service]
+ExecStart=systemd-inhibit --what=shutdown --mode=block --who=test sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
 SAMPLE = """\
 # our sample
 dtparam=i2c_arm=on,spi=on
@@ -60,6 +69,7 @@ class Board(Device):
         """A new life: this boot partition, an empty store, no reboot pending, no target."""
         self.exec("systemctl", "stop", UNIT)
         self.raze()
+        self.engine("POST", "/networks/prune")
         self.exec("sh", "-c", f"rm -rf /var/lib/balena-agent/* /tmp/balena-supervisor {OURS}")
         given = {"uuid": UUID} if config is None else config
         balena_os.furnish(self.machine, slug, given, files or {}, version)
@@ -69,12 +79,16 @@ class Board(Device):
         self.ready()
 
     def hold_reboots(self) -> None:
-        words = ("--what=shutdown", "--mode=block", "--who=test", "sleep", "infinity")
-        self.exec("systemctl", "stop", HOLD, check=False)
-        self.exec("systemd-run", "-q", f"--unit={HOLD}", "--collect", "systemd-inhibit", *words)
+        """From now on, over power cuts too."""
+        balena_os.write(self.machine, f"/etc/systemd/system/{HOLD}", HOLDER)
+        self.exec("systemctl", "daemon-reload")
+        self.exec("systemctl", "enable", "--quiet", "--now", HOLD)
 
     def reboot(self) -> None:
-        self.exec("systemctl", "stop", HOLD)
+        """An orderly one, when nothing is under way: an engine that is stopped in the middle of
+        making a network does not start again."""
+        self.until(self.is_quiet, 15, "nothing is under way")
+        self.exec("systemctl", "disable", "--quiet", "--now", HOLD)
         self.machine.reboot()
         self.ready()
 
@@ -91,6 +105,10 @@ class Board(Device):
 
     def boot_names(self) -> list[str]:
         return sorted(os.listdir(self.machine.inner_path("/mnt/boot")))
+
+    def is_quiet(self) -> bool:
+        plan = self.plan()
+        return not (plan["steps"] or plan["running"])
 
     def done(self, *variables: str) -> None:
         """Wait until the agent has nothing to do for these boot variables, whatever a reboot that
@@ -350,9 +368,11 @@ def test_H14_what_is_put_back_at_the_reboot_gets_no_second_one(device: Board) ->
     device.ask({"HOST_CONFIG_gpu_mem": "64"})
     device.until(lambda: device.read("config.txt") == "gpu_mem=64\n", 10, "it is written")
     device.until(lambda: device.machine.inner_path(OURS).exists(), 5, "a reboot is noted")
+    device.until(device.is_quiet, 15, "nothing is under way")
+    device.exec("systemctl", "disable", "--quiet", "--now", HOLD)
     device.exec("systemctl", "stop", UNIT)
     balena_os.write(device.machine, "/mnt/boot/config.txt", "gpu_mem=16\n")
-    device.reboot()
+    device.machine.reboot()
     device.until(lambda: device.read("config.txt") == "gpu_mem=64\n", 10, "it is written again")
     device.done("gpu_mem")
     assert not device.machine.inner_path(OURS).exists()
@@ -501,7 +521,6 @@ def _cut_and_recover(device: Board, wanted: tuple[str, str], moment: float) -> N
     for path in (device.machine.root.parent / "docker").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     device.machine.up()
-    device.hold_reboots()
     done = "both files are as asked for"
     device.until(lambda: tuple(map(device.read, names)) == wanted, 20, done)
     assert device.boot_names() == [*names, "device-type.json"]
