@@ -1,10 +1,11 @@
 """config.txt of a Raspberry Pi: a line editor that leaves alone what nobody asked to change.
 
 Theory: the text is a list of lines. Lines under a filter other than `[all]`, comments, includes,
-lines that are no setting, and settings that are the OS's own (`FORBIDDEN`) are opaque: they are
-neither read nor changed. The others are scalars (the last of a name counts), lists with one line
-per element, and device tree lines: `dtoverlay=NAME,p` opens an overlay, `dtparam=a,b` adds to the
-overlay that is open, or to the base where none is; parameters of `BASE` always go to the base.
+lines that are no setting, settings that no variable can name, and those that are the OS's own
+(`FORBIDDEN`) are opaque: they are neither read nor changed. The others are scalars (the last of a
+name counts), lists with one line per element, and device tree lines: `dtoverlay=NAME,p` opens an
+overlay, `dtparam=a,b` adds to the overlay that is open, or to the base where none is; parameters
+of `BASE` always go to the base.
 
 An edit changes values where they stand, takes away lines that are no longer wanted, and puts new
 ones at the end, scalars before overlays. New base parameters come before the first overlay.
@@ -66,6 +67,9 @@ SLUGS = frozenset(
     }
 )
 _SECTION = re.compile(r"\s*\[([^\]]*)\]\s*\Z")
+_NAME = re.compile(r"[A-Za-z0-9_:]+\Z")
+"""What the rest of a variable's name may be: a setting of another name has no variable."""
+
 _FIN = "balena-fin"
 
 
@@ -125,8 +129,7 @@ def _lines(text: str) -> list[_Line]:
             continue
         key, equals, value = row.partition("=")
         key = key.strip()
-        opaque = filtered or not equals or key.startswith("#") or key in FORBIDDEN
-        opaque = opaque or key.split() != [key]
+        opaque = filtered or not equals or key in FORBIDDEN or not _NAME.match(key)
         found.append(_Line(row) if opaque else _Line(row, key, value.removesuffix("\r")))
     return found
 
@@ -343,7 +346,7 @@ def wish(variables: Mapping[str, str], now: Values, fin: bool = False) -> Wish:
 
 def _read(name: str, text: str) -> str | tuple[str, ...]:
     """A variable's canonical value; ValueError when it can be none."""
-    if not one_line(text) or not name or " " in name:
+    if not one_line(text) or not _NAME.match(name):
         raise ValueError("more than one line")
     if name not in LISTS:
         return text

@@ -137,7 +137,7 @@ def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:
         },
         "apps": _apps(snapshot),
         **plan_state(snapshot, EVERYTHING),
-        "rebootRequired": list(snapshot.host.reboot),
+        "host": _host(snapshot),
         "lastError": snapshot.last_error,
         "notices": list(snapshot.notices),
     }
@@ -156,6 +156,18 @@ def _device(snapshot: Snapshot) -> dict[str, Json]:
         "hostname": facts.hostname,
         "apiPort": facts.api_port,
         "apiEndpoint": facts.api_endpoint,
+    }
+
+
+def _host(snapshot: Snapshot) -> dict[str, Json]:
+    """What of the host the agent sees to. `absent` says why there is no more."""
+    host = snapshot.host
+    return {
+        "profile": host.profile,
+        "bootFiles": sorted(name for name, file in host.boot.items() if not file.problem),
+        "absent": dict(host.absent),
+        "rebootRequired": list(host.reboot),
+        "problems": list(host.problems),
     }
 
 

@@ -68,6 +68,7 @@ class HostConfig:
     reboot       why this boot shall end soon: names of variables
     dump         the text that other programs read the target's variables from; None: no place
     problems     what is wrong with the files, for people
+    absent       what this host does not have, and why; that is no problem
     """
 
     profile: str = GENERIC
@@ -79,6 +80,7 @@ class HostConfig:
     reboot: tuple[str, ...] = ()
     dump: str | None = None
     problems: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,20 @@ def boot_variables(host: HostConfig) -> dict[str, str]:
         except BootFault:
             continue
         found |= {backend.prefix + name: listed(value) for name, value in values.items()}
+    return found
+
+
+def current_variables(host: HostConfig) -> dict[str, str]:
+    """What the host is set to, as variables without prefixes, as far as its files say anything."""
+    known = ConfigJson(host.config or {})
+    found = boot_variables(host)
+    for variable in VARIABLES:
+        if known.values.get(variable.config_key) is None:
+            continue
+        if isinstance(variable.default, bool):
+            found[variable.name] = spelled(known.flag(variable.config_key))
+        else:
+            found[variable.name] = spelled(known.number(variable.config_key, int(variable.default)))
     return found
 
 

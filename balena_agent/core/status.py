@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from .hostconfig import boot_variables, known_variables
+from .hostconfig import current_variables, known_variables
 from .intent import ServiceKey
 from .names import normal_image
 from .observed import Container
@@ -132,10 +132,10 @@ def overall_progress(snapshot: Snapshot, apps: InScope = lambda _: True) -> floa
 
 
 def device_config(snapshot: Snapshot) -> dict[str, str]:
-    """All device variables without prefixes, defaults filled in; and those of boot configuration,
-    from the target, or as the host has them while there is no target."""
+    """All device variables without prefixes, defaults filled in; and those of boot configuration.
+    While there is no target, what the host is set to: whoever sends it back changes nothing."""
     if snapshot.target is None:
-        return as_variables(snapshot.settings) | boot_variables(snapshot.host)
+        return as_variables(snapshot.settings) | current_variables(snapshot.host)
     return known_variables(snapshot.target.config) | as_variables(snapshot.settings)
 
 

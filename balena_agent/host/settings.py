@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..core.boot import Board, BootFault, difference
 from ..core.boot_backends import backends
+from ..core.boot_devices import SPLASH
 from ..core.errors import AgentError, Unavailable
 from ..core.hostconfig import (
     BALENA_OS,
@@ -154,9 +155,13 @@ class HostSettings:
         if self._config.writable:
             config = {k: v for k, v in state.values.items() if k in CONFIG_KEYS}
         boot: dict[str, BootFile] = {}
+        absent = {"config.json": f"there is no {self._config.path}"} if state.absent else {}
+        if not self._boot.keys() - {SPLASH.name}:
+            absent["boot configuration"] = f"none for device type {known.board.slug}"
         for name, store in self._boot.items():
             found = None if reason else _read(store)
             if found is None:
+                absent[name] = reason or "this device has none"
                 continue
             if found.problem:
                 problems.append(f"{name} is left alone: {found.problem}")
@@ -168,6 +173,7 @@ class HostSettings:
             reboot=self._breadcrumb.reasons(),
             dump=self._dumped(),
             problems=tuple(dict.fromkeys(problems)),
+            absent=absent,
         )
 
     def _dumped(self) -> str | None:

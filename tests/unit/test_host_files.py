@@ -191,6 +191,11 @@ def test_on_a_generic_host_what_is_not_there_is_no_error(root: Root) -> None:
     found = planned(files, {"HOST_CONFIG_gpu_mem": "16", "SUPERVISOR_PERSISTENT_LOGGING": "1"})
     assert found.problems == ()
     assert applied(files, {"HOST_CONFIG_gpu_mem": "16"}) == []
+    assert files.settings.current.absent == {
+        "config.json": f"there is no {root.top}/mnt/boot/config.json",
+        "boot configuration": "none for device type unknown",
+        "splash image": "this device has none",
+    }
 
 
 def test_persistent_logging_needs_a_reboot_on_balena_os_alone(root: Root) -> None:
