@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.configjson import Changes, ConfigFault, changed_keys, merged, parse
+from ..core.configjson import Changes, ConfigFault, KeyPath, changed_keys, merged, parse
 from ..core.errors import AgentError, Unavailable
 from ..core.jsonread import Json
 from .durable import DurableFile, Files
 
 MOUNTS = "/proc/self/mountinfo"
+FIRMWARE_VOLUME: KeyPath = ("os", "kernel", "extraFirmwareVol")
+"""The volume of extra firmware, for the kernel's next boot (spec 30 §17)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class ConfigFile:
         self._guard = guard
         self._lock = threading.Lock()
         self.state = ConfigState(absent=True)
+        self.refresh()
 
     @property
     def writable(self) -> bool:
@@ -79,6 +82,24 @@ class ConfigFile:
             self._file.write(fresh)
             self._read()
             return True
+
+    def text(self, path: KeyPath) -> str | None:
+        """A text deep in the file, "" where it is not set; None where it can be neither told nor
+        set: no such file, not JSON, or something else in the place of an object."""
+        if self.state.absent or self.state.problem:
+            return None
+        found: Json = self.state.values
+        for key in path:
+            if not isinstance(found, Mapping):
+                return None
+            found = found.get(key, "" if key == path[-1] else {})
+        return found if isinstance(found, str) else None
+
+    def set(self, path: KeyPath, value: str) -> None:
+        """Set one text deep in the file. Unavailable; also where something else is in its place."""
+        if self.text(path) is None:
+            raise Unavailable(f"{self.path}: {'.'.join(path)} cannot be set in it")
+        self.merge({path: value})
 
     def _read(self) -> bytes | None:
         """Take in what is there; None where that is of no use."""

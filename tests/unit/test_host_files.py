@@ -26,7 +26,7 @@ from balena_agent.core.errors import RefusedByHost, Unavailable
 from balena_agent.core.hostconfig import HostConfig, HostPlan, after, boot_variables, plan_host
 from balena_agent.core.steps import ChangeConfig, HostConfigStep, SetBootConfig
 from balena_agent.host.breadcrumb import RebootBreadcrumb
-from balena_agent.host.configfile import mounted
+from balena_agent.host.configfile import FIRMWARE_VOLUME, ConfigFile, mounted
 from balena_agent.host.files import HostFiles
 from balena_agent.host.ssdt import MODULE, load_tables
 from balena_agent.host.watch import FileWatch
@@ -144,6 +144,32 @@ def test_H08_a_broken_file_is_left_alone_and_the_last_good_one_holds(root: Root)
     root.write("mnt/boot/config.json", {"uuid": UUID, "listenPort": 6000})
     assert files.refresh() and files.facts.api_port == 6000
     assert files.settings.current.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{}", ""),
+        ('{"os":{"kernel":{"extraFirmwareVol":"x"}}}', "x"),
+        ('{"os":{"kernel":7}}', None),
+        ('{"os":{"kernel":{"extraFirmwareVol":7}}}', None),
+        ("{broken", None),
+        (None, None),
+    ],
+)
+def test_one_member_deep_in_the_file(root: Root, text: str | None, found: str | None) -> None:
+    path = root.top / "config.json"
+    if text is not None:
+        path.write_text(text)
+    config = ConfigFile(str(path))
+    assert config.text(FIRMWARE_VOLUME) == found
+    if found is None:
+        with pytest.raises(Unavailable, match="cannot be set in it"):
+            config.set(FIRMWARE_VOLUME, "extra-firmware")
+        assert not path.exists() or path.read_text() == text
+    else:
+        config.set(FIRMWARE_VOLUME, "extra-firmware")
+        assert ConfigFile(str(path)).text(FIRMWARE_VOLUME) == "extra-firmware"
 
 
 def test_a_missing_file_is_never_made(root: Root) -> None:
