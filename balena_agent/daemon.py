@@ -14,14 +14,15 @@ error: systemd starts it again, and the containers never notice.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import logging
+import queue
 import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
@@ -53,19 +54,19 @@ from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records
 from .host.adapter import MachineHost
-from .host.breadcrumbs import Breadcrumbs
 from .host.bus import Bus
-from .host.configfile import ConfigFile
+from .host.files import HostFiles, Places
 from .host.firewall import Firewall
 from .host.handover import Handovers
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
 from .host.locks import UpdateLocks
 from .host.logind import Logind
-from .host.machine import facts as host_facts
-from .host.machine import profile, write_durable
+from .host.machine import write_durable
 from .host.network import addresses, is_on, reserve_port
+from .host.ssdt import load_tables
 from .host.systemd import Systemd
+from .host.watch import FileWatch
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
 from .runtime import preload
@@ -102,25 +103,22 @@ class Daemon:
     def __init__(self, settings: Settings, notify: Notify) -> None:
         self._settings = settings
         self._stop = threading.Event()
+        # A signal handler may run while this very thread is inside of any lock, that of an Event
+        # too: this queue is the one thing that it may touch.
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failure = ""
         self._reported: tuple[str, ...] = ()
         self._interval = watchdog_interval()
         self.watchdog = Watchdog(notify)
         self.store = Store(settings.paths.store)
-        facts, problems = host_facts(
-            settings.host,
-            api_port=settings.api.port,
-            engine_socket=settings.engine.socket,
-            stored_uuid=self._device_uuid(),
-            root=settings.paths.root,
-        )
+        self.files = HostFiles(_places(settings), self.store)
+        facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
         memory = self._memory()
         name = (memory.target and memory.target.name) or self.store.setting("name")
-        compat = settings.api.compat_version
-        facts = replace(facts, device_name=name or facts.device_name, compat_version=compat)
-        self._problems = (*settings.problems, *problems, *_missing_files(settings))
-        self.published = Published(Snapshot(facts=facts))
+        facts = replace(facts, device_name=name or facts.device_name)
+        first = Snapshot(facts=facts, host=self.files.settings.current)
+        self.published = Published(first)
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
         self._locks = locks = UpdateLocks(settings.paths.locks)
@@ -140,8 +138,9 @@ class Daemon:
                 locks,
                 Logind(self.bus),
                 settings.paths.state,
-                Breadcrumbs(settings.paths.run, settings.paths.locks),
-                ConfigFile(settings.host.config_json),
+                self.files.breadcrumbs,
+                self.files.config,
+                self.files.settings,
             ),
             self.store,
             SystemClock(),
@@ -154,17 +153,18 @@ class Daemon:
         self.guard = Guard(self.published, Firewall()) if settings.host.firewall else None
         self.logs = LogHub(self._read_journal)
         self.streams = Streams(settings.api.streams)
-        log_streams = LogStreams(
+        self._log_streams = LogStreams(
             self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
         )
-        self.http = self._http(log_streams)
+        self.http = self._http()
         self.service = AgentService(
             self.bus,
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
-            open_log=log_streams.open_pipe,
+            open_log=self._log_streams.open_pipe,
         )
+        self._file_watch = FileWatch(self.files.directories, self._look_at_files)
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
     # ---- life -----------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Daemon:
     def run(self) -> int:
         """Serve until told to stop. 0 after an orderly stop, 1 after a failure."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, lambda *_: self._ended.put(None))
         try:
             self._start()
             self._serve()
@@ -185,7 +185,7 @@ class Daemon:
         return 1 if self._failure else 0
 
     def _start(self) -> None:
-        for problem in self._problems:
+        for problem in self._problems():
             _log.warning("Settings: %s", problem)
         if self.store.trouble:
             _log.error("Store: %s", self.store.trouble)
@@ -204,6 +204,9 @@ class Daemon:
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
         self.reconciler.start()
+        self._file_watch.start()
+        if self.files.acpi_tables:
+            self._thread("ssdt", self._load_tables)
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -215,7 +218,10 @@ class Daemon:
 
     def _serve(self) -> None:
         """The main thread: feed the watchdog while every worker proves its work."""
-        while not self._stop.wait(self._interval / 3):
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                self._ended.get(timeout=self._interval / 3)
+                self._stop.set()
             self._pet()
 
     def _pet(self) -> None:
@@ -234,6 +240,7 @@ class Daemon:
         if self.guard:
             self.guard.close()
         self.streams.close()
+        self._file_watch.close()
         self.http.stop()
         self.service.stop()
         self.engine.close()
@@ -264,14 +271,6 @@ class Daemon:
         _log.warning("Some services have not stopped in time; the engine will stop them")
 
     # ---- parts ----------------------------------------------------------------------------
-
-    def _device_uuid(self) -> str:
-        known = self.store.setting("device_uuid")
-        if isinstance(known, str) and known:
-            return known
-        made = uuid.uuid4().hex
-        self.store.set_setting("device_uuid", made)
-        return made
 
     def _memory(self) -> Memory:
         """What the store remembers. A stored target that no longer reads is told and left out."""
@@ -320,7 +319,7 @@ class Daemon:
             patience=max(6.0, self._interval / 2),
         )
 
-    def _http(self, log_streams: LogStreams) -> HttpServer:
+    def _http(self) -> HttpServer:
         api = self._settings.api
         app = build(
             self.published,
@@ -328,9 +327,9 @@ class Daemon:
             Auth(self.store, api.open_in_local_mode),
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
-            log_streams.endpoints(),
+            self._log_streams.endpoints(),
         )
-        port = self.published.current.facts.api_port
+        port = self.files.facts.api_port
         return HttpServer(app, port, api.address, api.workers, admits=self._admits)
 
     def _admits(self, address: str) -> bool:
@@ -377,13 +376,46 @@ class Daemon:
 
     def _tell_status(self, snapshot: Snapshot) -> None:
         line = status_line(snapshot)
-        firewall = f"firewall: {self.guard.problem}" if self.guard and self.guard.problem else ""
-        self.watchdog.status(" | ".join(filter(None, (line, firewall, *self._problems))))
+        told = dict.fromkeys((line, *self._problems(), *snapshot.host.problems))
+        self.watchdog.status(" | ".join(told))
+
+    def _problems(self) -> tuple[str, ...]:
+        firewall = (f"firewall: {self.guard.problem}",) if self.guard and self.guard.problem else ()
+        return (*firewall, *self._settings.problems, *self.files.problems)
 
     # ---- threads --------------------------------------------------------------------------
 
     def _thread(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=body, name=name, daemon=True).start()
+
+    def _look_at_files(self) -> None:
+        """Somebody may have written one of the host's files."""
+        before = self.files.problems
+        if self.files.refresh():
+            for problem in self.files.problems:
+                if problem not in before:
+                    _log.warning("Settings: %s", problem)
+            self.reconciler.new_facts(self.files.facts)
+            self._tell_status(self.published.current)
+        if self.files.facts.api_port != self.http.port:
+            self._listen_anew()
+
+    def _load_tables(self) -> None:
+        load_tables(self.files.acpi_tables, self._settings.paths.root, self.systemd.start)
+
+    def _listen_anew(self) -> None:
+        """config.json names another port. Where that one cannot be had the old one stays."""
+        if problem := reserve_port(self.files.facts.api_port):
+            _log.warning("%s", problem)
+        fresh, old = self._http(), self.http
+        try:
+            fresh.start()
+        except AgentError as error:
+            _log.error("The API stays on port %d: %s", old.port, error.message)
+            return
+        _log.info("The API is on port %d now", fresh.port)
+        self.http = fresh
+        old.stop()
 
     def _watch_engine(self) -> None:
         """Events are hints: this thread has no pulse, the minutely full look makes up for it."""
@@ -409,7 +441,7 @@ class Daemon:
     def _bus_lost(self, reason: str) -> None:
         if not self._stop.is_set():
             self._failure = f"the system bus is lost ({reason})"
-            self._stop.set()
+            self._ended.put(None)
 
 
 def take_over(store: Store, database: Path, facts: HostFacts) -> None:
@@ -429,11 +461,19 @@ def take_over(store: Store, database: Path, facts: HostFacts) -> None:
         _log.warning("Taking over from the peer: %s", problem)
 
 
-def _missing_files(settings: Settings) -> tuple[str, ...]:
-    """What a balenaOS device must have. A generic host needs no config.json."""
-    path = settings.host.config_json
-    on_balena = profile(settings.agent.profile, settings.host.os_release) == "balenaos"
-    return (f"no {path}",) if on_balena and not Path(path).exists() else ()
+def _places(settings: Settings) -> Places:
+    paths = settings.paths
+    return Places(
+        files=settings.host,
+        root=paths.root,
+        boot=paths.boot,
+        run=paths.run,
+        shared=str(Path(paths.locks).parent),
+        wanted_profile=settings.agent.profile,
+        api_port=settings.api.port,
+        engine_socket=settings.engine.socket,
+        compat_version=settings.api.compat_version,
+    )
 
 
 def _read_stored_local(raw: str) -> Target:

@@ -137,6 +137,7 @@ def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:
         },
         "apps": _apps(snapshot),
         **plan_state(snapshot, EVERYTHING),
+        "host": _host(snapshot),
         "lastError": snapshot.last_error,
         "notices": list(snapshot.notices),
     }
@@ -155,6 +156,18 @@ def _device(snapshot: Snapshot) -> dict[str, Json]:
         "hostname": facts.hostname,
         "apiPort": facts.api_port,
         "apiEndpoint": facts.api_endpoint,
+    }
+
+
+def _host(snapshot: Snapshot) -> dict[str, Json]:
+    """What of the host the agent sees to. `absent` says why there is no more."""
+    host = snapshot.host
+    return {
+        "profile": host.profile,
+        "bootFiles": sorted(name for name, file in host.boot.items() if not file.problem),
+        "absent": dict(host.absent),
+        "rebootRequired": list(host.reboot),
+        "problems": list(host.problems),
     }
 
 
@@ -273,6 +286,8 @@ def _waits(snapshot: Snapshot, scope: Scope) -> Iterable[Wait]:
 def status_line(snapshot: Snapshot) -> str:
     """What the agent does or waits for: one short sentence for `systemctl status`."""
     line = " ".join(_status(snapshot).split())
+    if snapshot.host.reboot:
+        line += "; a reboot is needed for " + ", ".join(snapshot.host.reboot)
     return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 
 

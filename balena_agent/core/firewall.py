@@ -16,12 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .snapshot import Snapshot
-from .status import device_config, local_mode, target_apps
+from .status import local_mode, target_apps
 from .target import Release
 
 CHAIN = "BALENA-FIREWALL"
-MODES = ("on", "off", "auto")
-SETTING = "HOST_FIREWALL_MODE"
 
 INTERFACES = ("resin-vpn", "tun0", "docker0", "lo", "supervisor0")
 """Where clients of the API may come from on a managed device."""
@@ -68,25 +66,9 @@ class Present:
 
 
 def wish(snapshot: Snapshot) -> Wish:
-    mode = firewall_mode(snapshot)
+    mode = snapshot.settings.firewall_mode
     closed = mode == "on" or (mode == "auto" and uses_host_network(snapshot))
     return Wish(snapshot.facts.api_port, local_mode(snapshot), closed, mode)
-
-
-def firewall_mode(snapshot: Snapshot) -> str:
-    """`on`, `off` or `auto`; `off` for a word that is none of them."""
-    word = asked_mode(snapshot)
-    return word if word in MODES else "off"
-
-
-def asked_mode(snapshot: Snapshot) -> str:
-    return (device_config(snapshot).get(SETTING) or "off").strip().lower()
-
-
-def wrong_mode(snapshot: Snapshot) -> str:
-    """What is wrong with the mode that is asked for, or ""."""
-    word = asked_mode(snapshot)
-    return "" if word in MODES else f"{SETTING} {word!r} is none of {', '.join(MODES)}: off"
 
 
 def uses_host_network(snapshot: Snapshot) -> bool:

@@ -6,16 +6,19 @@ Users' tooling greps these lines, so where the peer has a wording it is kept (sp
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .names import EXTRA_FIRMWARE
 from .steps import (
     AwaitHandover,
+    ChangeConfig,
     ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     DisconnectNetwork,
+    DumpConfig,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
@@ -30,6 +33,7 @@ from .steps import (
     RequestReboot,
     RequireReboot,
     RetireContainer,
+    SetBootConfig,
     SetFirmwareVolume,
     StartContainer,
     Step,
@@ -97,6 +101,16 @@ def sentences(step: Step) -> Sentences:
             return Sentences("Rebooting", "", "Could not reboot")
         case RequestPowerOff():
             return Sentences("Shutting down", "", "Could not shut down")
+        case ChangeConfig(variables=variables):
+            what = f"configuration change {_json(variables)}"
+            return Sentences(
+                f"Applying {what}", f"Applied {what}", "Error applying configuration change"
+            )
+        case SetBootConfig(variables=variables):
+            what = f"boot config: {_json(variables)}"
+            return Sentences(f"Applying {what}", f"Applied {what}", "Error setting boot config")
+        case DumpConfig():
+            return Sentences("Leaving the target's variables for the OS", "", "Error leaving them")
 
 
 def _handover(step: RetireContainer | ReinstateContainer | AwaitHandover) -> Sentences:
@@ -146,7 +160,23 @@ def _of(begin: str, done: str, failed: str, name: str) -> Sentences:
     return Sentences(f"{begin} '{name}'", f"{done} '{name}'", f"Failed to {failed} '{name}'")
 
 
+def _json(variables: Mapping[str, str]) -> str:
+    """Variables as JSON; an image among them is cut short."""
+    short = {n: value if len(value) <= 200 else value[:199] + "…" for n, value in variables.items()}
+    return json.dumps(short, ensure_ascii=False, separators=(",", ":"))
+
+
+def changed_settings(variables: Mapping[str, str]) -> str:
+    return f"Applied configuration change {_json(variables)}"
+
+
+def reboot_scheduled(variables: Mapping[str, str]) -> str:
+    return f"Reboot has been scheduled to apply changes: {_json(variables)}"
+
+
 def failure(step: Step, reason: str) -> str:
+    if isinstance(step, ChangeConfig | SetBootConfig | DumpConfig):
+        return f"{sentences(step).failed}: {reason}"
     return f"{sentences(step).failed} due to '{reason}'"
 
 

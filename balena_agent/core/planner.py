@@ -97,6 +97,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         if draft.idle and not app.problem:
             settled.add(uuid)
     device = Draft(situation, busy)
+    for step in situation.host_steps:
+        device.emit(step)
     _orphan_locks(device, {draft.app_id for draft in drafts})
     supervisor.plan_network(device, desired, observed, api_fault)
     plan_firmware(device, desired, observed)
@@ -104,6 +106,15 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     images.limit_downloads(drafts, observed, situation)
     found = _joined([*drafts, device], frozenset(settled))
     return with_reboot(found, _owners(world), situation)
+
+
+def plan_apart(situation: Situation) -> Plan:
+    """What can be done while the engine is not known: nothing but what is the host's alone."""
+    device = Draft(situation, {subject(step) for step in situation.running.values()})
+    if not (situation.stopping or situation.intent.power):
+        for step in situation.host_steps:
+            device.emit(step)
+    return device.plan()
 
 
 def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:

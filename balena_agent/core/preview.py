@@ -28,6 +28,7 @@ from .compose import desired_app
 from .describe import step_state, wait_state
 from .desired import Desired, DesiredService
 from .effects import effect
+from .hostconfig import after, plan_host
 from .intent import ServiceKey
 from .jsonread import Json
 from .names import EXTRA_FIRMWARE, normal_image
@@ -39,12 +40,16 @@ from .situation import Situation
 from .snapshot import Snapshot
 from .steps import (
     AwaitHandover,
+    ChangeConfig,
     CreateContainer,
+    DumpConfig,
     EngineStep,
+    HostConfigStep,
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
     RequireReboot,
+    SetBootConfig,
     SetFirmwareVolume,
     StartContainer,
     Step,
@@ -110,6 +115,7 @@ class _Rehearsal:
         self._facts: HostFacts = replace(snapshot.facts, engine_lacks=lacks)
         self._keys = _known_keys(snapshot)
         self._world = snapshot.observed
+        self._host = snapshot.host
         self._situation = _situation(snapshot, target)
         self._made = 0
         self.desired = self._compiled()
@@ -147,8 +153,15 @@ class _Rehearsal:
                 self._change_host(boot_id=boot, booted_at="", reboot_required=False)
             case RequestPowerOff():
                 pass
+            case ChangeConfig() | SetBootConfig() | DumpConfig():
+                self._play_on_host(step)
             case _:
                 self._play_in_engine(step)
+
+    def _play_on_host(self, step: HostConfigStep) -> None:
+        self._host = after(step, self._host)
+        steps = plan_host(self._target.config, self._facts.managed, self._host).steps
+        self._situation = replace(self._situation, host_steps=steps)
 
     def _play_in_engine(self, step: EngineStep) -> None:
         if isinstance(step, StartContainer):
@@ -205,7 +218,10 @@ def _situation(snapshot: Snapshot, target: Target) -> Situation:
     """What the next plan would stand on, if nothing were under way and nothing had failed."""
     owned = snapshot.standing.owned_images | {normal_image(name) for name in images_of(target)}
     intent = replace(snapshot.intent, power=None)
-    return replace(snapshot.standing, intent=intent, owned_images=owned, damped={})
+    steps = plan_host(target.config, snapshot.facts.managed, snapshot.host).steps
+    return replace(
+        snapshot.standing, intent=intent, owned_images=owned, damped={}, host_steps=steps
+    )
 
 
 def _known_keys(snapshot: Snapshot) -> Mapping[tuple[int, str], str]:

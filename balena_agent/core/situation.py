@@ -16,7 +16,7 @@ from .intent import Intent, ServiceKey
 from .observed import HostState
 from .origins import Origin
 from .plan import Plan, Wait
-from .steps import Step, TakeLocks, identity, subject
+from .steps import HostConfigStep, Step, TakeLocks, identity, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Situation:
     `handovers` are containers (ids) that were started beside an older one of their service and
     have not taken over from it yet (handover.py).
     `deltas`: images may come as deltas. `remove_peer`: the peer's own images may go.
+    `host_steps` are what the target's variables ask of the host (hostconfig.plan_host).
     """
 
     running: Mapping[str, Step] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Situation:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     deltas: bool = False
     remove_peer: bool = False
+    host_steps: tuple[HostConfigStep, ...] = ()
 
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""

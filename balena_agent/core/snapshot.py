@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .desired import Desired
+from .hostconfig import HostConfig
 from .intent import Intent
 from .observed import HostFacts, Observed
 from .plan import Plan
 from .situation import Situation
 from .steps import Step
 from .target import Target
+from .variables import DeviceSettings, effective
 
 NOT_ASKED = "the first look at it has not ended yet"
 """`Snapshot.engine_error` before the first look has ended."""
@@ -66,6 +68,7 @@ class Snapshot:
     running: Mapping[str, Running] = field(default_factory=dict)
     failures: Mapping[str, Failure] = field(default_factory=dict)
     facts: HostFacts = field(default_factory=HostFacts)
+    host: HostConfig = field(default_factory=HostConfig)
     commits: Mapping[str, str] = field(default_factory=dict)
     engine_error: str = NOT_ASKED
     looked: bool = False
@@ -75,6 +78,12 @@ class Snapshot:
     update_failed: bool = False
     last_error: str = ""
     notices: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> DeviceSettings:
+        """What the target's device variables make; the defaults while there is no target."""
+        config = self.target.config if self.target else {}
+        return effective(config, self.facts.managed).settings
 
     @property
     def engine_up(self) -> bool:

@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from .deltas import DeltaSettings, delta_settings
+from .hostconfig import current_variables, known_variables
 from .intent import ServiceKey
-from .jsonread import truth
 from .names import normal_image
 from .observed import Container
 from .snapshot import Snapshot
 from .steps import CreateContainer, Fetch, StartContainer, StopContainer
 from .target import App, Release, Service
+from .variables import as_variables
 
 InScope = Callable[[int], bool]
 """Whether the caller may see an app, by app id; `Scope.in_scope` is one."""
 
 _ENGINE_WORDS = {"created": "Installed", "running": "Running", "dead": "Dead"}
-_PREFIXES = ("RESIN_", "BALENA_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +117,12 @@ def applying(snapshot: Snapshot) -> bool:
 
 def local_mode(snapshot: Snapshot) -> bool:
     """Whether targets come from local users: always so on an unmanaged device (spec 10 §10)."""
-    return not snapshot.facts.managed or truth(device_config(snapshot).get("SUPERVISOR_LOCAL_MODE"))
+    return snapshot.settings.local_mode
 
 
 def locks_overridden(snapshot: Snapshot) -> bool:
     """Whether the target says that nobody's update locks count (spec 20 §9.1)."""
-    config = device_config(snapshot)
-    return truth(config.get("SUPERVISOR_OVERRIDE_LOCK", config.get("OVERRIDE_LOCK")))
+    return snapshot.settings.override_lock
 
 
 def deltas_wanted(snapshot: Snapshot) -> DeltaSettings:
@@ -142,16 +141,11 @@ def overall_progress(snapshot: Snapshot, apps: InScope = lambda _: True) -> floa
 
 
 def device_config(snapshot: Snapshot) -> dict[str, str]:
-    """The target's device variables without their prefixes, and the one that is always known."""
-    stored = snapshot.target.config if snapshot.target else {}
-    config = {_plain_name(name): value for name, value in stored.items()}
-    if not snapshot.facts.managed:
-        config.setdefault("SUPERVISOR_LOCAL_MODE", "true")
-    return config
-
-
-def _plain_name(name: str) -> str:
-    return next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
+    """All device variables without prefixes, defaults filled in; and those of boot configuration.
+    While there is no target, what the host is set to: whoever sends it back changes nothing."""
+    if snapshot.target is None:
+        return as_variables(snapshot.settings) | current_variables(snapshot.host)
+    return known_variables(snapshot.target.config) | as_variables(snapshot.settings)
 
 
 def target_apps(snapshot: Snapshot) -> tuple[App, ...]:

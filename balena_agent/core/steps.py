@@ -272,6 +272,34 @@ class RequestPowerOff:
     cause: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeConfig:
+    """Bring variables (names without prefix) into config.json; its other keys stay."""
+
+    variables: Mapping[str, str]
+    reboot: bool = False
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SetBootConfig:
+    """Bring a boot file to what its variables (names without prefix) ask for. The file is read
+    again before it is written, so what others have changed in it stays."""
+
+    backend: str
+    variables: Mapping[str, str]
+    reboot: bool = True
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DumpConfig:
+    """Leave the target's variables where the OS's scripts look for them."""
+
+    text: str
+    cause: str = field(default="", compare=False)
+
+
 EngineStep = (
     Fetch
     | RemoveImage
@@ -292,6 +320,7 @@ EngineStep = (
     | DisconnectNetwork
     | UpdateContainer
 )
+HostConfigStep = ChangeConfig | SetBootConfig | DumpConfig
 HostStep = (
     AwaitHandover
     | TakeLocks
@@ -300,6 +329,7 @@ HostStep = (
     | SetFirmwareVolume
     | RequestReboot
     | RequestPowerOff
+    | HostConfigStep
 )
 Step = EngineStep | HostStep
 
@@ -329,6 +359,9 @@ _VERBS: Mapping[type, str] = {
     SetFirmwareVolume: "set-firmware-volume",
     RequestReboot: "reboot",
     RequestPowerOff: "power-off",
+    ChangeConfig: "change-config",
+    SetBootConfig: "set-boot-config",
+    DumpConfig: "dump-config",
 }
 
 
@@ -384,6 +417,12 @@ def subject(step: Step) -> str:
             return f"locks {step.app_id}"
         case RequestReboot() | RequestPowerOff():
             return "host"
+        case ChangeConfig():
+            return "config.json"
+        case SetBootConfig():
+            return f"boot {step.backend}"
+        case DumpConfig():
+            return "target-state-config"
         case _:
             return service_subject(*service_of(step))
 
@@ -437,6 +476,8 @@ def touched(step: Step) -> Touch:
         case TakeLocks() | ReleaseLocks() | RequireReboot() | SetFirmwareVolume():
             return Touch()
         case RequestReboot() | RequestPowerOff():
+            return Touch()
+        case ChangeConfig() | SetBootConfig() | DumpConfig():
             return Touch()
         case _:
             return Touch(containers=frozenset({step.container_id}))

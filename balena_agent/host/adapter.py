@@ -8,16 +8,20 @@ by the module of its subject.
 from __future__ import annotations
 
 from ..core.errors import Locked
+from ..core.hostconfig import HostConfig
 from ..core.names import EXTRA_FIRMWARE
 from ..core.observed import HostState
 from ..core.reboots import HOST_UPDATE
 from ..core.steps import (
     AwaitHandover,
+    ChangeConfig,
+    DumpConfig,
     HostStep,
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
     RequireReboot,
+    SetBootConfig,
     SetFirmwareVolume,
     TakeLocks,
     Ticket,
@@ -27,6 +31,7 @@ from .configfile import FIRMWARE_VOLUME, ConfigFile
 from .handover import Handovers
 from .locks import UpdateLocks, host_update_pending, locked_message
 from .logind import Logind
+from .settings import HostSettings
 
 
 class MachineHost:
@@ -39,6 +44,7 @@ class MachineHost:
         state: str,
         breadcrumbs: Breadcrumbs,
         config: ConfigFile,
+        settings: HostSettings,
     ) -> None:
         self._locks = locks
         self._handovers = Handovers(locks)
@@ -46,6 +52,7 @@ class MachineHost:
         self._state = state
         self._breadcrumbs = breadcrumbs
         self._config = config
+        self._settings = settings
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         """Do one step. Locked, RefusedByHost, Unavailable and its kinds, Cancelled."""
@@ -57,7 +64,7 @@ class MachineHost:
             case ReleaseLocks():
                 self._locks.release(step.app_id)
             case RequireReboot():
-                self._breadcrumbs.leave(f"{step.app_uuid}/{step.service}: {step.cause}")
+                self._breadcrumbs.add((f"{step.app_uuid}/{step.service}: {step.cause}",))
             case SetFirmwareVolume():
                 self._config.set(FIRMWARE_VOLUME, EXTRA_FIRMWARE)
             case RequestReboot():
@@ -68,6 +75,8 @@ class MachineHost:
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
+            case ChangeConfig() | SetBootConfig() | DumpConfig():
+                self._settings.perform(step)
 
     def state(self) -> HostState:
         """How it stands with the boot, from a few small local files."""
@@ -82,6 +91,10 @@ class MachineHost:
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""
         return self._locks.held()
+
+    def config(self) -> HostConfig:
+        """What the host is set to, as of the last look at its files."""
+        return self._settings.current
 
     def _refuse_during_update(self, force: bool) -> None:
         if not force and host_update_pending(self._state):

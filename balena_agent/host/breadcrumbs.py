@@ -7,6 +7,8 @@ younger than the boot. It lies below /tmp, so only root's own counts.
 
 The boot is taken to begin with the first process of the system, which in a container is not the
 start of the kernel. It is fixed when the agent starts: what was younger once stays younger.
+
+Callable from any thread.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import contextlib
 import json
 import os
 import stat
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.errors import Unavailable
@@ -32,6 +36,7 @@ class Breadcrumbs:
 
     def __init__(self, run: str, locks: str, boot: str = "", booted: float | None = None) -> None:
         self.boot_id = boot or boot_id()
+        self._mutex = threading.Lock()
         self._ours = Path(run) / OURS
         self._peers = Path(locks).parent / PEERS
         self._booted = _booted() if booted is None else booted
@@ -43,14 +48,30 @@ class Breadcrumbs:
         """Whether somebody left word in this boot."""
         return self._ours_counts() or self._peers_counts()
 
-    def leave(self, reason: str) -> None:
-        """Leave word; a reason that is there already is not told twice. Unavailable."""
-        try:
-            self._leave_ours(reason)
-            self._peers.parent.mkdir(mode=0o755, exist_ok=True)
-            self._touch_peers()
-        except OSError as error:
-            raise Unavailable(f"no reboot can be scheduled: {error}") from error
+    def add(self, reasons: Iterable[str]) -> tuple[str, ...]:
+        """Leave word, for these reasons too; those that are new. Unavailable."""
+        with self._mutex:
+            known = self.reasons()
+            new = tuple(reason for reason in dict.fromkeys(reasons) if reason not in known)
+            try:
+                self._leave_ours((*known, *new))
+                self._peers.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                self._touch_peers()
+            except OSError as error:
+                raise Unavailable(f"no reboot can be scheduled: {error}") from error
+            return new
+
+    def drop(self, reasons: Iterable[str]) -> None:
+        """Take reasons back, because what they were for was not done. Unavailable."""
+        with self._mutex:
+            gone, known = set(reasons), self.reasons()
+            left = tuple(reason for reason in known if reason not in gone)
+            if left and left != known:
+                self._leave_ours(left)
+            elif known and not left:
+                for path in (self._ours, self._peers):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
     def consume(self) -> None:
         """The reboot is about to be asked for. The peer's file would outlive it where /tmp is on
@@ -58,8 +79,8 @@ class Breadcrumbs:
         takes its place. Never fails: what is left is only told again."""
         if not self.boot_id or not self._peers_counts():
             return
-        with contextlib.suppress(Unavailable, OSError):
-            self._leave_ours("word was left from outside")
+        with self._mutex, contextlib.suppress(Unavailable, OSError):
+            self._leave_ours((*self.reasons(), "word was left from outside"))
             self._peers.unlink()
 
     def reasons(self) -> tuple[str, ...]:
@@ -67,14 +88,13 @@ class Breadcrumbs:
         found = self._read().get("reasons") if self._ours_counts() else None
         return tuple(map(str, found)) if isinstance(found, list) else ()
 
-    def _leave_ours(self, reason: str) -> None:
-        reasons = list(dict.fromkeys((*self.reasons(), reason)))
-        word = {"boot_id": self.boot_id, "reasons": reasons}
+    def _leave_ours(self, reasons: Iterable[str]) -> None:
+        word = {"boot_id": self.boot_id, "reasons": list(dict.fromkeys(reasons))}
         self._ours.parent.mkdir(mode=0o755, exist_ok=True)
         write_durable(self._ours, json.dumps(word).encode(), 0o644)
 
     def _read(self) -> dict[str, object]:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             found = json.loads(self._ours.read_bytes())
             return found if isinstance(found, dict) else {}
         return {}

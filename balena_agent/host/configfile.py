@@ -1,134 +1,143 @@
-"""Single members of config.json, read as they are now and written so that all others survive.
+"""config.json on the disk: read whole, changed by merging, kept through every mishap.
 
-Theory (spec 30 §2.3): the file belongs to many, and the boot partition is FAT, where a rename over
-a file is not safe from power cuts. So a write reads the file anew, changes one member, and follows
-the OS's own `fatrw`: the whole content first goes into a file beside it whose name ends in the
-digest of the content. From then on it is committed, whatever happens: whoever reads next finishes
-it. A file that is not there, or that we cannot parse, is never written.
+Theory: others write this file too, at any time. So it is read again before every change, and only
+what is changed is changed. A text that cannot be read as a configuration is never written over: the
+last good one, which the store keeps, stands in until the file is mended (spec 30 §2.2, §2.3).
+
+Invariant: `state` is replaced as a whole; readers in any thread see one or the other.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import secrets
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import Unavailable
+from ..core.configjson import Changes, ConfigFault, KeyPath, changed_keys, merged, parse
+from ..core.errors import AgentError, Unavailable
 from ..core.jsonread import Json
-from .machine import interrupted_write
+from .durable import DurableFile, Files
 
-Members = tuple[str, ...]
+MOUNTS = "/proc/self/mountinfo"
+FIRMWARE_VOLUME: KeyPath = ("os", "kernel", "extraFirmwareVol")
+"""The volume of extra firmware, for the kernel's next boot (spec 30 §17)."""
 
-FIRMWARE_VOLUME: Members = ("os", "kernel", "extraFirmwareVol")
+
+@dataclass(frozen=True, slots=True)
+class ConfigState:
+    """`values` are the file's, or the last good ones. `problem` says why the file itself is of no
+    use now; `absent` that there is none."""
+
+    values: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    problem: str = ""
+    absent: bool = False
 
 
 class ConfigFile:
-    """config.json at `path`. Callable from any thread."""
+    """See the module. `last_good` is what the store kept, `keep` keeps another one. `guard` says
+    why nothing may be written now, or ""."""
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._mutex = threading.Lock()
-        self._seen: tuple[tuple[int, int, int], Json] | None = None
+    def __init__(
+        self,
+        path: str,
+        *,
+        last_good: str = "",
+        keep: Callable[[str], None] = lambda text: None,
+        guard: Callable[[], str] = str,
+        files: Files | None = None,
+    ) -> None:
+        self.path = path
+        self._file = DurableFile(path, files)
+        self._kept = last_good
+        self._keep = keep
+        self._guard = guard
+        self._lock = threading.Lock()
+        self.state = ConfigState(absent=True)
+        self.refresh()
 
-    def text(self, members: Members) -> str | None:
+    @property
+    def writable(self) -> bool:
+        """Whether a change could be made now, as far as can be told without trying."""
+        return not (self.state.absent or self.state.problem or self._guard())
+
+    def refresh(self) -> frozenset[str]:
+        """Read again; the keys whose values have changed. Never raises."""
+        with self._lock:
+            before = self.state.values
+            self._read()
+            return changed_keys(before, self.state.values)
+
+    def merge(self, changes: Changes) -> bool:
+        """Bring these changes into the file; False where it says all of it already. Unavailable:
+        it cannot be written now, and is as it was."""
+        with self._lock:
+            raw = self._read()
+            reason = self._guard() or self.state.problem
+            if raw is None or reason:
+                raise Unavailable(f"{self.path} is not changed: {reason or 'there is none'}")
+            fresh = merged(raw, changes)
+            if fresh == raw:
+                return False
+            self._file.write(fresh)
+            self._read()
+            return True
+
+    def text(self, path: KeyPath) -> str | None:
         """A text deep in the file, "" where it is not set; None where it can be neither told nor
         set: no such file, not JSON, or something else in the place of an object."""
-        values = self._values()
-        for name in members[:-1]:
-            if not isinstance(values, dict):
+        if self.state.absent or self.state.problem:
+            return None
+        found: Json = self.state.values
+        for key in path:
+            if not isinstance(found, Mapping):
                 return None
-            values = values.get(name, {})
-        found = values.get(members[-1], "") if isinstance(values, dict) else None
+            found = found.get(key, "" if key == path[-1] else {})
         return found if isinstance(found, str) else None
 
-    def set(self, members: Members, value: str) -> None:
-        """Set one member; nothing is written when it is so already. Unavailable."""
-        with self._mutex:
-            raw = self._raw()
-            here = whole = _parsed(raw)
-            for name in members[:-1]:
-                here = here.setdefault(name, {}) if isinstance(here, dict) else None
-            if not isinstance(here, dict):
-                raise Unavailable(f"{self._path}: {'.'.join(members)} cannot be set in it")
-            if here.get(members[-1]) == value:
-                return
-            here[members[-1]] = value
-            pretty = raw.lstrip().startswith(b"{\n")
-            form = json.dumps(
-                whole, indent=2 if pretty else None, separators=None if pretty else (",", ":"),
-                ensure_ascii=False,
-            )  # fmt: skip
-            self._write(form.encode())
+    def set(self, path: KeyPath, value: str) -> None:
+        """Set one text deep in the file. Unavailable; also where something else is in its place."""
+        if self.text(path) is None:
+            raise Unavailable(f"{self.path}: {'.'.join(path)} cannot be set in it")
+        self.merge({path: value})
 
-    def _values(self) -> Json:
-        """The parsed file; parsed anew only when it has changed."""
+    def _read(self) -> bytes | None:
+        """Take in what is there; None where that is of no use."""
         try:
-            found = os.stat(self._path)
-        except OSError:
+            raw = self._file.read()
+            if raw is None:
+                self.state = ConfigState(self._last_good(), absent=True)
+                return None
+            values = parse(raw)
+        except (ConfigFault, Unavailable) as error:
+            reason = f"{self.path} {error}" if isinstance(error, ConfigFault) else error.message
+            self.state = ConfigState(self._last_good(), problem=reason)
             return None
-        mark = (found.st_mtime_ns, found.st_ino, found.st_size)
-        seen = self._seen
-        if seen is None or seen[0] != mark:
-            try:
-                seen = (mark, _parsed(self._raw()))
-            except Unavailable:
-                seen = (mark, None)
-            self._seen = seen
-        return seen[1]
+        self.state = ConfigState(values)
+        self._remember(raw.decode("utf-8", "replace"))
+        return raw
 
-    def _raw(self) -> bytes:
+    def _last_good(self) -> Mapping[str, Json]:
         try:
-            return interrupted_write(self._path) or self._path.read_bytes()
-        except OSError as error:
-            raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from error
+            return parse(self._kept) if self._kept else {}
+        except ConfigFault:
+            return {}
 
-    def _write(self, content: bytes) -> None:
-        name, token = self._path.name, secrets.token_hex(4)
-        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        committed = self._path.with_name(f".{name}.{token}.{digest}.md5sum")
-        fresh = self._path.with_name(f".{name}.{token}.tmp")
+    def _remember(self, text: str) -> None:
+        if text == self._kept:
+            return
+        self._kept = text
         try:
-            mode = os.stat(self._path).st_mode & 0o777
-            _put(committed, content, mode)
-            if committed.read_bytes() != content:
-                raise Unavailable(f"{committed} does not hold what was written to it")
-            for old in self._path.parent.glob(f".{name}.*.*.md5sum"):
-                if old != committed:  # finished by this write, or garbage
-                    old.unlink(missing_ok=True)
-            _put(fresh, content, mode)
-            os.replace(fresh, self._path)
-            _sync(self._path.parent)
-            committed.unlink()
-            _sync(self._path.parent)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
-            raise Unavailable(f"{self._path} cannot be written: {error.strerror}") from error
+            self._keep(text)
+        except AgentError:
+            return  # the store tells its own trouble; this copy is for a rainy day only
 
 
-def _parsed(raw: bytes) -> Json:
+def mounted(directory: str, mounts: str = MOUNTS) -> bool:
+    """Whether a directory is a mount point; bind mounts are, which os.path does not see."""
     try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise Unavailable("config.json is not valid JSON") from error
-
-
-def _put(path: Path, content: bytes, mode: int) -> None:
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-    with open(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(handle)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        lines = Path(mounts).read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    wanted = directory.rstrip("/") or "/"
+    return any(line.split(" ")[4].replace("\\040", " ") == wanted for line in lines if line)

@@ -8,23 +8,20 @@ may be a secret stands in such a line. A device without `apiEndpoint` is unmanag
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
-import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from ..core.boot import Board
+from ..core.configjson import ConfigJson
 from ..core.errors import Unavailable
-from ..core.jsonread import Json, shown
 from ..core.observed import HostFacts
-
-T = TypeVar("T")
+from .configfile import ConfigFile
 
 BALENA_OS = "balena-os"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -36,9 +33,6 @@ _ARCHITECTURES = {
     "armv6l": "rpi",
     "i686": "i386",
 }
-_SECRETS = frozenset({"apiKey", "deviceApiKey", "deviceApiKeys", "os"})
-_TRUE, _FALSE = ("1", "true", "on"), ("0", "false", "off")
-_INTEGER = re.compile(r"\s*([+-]?[0-9]+)")
 
 
 class Files(Protocol):
@@ -54,76 +48,15 @@ class Files(Protocol):
     def hostname(self) -> str: ...
 
 
-@dataclass(slots=True)
-class ConfigJson:
-    """The device's configuration with typed getters; `problems` collects what they met."""
-
-    values: Mapping[str, Json] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def text(self, key: str, default: str = "") -> str:
-        value = self.values.get(key)
-        if isinstance(value, str):
-            return value
-        return default if value is None else self._bad(key, "text", default)
-
-    def number(self, key: str, default: int) -> int:
-        """A number, or the leading integer of a text (`"42abc"` is 42)."""
-        value = self.values.get(key)
-        found = _INTEGER.match(value) if isinstance(value, str) else None
-        if found:
-            return int(found[1])
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
-            return int(value)
-        return default if value is None else self._bad(key, "a number", default)
-
-    def flag(self, key: str) -> bool:
-        value = self.values.get(key)
-        word = value.lower() if isinstance(value, str) else value
-        if word is True or word == 1 or word in _TRUE:
-            return True
-        if word is None or word is False or word == 0 or word in _FALSE:
-            return False
-        return self._bad(key, "true or false", False)
-
-    def _bad(self, key: str, rule: str, default: T) -> T:
-        seen = "(not shown)" if key in _SECRETS else shown(self.values[key])
-        self.problems.append(f"config.json: {key} must be {rule} but is {seen}; ignored")
-        return default
-
-
 def read_config(path: str) -> ConfigJson:
     """config.json as it is now, also where another program's write of it was interrupted.
 
     That there is none is no problem: only balenaOS must have one.
     """
-    try:
-        raw = interrupted_write(Path(path)) or Path(path).read_bytes()
-        values = json.loads(raw)
-    except FileNotFoundError:
-        return ConfigJson({})
-    except OSError as error:
-        return ConfigJson({}, [f"{path} cannot be read: {error.strerror}"])
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        return ConfigJson({}, [f"{path} is not valid JSON (line {line})"])
-    if not isinstance(values, dict):
-        return ConfigJson({}, [f"{path} must hold a JSON object"])
-    return ConfigJson(values)
-
-
-def interrupted_write(path: Path) -> bytes | None:
-    """The content of a committed but unfinished write by the OS's `fatrw` tool (spec 30 §2.3).
-
-    It is committed when the name of the file beside `path` ends in the digest of its content.
-    """
-    for beside in sorted(path.parent.glob(f".{path.name}.*.*.md5sum")):
-        with contextlib.suppress(OSError):
-            content = beside.read_bytes()
-            digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            if beside.name.split(".")[-2] == digest:
-                return content
-    return None
+    file = ConfigFile(path)
+    file.refresh()
+    problem = file.state.problem
+    return ConfigJson(file.state.values, [problem] if problem else [])
 
 
 def read_os_release(path: str) -> Mapping[str, str]:
@@ -144,13 +77,20 @@ def profile(wanted: str, os_release: str) -> str:
 
 
 def facts(
-    files: Files, *, api_port: int, engine_socket: str, stored_uuid: str = "", root: str = "/"
+    files: Files,
+    *,
+    api_port: int,
+    engine_socket: str,
+    stored_uuid: str = "",
+    root: str = "/",
+    config: ConfigJson | None = None,
 ) -> tuple[HostFacts, tuple[str, ...]]:
     """The facts about this device, and lines about what could not be read.
 
     `stored_uuid` stands in where config.json has none; `listenPort` there wins over `api_port`.
+    `config` is config.json where that has been read already.
     """
-    config = read_config(files.config_json)
+    config = read_config(files.config_json) if config is None else config
     release = read_os_release(files.os_release)
     slug, arch, problems = _device_type(files.device_type_json, config)
     port = config.number("listenPort", api_port)
@@ -177,6 +117,12 @@ def facts(
         kernel_release=platform.release(),
     )
     return found, (*config.problems, *problems)
+
+
+def board(files: Files, device_type: str) -> Board:
+    """What decides which boot files count (spec 30 §4.1)."""
+    release = read_os_release(files.os_release)
+    return Board(device_type, release.get("META_BALENA_VERSION", ""))
 
 
 def read_hostname(path: str) -> str:

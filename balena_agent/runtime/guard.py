@@ -12,7 +12,7 @@ import logging
 import threading
 from typing import Protocol
 
-from ..core.firewall import Wish, wish, wrong_mode
+from ..core.firewall import Wish, wish
 from ..core.snapshot import Snapshot
 from .state import Published
 
@@ -41,7 +41,6 @@ class Guard:
         self._look = threading.Event()
         self._closed = False
         self._wanted: Wish | None = None
-        self._warned = ""
         self.problem = ""
 
     def start(self) -> None:
@@ -57,7 +56,6 @@ class Guard:
 
     def turn(self) -> None:
         snapshot = self._published.current
-        self._warn(wrong_mode(snapshot))
         before, wanted = self._wanted, wish(snapshot)
         changed, problems = self._firewall.keep(wanted)
         self._wanted = wanted
@@ -88,14 +86,9 @@ class Guard:
             self._look.set()
 
     def _knows(self, snapshot: Snapshot) -> bool:
-        return wish(snapshot) == self._wanted and wrong_mode(snapshot) == self._warned
+        return wish(snapshot) == self._wanted
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self.problem:
             _log.warning("Firewall mode not applied due to error: %s", problem)
         self.problem = problem
-
-    def _warn(self, warning: str) -> None:
-        if warning and warning != self._warned:
-            _log.warning("%s", warning)
-        self._warned = warning

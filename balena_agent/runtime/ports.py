@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from ..core.hostconfig import HostConfig
 from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
@@ -44,6 +45,9 @@ class Host(Protocol):
 
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""
+
+    def config(self) -> HostConfig:
+        """What the host is set to, as of the last look at its files; never blocks."""
 
 
 class Clock(Protocol):

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
 from ..core.errors import AgentError, InvalidInput
+from ..core.hostconfig import current_variables
 from ..core.intent import Command, SetTarget
 from ..core.snapshot import Snapshot
 from ..core.target import Target, images_of, read_preload
+from ..core.variables import plain_names
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,17 @@ def parse(raw: str) -> Target | None:
         return None
     target = read_preload(document)
     return target if target.apps or target.config else None
+
+
+def overlaid(raw: str, current: Mapping[str, str]) -> str:
+    """A preload file with the host's current variables where it says nothing of its own: a first
+    target must not undo what the image's builder has set (spec 20 §24)."""
+    document = json.loads(raw)
+    holder = document[0] if isinstance(document, list) else document
+    listed = document if isinstance(document, list) else [document]
+    own = [plain_names(part.get("config") or {}) for part in listed]
+    holder["config"] = {**current, **{k: v for config in own for k, v in config.items()}}
+    return json.dumps(document)
 
 
 class Preload:
@@ -72,8 +85,11 @@ class Preload:
         if missing:
             self._tell(missing)
             return
-        target, self._target = self._target, None
-        answer = self._submit(SetTarget(SOURCE, self._raw, target))
+        self._target = None
+        raw = overlaid(self._raw, current_variables(snapshot.host))
+        target = parse(raw)
+        assert target is not None
+        answer = self._submit(SetTarget(SOURCE, raw, target))
         answer.add_done_callback(self._accepted)
 
     def _tell(self, missing: frozenset[str]) -> None:

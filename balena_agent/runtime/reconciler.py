@@ -37,7 +37,7 @@ from ..core.names import REQUIRES_REBOOT
 from ..core.observed import HostFacts, Observed
 from ..core.origins import to_note
 from ..core.plan import Plan
-from ..core.planner import plan
+from ..core.planner import plan, plan_apart
 from ..core.situation import Situation
 from ..core.snapshot import Snapshot
 from ..core.status import deltas_wanted, locks_overridden
@@ -62,6 +62,7 @@ from .compiler import Compiler, ServiceKeys
 from .damper import Damper
 from .executor import Executor, Outcome, Progress
 from .handovers import Handovers
+from .hosting import Hosting
 from .ledger import Ledger
 from .longwaits import LongWaits
 from .lookout import Looked, Lookout
@@ -98,6 +99,7 @@ class Reconciler:
         policy: Policy,
     ) -> None:
         self._host = host
+        self._hosting = Hosting(host)
         self._clock = clock
         self._published = published
         self._policy = policy
@@ -241,7 +243,9 @@ class Reconciler:
                 self._stop_answers.append(answer)
                 self._present.change(stopping=True)
             case NewFacts(facts=facts):
-                self._present.change(facts=facts)
+                # The name is the target's business, not the host's.
+                name = self._now.facts.device_name
+                self._present.change(facts=replace(facts, device_name=name))
             case Quit():
                 pass
 
@@ -355,18 +359,21 @@ class Reconciler:
         self._present.change(desired=desired, observed=self._world.observed)
         self._tidy()
         self._judge_handovers()
+        self._hosting.look(self._now)
         situation = self._situation()
         planned = self._plan(situation)
-        self._present.change(plan=planned, standing=situation.standing())
+        host = self._hosting.config
+        self._present.change(plan=planned, standing=situation.standing(), host=host)
         self._long_waits.tell(planned.waits, self._clock.monotonic())
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
-            for step in planned.steps:
-                self._begin(step)
+        for step in planned.steps:
+            self._begin(step)
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed) + kept_services(planned)
         notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
+        notices += self._hosting.notices()
         telling.new_notices(self._now.notices, notices)
         self._present.change(notices=notices)
         self._publish()
@@ -377,13 +384,14 @@ class Reconciler:
         return self._compiler.compile(now.target, observed.images, facts)
 
     def _may_act(self) -> bool:
-        """Nothing is done without a look at the world, but for a forced reboot or power-off."""
+        """Nothing is done to the engine without a look at it, but for a forced reboot or
+        power-off."""
         power = self._now.intent.power
         return self._now.looked or bool(power and power.force and self._now.engine_error)
 
     def _plan(self, situation: Situation) -> Plan:
         if not self._may_act():
-            return Plan()
+            return plan_apart(situation)
         found = plan(self._now.desired, self._world.observed, situation)
         self._ledger.prune(found.wanted | found.remembered)
         if not (self._now.intent.power or self._now.stopping):  # they want no download, for now
@@ -411,6 +419,7 @@ class Reconciler:
             origins=self._notes.origins,
             deltas=deltas_wanted(self._now).on,
             remove_peer=policy.remove_peer,
+            host_steps=self._hosting.plan.steps,
         )
 
     def _begin(self, step: Step) -> None:

@@ -6,15 +6,16 @@ Entries carry fields (APP, SERVICE, STEP, CAUSE) so that `journalctl SERVICE=web
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from ..core.desired import Desired
 from ..core.errors import AgentError, Broken, Cancelled
+from ..core.messages import changed_settings, reboot_scheduled, sentences
 from ..core.messages import failure as failure_text
 from ..core.messages import locked as locked_text
-from ..core.messages import sentences
 from ..core.observed import Observed
 from ..core.snapshot import Failure
-from ..core.steps import Step, identity, service_of, verb
+from ..core.steps import ChangeConfig, SetBootConfig, Step, identity, service_of, verb
 from ..core.target import Target
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,14 @@ def begun(step: Step) -> None:
 def done(step: Step) -> None:
     if text := sentences(step).done:
         _log.info(text, extra=_fields(step))
+    if isinstance(step, ChangeConfig | SetBootConfig) and step.reboot:
+        _log.info(reboot_scheduled(step.variables), extra=_fields(step))
+
+
+def settings(variables: Mapping[str, str]) -> None:
+    """Variables that are in force from now on."""
+    if variables:
+        _log.info(changed_settings(variables))
 
 
 def given_up(step: Step, error: Cancelled) -> None:

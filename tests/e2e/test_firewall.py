@@ -224,7 +224,7 @@ def test_H50_a_flushed_chain_is_restored(device: Device) -> None:
 
 def test_H10_an_unknown_mode_is_off_and_told_once(device: Device) -> None:
     device.apply(configured("sideways", service("one", 1)))
-    told = "HOST_FIREWALL_MODE 'sideways' is none of on, off, auto: off"
+    told = "firewallMode, value: 'sideways'. Falling back to default (off)"
     device.until(lambda: told in device.said(), 10, "the agent tells of it")
     assert in_force(device, "off") and device.running("one")
     assert device.said().count(told) == 1

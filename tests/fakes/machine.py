@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from balena_agent.core.errors import AgentError, Cancelled, Locked
+from balena_agent.core.hostconfig import HostConfig, after
 from balena_agent.core.images import FetchFailure
 from balena_agent.core.intent import ServiceKey
 from balena_agent.core.jsonread import Json
@@ -17,11 +18,14 @@ from balena_agent.core.origins import Origin
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
     AwaitHandover,
+    ChangeConfig,
+    DumpConfig,
     HostStep,
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
     RequireReboot,
+    SetBootConfig,
     SetFirmwareVolume,
     TakeLocks,
     Ticket,
@@ -31,10 +35,17 @@ from balena_agent.core.steps import (
 class FakeHost:
     """ports.Host. `user_locks` maps app ids to the service whose lock a user holds; `files` are
     the lock files of ours, which outlive us: app id and service. A hand-over is done at once, or,
-    with `patient`, when its service has a signal in `signals`: there is no time in this world."""
+    with `patient`, when its service has a signal in `signals`: there is no time in this world.
+    `settings` is what the host is set to: it changes as the model says (hostconfig.after), and in
+    no other way."""
 
-    def __init__(self, files: frozenset[tuple[int, str]] = frozenset()) -> None:
+    def __init__(
+        self,
+        files: frozenset[tuple[int, str]] = frozenset(),
+        settings: HostConfig | None = None,
+    ) -> None:
         self.files = set(files)
+        self.settings = settings or HostConfig()
         self.user_locks: dict[int, str] = {}
         self.refusal: AgentError | None = None
         self.boot = HostState(boot_id="boot-1")
@@ -62,6 +73,11 @@ class FakeHost:
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)
+                case ChangeConfig() | SetBootConfig() | DumpConfig():
+                    self.settings = after(step, self.settings)
+
+    def config(self) -> HostConfig:
+        return self.settings
 
     def state(self) -> HostState:
         with self._mutex:

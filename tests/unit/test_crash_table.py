@@ -33,8 +33,10 @@ from fakes.machine import FakeHost, FakeStore
 
 from balena_agent.core import steps as vocabulary
 from balena_agent.core.body import joins
+from balena_agent.core.boot import Board
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
+from balena_agent.core.hostconfig import BootFile, HostConfig, after
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
 from balena_agent.core.looks import Touch
 from balena_agent.core.names import (
@@ -48,11 +50,13 @@ from balena_agent.core.origins import Origin
 from balena_agent.core.spec import Endpoint, NetworkSpec
 from balena_agent.core.steps import (
     AwaitHandover,
+    ChangeConfig,
     ConnectNetwork,
     CreateContainer,
     CreateNetwork,
     CreateVolume,
     DisconnectNetwork,
+    DumpConfig,
     EngineStep,
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
@@ -69,6 +73,7 @@ from balena_agent.core.steps import (
     RequestReboot,
     RequireReboot,
     RetireContainer,
+    SetBootConfig,
     SetFirmwareVolume,
     StartContainer,
     Step,
@@ -133,8 +138,8 @@ class MortalHost(FakeHost):
     """A reboot that the device itself needs takes place: then the agent's life ends as well, lock
     files and the word that a reboot is required are gone, and `rebooted` says so."""
 
-    def __init__(self, files: LockFiles, fate: Fate, boot: HostState) -> None:
-        super().__init__(files)
+    def __init__(self, files: LockFiles, settings: HostConfig, fate: Fate, boot: HostState) -> None:
+        super().__init__(files, settings)
         self.boot = boot
         self.rebooted = False
         self._fate = fate
@@ -145,7 +150,13 @@ class MortalHost(FakeHost):
         with self._gate:
             self._live()
             struck = self._fate.strikes(step)
-            if struck and self._fate.half:
+            if struck and isinstance(step, ChangeConfig | SetBootConfig) and self._fate.half:
+                done = after(step, self.settings)
+                if self._fate.half is scheduled:
+                    self.settings = replace(self.settings, reboot=done.reboot)
+                else:
+                    self.settings = replace(done, attempts=self.settings.attempts)
+            elif struck and self._fate.half:
                 services = step.services if isinstance(step, TakeLocks) else ("one", "two")
                 self.files = {(1, services[0])}
             elif not struck or self._fate.done:
@@ -211,6 +222,7 @@ class Remains:
     world: Observed
     store: FakeStore
     files: LockFiles = frozenset()
+    settings: HostConfig = field(default_factory=HostConfig)
     older: FakeStore | None = None
     """The store as a power cut may leave it, where that is another one."""
     worked: tuple[Step, ...] = ()
@@ -232,7 +244,8 @@ def live(
     end = fate
     fate = fate or Fate()
     engine = MortalEngine(found.world, fate, next(_lives) * 1000)
-    host, store = MortalHost(found.files, fate, found.boot), MortalStore(found.store, fate)
+    host = MortalHost(found.files, found.settings, fate, found.boot)
+    store = MortalStore(found.store, fate)
     with rig(
         memory=remembered(store), policy=policy, engine=engine, host=host, store=store
     ) as agent:
@@ -240,8 +253,9 @@ def live(
     worked = (*engine.performed, *host.performed)
     kept = copy_into(FakeStore(), store)
     left = Remains(
-        engine.observed, kept, frozenset(host.files), store.older, worked, store.writes, host.boot
-    )
+        engine.observed, kept, frozenset(host.files), host.settings, store.older, worked,
+        store.writes, host.boot,
+    )  # fmt: skip
     return live(left, policy, settle) if host.rebooted and end is None else left
 
 
@@ -267,6 +281,7 @@ class Scenario:
     halves: Mapping[str, Callable[[Any, Observed], Observed]] = field(default_factory=dict)
     meanwhile: Callable[[Observed], Observed] | None = None
     boot: HostState = BOOT
+    settings: HostConfig = field(default_factory=HostConfig)
 
     def __str__(self) -> str:
         return f"{self.at.__name__}: {self.name}"
@@ -275,6 +290,12 @@ class Scenario:
 def app(*services: Json, volumes: Json | None = None, networks: Json | None = None) -> Json:
     document = target(*services)
     document["local"]["apps"]["1"].update(volumes=volumes or {}, networks=networks or {})
+    return document
+
+
+def configured(**variables: str) -> Json:
+    document = target(service("one"))
+    document["local"]["config"] = variables
     return document
 
 
@@ -412,6 +433,21 @@ def with_stray(world: Observed) -> Observed:
     return replace(world, images={**world.images, stray.id: stray})
 
 
+def scheduled(step: Step, world: Observed) -> Observed:
+    return world  # the reboot is noted, the file not written yet
+
+
+def unnoted(step: Step, world: Observed) -> Observed:
+    return world  # the file is written, but not that it was
+
+
+CONFIG = HostConfig(profile="balenaos", boot_id="b1", config={}, dump="")
+BOARD = replace(
+    CONFIG, board=Board("raspberrypi4-64"), boot={"config.txt": BootFile("# mine\ngpu_mem=16\n")}
+)
+LOGGING = configured(SUPERVISOR_PERSISTENT_LOGGING="1", SUPERVISOR_POLL_INTERVAL="60000")
+MEMORY = configured(RESIN_HOST_CONFIG_gpu_mem="64", HOST_CONFIG_dtparam="audio=on,spi=on")
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -502,6 +538,13 @@ SCENARIOS = (
     Scenario("restart after it", CreateContainer, LOOSE, LOOSE_OTHER),
     Scenario("restart after it", StartContainer, LOOSE, LOOSE_OTHER),
     Scenario("by command", RequestPowerOff, TWO, command=Power(off=True)),
+    Scenario("two variables", ChangeConfig, ONE, LOGGING, settings=CONFIG,
+             halves={"scheduled": scheduled, "unnoted": unnoted}),
+    Scenario("back to the defaults", ChangeConfig, LOGGING, ONE, settings=CONFIG,
+             halves={"scheduled": scheduled, "unnoted": unnoted}),
+    Scenario("config.txt", SetBootConfig, ONE, MEMORY, settings=BOARD,
+             halves={"scheduled": scheduled, "unnoted": unnoted}),
+    Scenario("other variables", DumpConfig, ONE, LOGGING, settings=CONFIG),
 )  # fmt: skip
 
 DEATHS = [
@@ -542,7 +585,7 @@ def device(scenario_index: int) -> Remains:
             answered(agent, agent.reconciler.submit(scenario.earlier))
         agent.settled()
 
-    new = Remains(scenario.world, FakeStore(), boot=scenario.boot)
+    new = Remains(scenario.world, FakeStore(), settings=scenario.settings, boot=scenario.boot)
     found = live(new, scenario.policy, come_to_rest)
     for change in filter(None, (scenario.meanwhile, scenario.meddled)):
         found = replace(found, world=change(found.world))
@@ -675,6 +718,7 @@ def revived(left: Remains, policy: Policy, end: Remains) -> Remains:
     assert then.files == frozenset()
     assert then.boot.firmware_volume == end.boot.firmware_volume
     assert not then.boot.reboot_required
+    assert replace(then.settings, attempts={}) == replace(end.settings, attempts={})
     again = live(then, policy, settle)
     assert (again.worked, again.writes, again.world) == ((), 0, then.world)
     return then

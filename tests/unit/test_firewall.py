@@ -16,12 +16,10 @@ from balena_agent.core.firewall import (
     IPV6,
     Present,
     Wish,
-    firewall_mode,
     read,
     rules,
     transaction,
     wish,
-    wrong_mode,
 )
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
@@ -110,13 +108,12 @@ def test_ipv6_lets_neighbours_and_its_dhcp_in() -> None:
 )
 def test_the_mode_is_a_device_variable(config: dict[str, str], mode: str, closed: bool) -> None:
     seen = snapshot(config)
-    assert firewall_mode(seen) == mode and wish(seen).closed is closed
-    assert wrong_mode(seen) == ""
+    assert (wish(seen).why, wish(seen).closed) == (mode, closed)
 
 
-def test_h10_an_unknown_mode_is_off_and_told() -> None:
-    seen = snapshot({"HOST_FIREWALL_MODE": "sideways"})
-    assert firewall_mode(seen) == "off" and "sideways" in wrong_mode(seen)
+def test_h10_an_unknown_mode_is_off() -> None:
+    """That is told with the other variables (variables.py)."""
+    assert wish(snapshot({"HOST_FIREWALL_MODE": "sideways"})).why == "off"
 
 
 def test_h49_auto_is_on_while_a_service_is_in_the_hosts_network() -> None:

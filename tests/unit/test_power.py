@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_places import Root
 
 from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked, RefusedByHost
 from balena_agent.core.steps import ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks
@@ -95,6 +96,7 @@ def machine(top: Path, bus: FakeBus) -> MachineHost:
         str(top),
         Breadcrumbs(str(top / "run"), str(locks), "boot-1", 1000.0),
         ConfigFile(str(top / "config.json")),
+        Root(top).files().settings,
     )
 
 

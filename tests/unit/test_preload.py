@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from agent import image, observed, rig, service, target
+from fakes.machine import FakeHost
 
+from balena_agent.core.boot import Board
+from balena_agent.core.hostconfig import BootFile, HostConfig
 from balena_agent.core.looks import Touch
 from balena_agent.runtime.preload import Preload
 
@@ -69,6 +72,42 @@ def test_another_target_that_comes_first_wins(tmp_path: Path) -> None:
         agent.settled()
         assert list(agent.store.targets) == ["local"]
         assert json.loads(file.read_text()) == APPS
+
+
+LEGACY = {"appId": 1, "name": "a", "commit": "c", "imageId": "busybox", "env": {}}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {**APPS, "config": {"RESIN_HOST_CONFIG_gpu_mem": "64"}},
+        [{**LEGACY, "config": {"RESIN_HOST_CONFIG_gpu_mem": "64"}}],
+    ],
+    ids=["v2", "v1"],
+)
+def test_what_the_host_is_set_to_stays_but_for_what_the_file_says(
+    tmp_path: Path, document: object
+) -> None:
+    text = "# mine\ngpu_mem=16\ndtparam=audio=on,spi=on\nodd-name=1\n"
+    host = FakeHost(
+        settings=HostConfig(
+            "balenaos",
+            "b1",
+            Board("raspberrypi3"),
+            {"appUpdatePollInterval": "600000"},
+            {"config.txt": BootFile(text)},
+        )
+    )
+    with rig(host=host) as agent:
+        preload = Preload(write(tmp_path, document), agent.reconciler.submit)
+        assert preload.read()
+        preload.seen(agent.until(lambda s: s.looked and s.host.boot))
+        agent.until(lambda s: s.target is not None)
+        agent.settled()
+        assert agent.store.targets.keys() == {"preload"}
+    assert host.settings.boot["config.txt"].text == text.replace("=16", "=64")
+    assert host.settings.config == {"appUpdatePollInterval": "600000"}
+    assert host.settings.reboot == ("HOST_CONFIG_gpu_mem",)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1", '{"apps": {"x": {}}}', '{"apps": []}'])
