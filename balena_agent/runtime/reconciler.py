@@ -35,7 +35,6 @@ from ..core.jsonread import truth
 from ..core.looks import Patch, Touch
 from ..core.names import REQUIRES_REBOOT
 from ..core.observed import HostFacts, Observed
-from ..core.origins import to_note
 from ..core.plan import Plan
 from ..core.planner import plan, plan_apart
 from ..core.situation import Situation
@@ -53,7 +52,6 @@ from ..core.steps import (
     Step,
     StopContainer,
 )
-from ..core.target import images_of
 from ..watchdog import Watchdog
 from . import telling
 from .adoption import Adoption
@@ -63,12 +61,12 @@ from .damper import Damper
 from .executor import Executor, Outcome, Progress
 from .handovers import Handovers
 from .hosting import Hosting
+from .housekeeping import Housekeeping
 from .ledger import Ledger
 from .longwaits import LongWaits
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
-from .orders import pruned
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
 from .resume import resume_fetches
@@ -149,6 +147,9 @@ class Reconciler:
             self._world,
             self._compiled,
             self._mailbox.wake,
+        )
+        self._housekeeping = Housekeeping(
+            self._present, self._world, self._notes, self._damper, self._commands
         )
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -357,7 +358,7 @@ class Reconciler:
         if self._now.looked:
             self._adoption.take_note(desired, self._under_way.subjects())
         self._present.change(desired=desired, observed=self._world.observed)
-        self._tidy()
+        self._housekeeping.tidy()
         self._judge_handovers()
         self._hosting.look(self._now)
         situation = self._situation()
@@ -462,41 +463,7 @@ class Reconciler:
         elif planned.steps or planned.waits:
             self._present.change(update_pending=True)
         if idle:
-            self._save_commits(planned)
-
-    def _save_commits(self, planned: Plan) -> None:
-        for app in self._now.desired.apps:
-            applied = app.commit and app.uuid in planned.settled_apps
-            if applied and self._notes.commit(app.uuid, app.app_id, app.commit):
-                _log.info("Finished applying release %s of %s", app.commit, app.name or app.uuid)
-        self._present.change(commits=self._notes.commits)
-
-    # ---- housekeeping ---------------------------------------------------------------------
-
-    def _tidy(self) -> None:
-        """Forget what no longer exists: notes on containers, met intents, images without use."""
-        if not self._now.looked:
-            return
-        observed = self._world.observed
-        noted = self._notes.stopped_by_agent | self._notes.origins.keys()
-        gone = self._world.gone() | (noted - observed.containers.keys())
-        if gone:
-            self._world.forget(gone)
-            self._notes.forget(gone)
-        self._notes.came_from(to_note(self._now.desired, observed, self._notes.origins))
-        self._prune_intent()
-        images = images_of(self._now.target) if self._now.target else frozenset()
-        self._notes.own(images)
-        self._notes.disown_absent(images, observed)
-
-    def _prune_intent(self) -> None:
-        apps, intent = self._now.desired.apps, self._now.intent
-        wanted = {s.key: s.container_name.commit for app in apps for s in app.services}
-        self._damper.keep_only(frozenset(wanted))
-        unjudged = {app.uuid for app in apps if app.problem}
-        if self._now.target is None:
-            unjudged = {uuid for uuid, _ in intent.stopped}
-        self._commands.intend(pruned(intent, self._world.observed, wanted, unjudged))
+            self._housekeeping.save_commits(planned)
 
     def _problem(self, text: str) -> None:
         _log.error(text)

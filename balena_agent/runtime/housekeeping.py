@@ -1,0 +1,70 @@
+"""Housekeeping: what is no longer true is forgotten, what has been reached is noted.
+
+Theory: notes and intents are about things that come and go without us. Before every plan they are
+held against what was last seen, so that nothing outlives what it is about. What has not been seen
+yet is not judged.
+
+Invariant: used by the reconciler's thread alone, which also publishes what is changed here.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..core.origins import to_note
+from ..core.plan import Plan
+from ..core.target import images_of
+from .commands import Commands
+from .damper import Damper
+from .notes import Notes
+from .orders import pruned
+from .state import Present
+from .world import World
+
+_log = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """See the module."""
+
+    def __init__(
+        self, present: Present, world: World, notes: Notes, damper: Damper, commands: Commands
+    ) -> None:
+        self._present = present
+        self._world = world
+        self._notes = notes
+        self._damper = damper
+        self._commands = commands
+
+    def tidy(self) -> None:
+        """Forget what no longer exists: notes on containers, met intents, images without use."""
+        if not self._present.now.looked:
+            return
+        observed = self._world.observed
+        noted = self._notes.stopped_by_agent | self._notes.origins.keys()
+        gone = self._world.gone() | (noted - observed.containers.keys())
+        if gone:
+            self._world.forget(gone)
+            self._notes.forget(gone)
+        self._notes.came_from(to_note(self._present.now.desired, observed, self._notes.origins))
+        self._prune_intent()
+        images = images_of(self._present.now.target) if self._present.now.target else frozenset()
+        self._notes.own(images)
+        self._notes.disown_absent(images, observed)
+
+    def _prune_intent(self) -> None:
+        apps, intent = self._present.now.desired.apps, self._present.now.intent
+        wanted = {s.key: s.container_name.commit for app in apps for s in app.services}
+        self._damper.keep_only(frozenset(wanted))
+        unjudged = {app.uuid for app in apps if app.problem}
+        if self._present.now.target is None:
+            unjudged = {uuid for uuid, _ in intent.stopped}
+        self._commands.intend(pruned(intent, self._world.observed, wanted, unjudged))
+
+    def save_commits(self, planned: Plan) -> None:
+        """Note the releases that are wholly applied."""
+        for app in self._present.now.desired.apps:
+            applied = app.commit and app.uuid in planned.settled_apps
+            if applied and self._notes.commit(app.uuid, app.app_id, app.commit):
+                _log.info("Finished applying release %s of %s", app.commit, app.name or app.uuid)
+        self._present.change(commits=self._notes.commits)
