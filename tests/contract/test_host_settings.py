@@ -13,7 +13,9 @@ import pytest
 from balena_agent.core.errors import InvalidInput, RefusedByHost
 from balena_agent.core.redsocks import Proxy, render
 from balena_agent.host.bus import Bus
+from balena_agent.host.discovery import Discovery
 from balena_agent.host.hostname import Hostname
+from balena_agent.host.persistence import JournalKeeping
 from balena_agent.host.proxy import HostProxy
 from balena_agent.host.systemd import Systemd
 from balena_agent.host.vpn import Vpn
@@ -223,3 +225,42 @@ def test_H44_connected_is_what_the_scripts_say(vpn: Vpn, tmp_path: Path) -> None
     assert not vpn.state().connected
     (tmp_path / "active").touch()
     assert vpn.state().connected
+
+
+def test_H51_a_hidden_device_stays_hidden(systemd: Systemd) -> None:
+    discovery = Discovery(systemd)
+    try:
+        discovery.set(False)
+        assert discovery.visible() is False
+        call = "org.freedesktop.Avahi / org.freedesktop.Avahi.Server GetHostName"
+        assert subprocess.run(["busctl", "call", *call.split()], check=False).returncode != 0
+        assert discovery.visible() is False, "a call on the bus has not started it"
+        discovery.set(True)
+        assert discovery.visible() is True
+    finally:
+        run("systemctl", "unmask", "--runtime", "avahi-daemon.service", "avahi-daemon.socket")
+
+
+def test_H55_the_journal_is_kept_without_a_reboot(systemd: Systemd) -> None:
+    drop_in = Path("/run/systemd/journald.conf.d/50-balena-agent.conf")
+    keeping = JournalKeeping(systemd)
+    kept, fleeting = Path("/var/log/journal"), Path("/run/log/journal")
+    try:
+        keeping.keep(True)
+        run("systemd-cat", "-t", "probe", "echo", "kept")
+        until(lambda: has_line(kept, "kept"), "in /var")
+        keeping.keep(False)
+        run("systemd-cat", "-t", "probe", "echo", "fleeting")
+        until(lambda: has_line(fleeting, "fleeting"), "in /run")
+        assert not has_line(kept, "fleeting")
+    finally:
+        drop_in.unlink(missing_ok=True)
+        run("systemctl", "restart", "systemd-journald.service")
+
+
+def has_line(directory: Path, text: str) -> bool:
+    found = subprocess.run(
+        ["journalctl", "-D", str(directory), "-q", "-t", "probe", "-o", "cat"],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    return text in found.stdout.splitlines()
