@@ -39,6 +39,7 @@ from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.hostconfig import NAME_LENGTH
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.steps import Touch
@@ -46,11 +47,14 @@ from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.hostconfig import HostConfiguration
+from .host.hostname import Hostname
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import profile, write_durable
 from .host.network import addresses, reserve_port
+from .host.proxy import HostProxy
 from .host.systemd import Systemd
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
@@ -107,6 +111,7 @@ class Daemon:
         self.published = Published(Snapshot(facts=facts))
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
+        self.host_configuration = self._host_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
             settings.engine.socket,
@@ -117,7 +122,7 @@ class Daemon:
         )
         self.reconciler = Reconciler(
             self.engine,
-            MachineHost(locks, Logind(self.bus), settings.paths.state),
+            MachineHost(locks, Logind(self.bus), settings.paths.state, self.host_configuration),
             self.store,
             SystemClock(),
             self.watchdog,
@@ -265,6 +270,14 @@ class Daemon:
     def _prepare(self, service: DesiredService) -> None:
         """What a container needs on the host before it is created."""
         self._locks.prepare_directory(service.app_id, service.name)
+
+    def _host_configuration(self) -> HostConfiguration:
+        def default_name() -> str:
+            return self.published.current.facts.device_uuid[:NAME_LENGTH]
+
+        hostname = Hostname(self.bus, self.systemd, self._settings.host.hostname, lambda name: None)
+        directory = Path(self._settings.paths.boot) / "system-proxy"
+        return HostConfiguration(hostname, HostProxy(self.systemd, str(directory)), default_name)
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine

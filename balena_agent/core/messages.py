@@ -21,6 +21,7 @@ from .steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    SetHostConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -69,6 +70,9 @@ def sentences(step: Step) -> Sentences:
             return Sentences("Rebooting", "", "Could not reboot")
         case RequestPowerOff():
             return Sentences("Shutting down", "", "Could not shut down")
+        case SetHostConfig():
+            return Sentences("Changing the host's settings", "Changed the host's settings",
+                             "Failed to change the host's settings")  # fmt: skip
 
 
 def _part(step: CreateNetwork | RemoveNetwork | CreateVolume | RemoveVolume) -> Sentences:

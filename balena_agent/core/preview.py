@@ -39,6 +39,7 @@ from .steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    SetHostConfig,
     StartContainer,
     Step,
     TakeLocks,
@@ -127,7 +128,7 @@ class _Rehearsal:
                 self._situation = replace(self._situation, locked=held | {app_id})
             case ReleaseLocks(app_id=app_id):
                 self._situation = replace(self._situation, locked=held - {app_id})
-            case RequestReboot() | RequestPowerOff():
+            case RequestReboot() | RequestPowerOff() | SetHostConfig():
                 pass  # left out of the intent, see `_situation`
             case _:
                 self._play_in_engine(step)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from .desired import DesiredNetwork, DesiredService, DesiredVolume
+from .hostconfig import HostChange
 from .names import ContainerName
 from .observed import Container, Image, Network, Observed, Volume
 
@@ -165,6 +166,14 @@ class RequestPowerOff:
     cause: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SetHostConfig:
+    """Give the host another name or proxy, and see that it has it (spec 30 §6)."""
+
+    change: HostChange
+    cause: str = field(default="", compare=False)
+
+
 EngineStep = (
     Fetch
     | RemoveImage
@@ -179,7 +188,7 @@ EngineStep = (
     | RemoveContainer
     | RenameContainer
 )
-HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff
+HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff | SetHostConfig
 Step = EngineStep | HostStep
 
 _VERBS: Mapping[type, str] = {
@@ -199,6 +208,7 @@ _VERBS: Mapping[type, str] = {
     ReleaseLocks: "release-locks",
     RequestReboot: "reboot",
     RequestPowerOff: "power-off",
+    SetHostConfig: "configure",
 }
 
 
@@ -302,7 +312,7 @@ def subject(step: Step) -> str:
             return "network supervisor0"
         case TakeLocks() | ReleaseLocks():
             return f"locks {step.app_id}"
-        case RequestReboot() | RequestPowerOff():
+        case RequestReboot() | RequestPowerOff() | SetHostConfig():
             return "host"
         case _:
             return "service " + "/".join(service_of(step))
@@ -321,6 +331,8 @@ def limit(step: Step) -> float:
             return 600.0
         case TakeLocks() | ReleaseLocks():
             return 15.0
+        case SetHostConfig():
+            return 300.0
         case _:
             return 90.0
 

@@ -1,4 +1,4 @@
-"""The host side of the steps: update locks, reboot and power-off.
+"""The host side of the steps: update locks, reboot and power-off, name and proxy.
 
 Theory: nothing is decided here but what only the host can know at this moment: an OS update that
 waits for its verdict must not be interrupted, unless forced (spec 20 §20). Everything else is done
@@ -8,7 +8,16 @@ by the module of its subject.
 from __future__ import annotations
 
 from ..core.errors import Locked
-from ..core.steps import HostStep, ReleaseLocks, RequestPowerOff, RequestReboot, TakeLocks, Ticket
+from ..core.steps import (
+    HostStep,
+    ReleaseLocks,
+    RequestPowerOff,
+    RequestReboot,
+    SetHostConfig,
+    TakeLocks,
+    Ticket,
+)
+from .hostconfig import HostConfiguration
 from .locks import UpdateLocks, host_update_pending
 from .logind import Logind
 
@@ -18,10 +27,13 @@ HOST_UPDATE = "Waiting for Host OS update to finish"
 class MachineHost:
     """`ports.Host` on a real machine. `state` is the mount point of the state partition."""
 
-    def __init__(self, locks: UpdateLocks, logind: Logind, state: str) -> None:
+    def __init__(
+        self, locks: UpdateLocks, logind: Logind, state: str, host: HostConfiguration
+    ) -> None:
         self._locks = locks
         self._logind = logind
         self._state = state
+        self._host = host
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         """Do one step. Locked, RefusedByHost, Unavailable and its kinds."""
@@ -36,6 +48,8 @@ class MachineHost:
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
+            case SetHostConfig():
+                self._host.set(step.change)
 
     def held_locks(self) -> frozenset[int]:
         """App ids whose update locks we hold."""

@@ -23,7 +23,7 @@ from ..core import redsocks
 from ..core.errors import AgentError, InvalidInput, RefusedByHost, Unavailable
 from ..core.redsocks import Proxy
 from .machine import write_durable
-from .systemd import Systemd
+from .systemd import Systemd, UnitState
 
 UNIT = "redsocks.service"
 CONFIG_UNITS = ("balena-proxy-config.service", "resin-proxy-config.service")
@@ -72,9 +72,9 @@ class HostProxy:
         """Make it so. InvalidInput: redsocks refuses the text. RefusedByHost, Unavailable: the
         former files are back."""
         before, after = self._files(), Files.of(proxy, no_proxy)
-        if after == before:
-            return
         unit = self._systemd.unit(UNIT)
+        if after == before and unit.running == (proxy is not None) and not self._stale(unit):
+            return
         if proxy and not unit.exists:
             raise RefusedByHost(f"this host cannot use a proxy: {UNIT} is {unit.load}")
         if after.conf is not None:
@@ -88,6 +88,14 @@ class HostProxy:
                 self._write(before)
                 self._restart(before.conf is not None)
             raise
+
+    def _stale(self, unit: UnitState) -> bool:
+        """Whether redsocks runs on a file that was written after its start: a change that was
+        interrupted by a power cut or by the death of the agent."""
+        if not unit.running or not self._conf.exists():
+            return False
+        entered = self._systemd.unit_property(unit.path, "ActiveEnterTimestamp") / 1e6
+        return self._conf.stat().st_mtime > float(entered)
 
     def _files(self) -> Files:
         return Files(_text(self._conf), _text(self._no_proxy))

@@ -22,12 +22,9 @@ from dataclasses import dataclass
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.steps import (
     Fetch,
+    HostStep,
     Patch,
-    ReleaseLocks,
-    RequestPowerOff,
-    RequestReboot,
     Step,
-    TakeLocks,
     identity,
     limit,
     touched,
@@ -225,7 +222,7 @@ class Executor:
         try:
             if ticket.cancelled:
                 raise Cancelled("given up before it began")
-            if isinstance(step, (TakeLocks, ReleaseLocks, RequestReboot, RequestPowerOff)):
+            if isinstance(step, HostStep):
                 self._host.perform(step, ticket)
             else:
                 self._engine.perform(step, ticket)

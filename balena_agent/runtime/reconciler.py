@@ -35,6 +35,7 @@ from ..core.steps import (
     Patch,
     RequestPowerOff,
     RequestReboot,
+    SetHostConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -254,6 +255,8 @@ class Reconciler:
         elif isinstance(step, (RequestReboot, RequestPowerOff)):
             self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
             self._commands.power_accepted()
+        elif isinstance(step, SetHostConfig):
+            self._commands.host_configured()
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
@@ -326,8 +329,9 @@ class Reconciler:
 
     def _may_act(self) -> bool:
         """Nothing is done without a look at the world, but for a forced reboot or power-off."""
-        power = self._now.intent.power
-        return self._now.looked or bool(power and power.force and self._now.engine_error)
+        intent = self._now.intent
+        asked = intent.power or intent.host
+        return self._now.looked or bool(asked and asked.force and self._now.engine_error)
 
     def _plan(self, situation: Situation) -> Plan:
         if not self._may_act():

@@ -14,6 +14,7 @@ from balena_agent.core.steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
+    SetHostConfig,
     TakeLocks,
     Ticket,
 )
@@ -38,7 +39,7 @@ class FakeHost:
                     self._take(app, services, force)
                 case ReleaseLocks(app_id=app):
                     self._release(app)
-                case RequestReboot() | RequestPowerOff():
+                case RequestReboot() | RequestPowerOff() | SetHostConfig():
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)

@@ -35,7 +35,15 @@ from balena_agent.core import steps as vocabulary
 from balena_agent.core.body import joins
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
-from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
+from balena_agent.core.hostconfig import HostChange
+from balena_agent.core.intent import (
+    Command,
+    ConfigureHost,
+    Power,
+    RestartService,
+    StartService,
+    StopService,
+)
 from balena_agent.core.names import SUPERVISOR_API
 from balena_agent.core.observed import Container, Image, Observed
 from balena_agent.core.steps import (
@@ -54,6 +62,7 @@ from balena_agent.core.steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
+    SetHostConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -331,6 +340,7 @@ SCENARIOS = (
     Scenario("everything goes", ReleaseLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("by command", RequestReboot, TWO, command=Power()),
     Scenario("by command", RequestPowerOff, TWO, command=Power(off=True)),
+    Scenario("by command", SetHostConfig, TWO, command=ConfigureHost(HostChange("kiosk"))),
 )  # fmt: skip
 
 DEATHS = [

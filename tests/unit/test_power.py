@@ -16,6 +16,9 @@ from balena_agent.host.logind import IN_PROGRESS, BlockedByHost, Logind
 from balena_agent.host.wire import BusRefusal
 
 LOGIND, SYSTEMD = "org.freedesktop.login1", "org.freedesktop.systemd1"
+UNCHANGED: Any = None
+"""The host's name and proxy, which no test here touches."""
+
 BLOCK = ["sleep:shutdown", "updater", "busy", "block", 0, 1]
 
 
@@ -89,7 +92,9 @@ def test_without_logind_systemd_is_asked() -> None:
 def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str) -> None:
     (tmp_path / crumb).touch()
     bus = FakeBus()
-    host = MachineHost(UpdateLocks(str(tmp_path / "a" / "b")), logind(bus), str(tmp_path))
+    host = MachineHost(
+        UpdateLocks(str(tmp_path / "a" / "b")), logind(bus), str(tmp_path), UNCHANGED
+    )
     with pytest.raises(Locked, match=r"^Waiting for Host OS update to finish$"):
         host.perform(step(), Ticket())
     assert bus.calls == []
@@ -102,7 +107,7 @@ def test_a_host_update_is_not_interrupted(tmp_path: Path, step: Any, crumb: str)
 def test_lock_steps_reach_the_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("balena_agent.host.locks.os.fchown", lambda *_: None)
     locks = UpdateLocks(str(tmp_path / "a" / "b"))
-    host = MachineHost(locks, logind(FakeBus()), str(tmp_path))
+    host = MachineHost(locks, logind(FakeBus()), str(tmp_path), UNCHANGED)
     host.perform(TakeLocks("u", 7, ("web",)), Ticket())
     assert host.held_locks() == {7}
     host.perform(ReleaseLocks("u", 7), Ticket())

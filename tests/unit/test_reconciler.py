@@ -16,7 +16,15 @@ from balena_agent.core.errors import (
     RefusedByHost,
     Unavailable,
 )
-from balena_agent.core.intent import Power, RestartService, SetTarget, StartService, StopService
+from balena_agent.core.hostconfig import HostChange
+from balena_agent.core.intent import (
+    ConfigureHost,
+    Power,
+    RestartService,
+    SetTarget,
+    StartService,
+    StopService,
+)
 from balena_agent.core.observed import Observed
 from balena_agent.core.snapshot import NOT_ASKED
 from balena_agent.core.spec import ContainerSpec
@@ -24,6 +32,7 @@ from balena_agent.core.steps import (
     CreateContainer,
     Fetch,
     RequestReboot,
+    SetHostConfig,
     StartContainer,
     StopContainer,
     Touch,
@@ -402,6 +411,53 @@ def test_an_accepted_reboot_that_never_comes_expires() -> None:
         agent.clock.advance(91)
         agent.until(lambda s: s.intent.power is None)
         assert "none came" in agent.published.current.last_error
+
+
+def test_the_host_is_configured_under_all_locks_which_are_given_back() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        held = []
+        perform = agent.host.perform
+
+        def watched(step, ticket):  # type: ignore[no-untyped-def]
+            held.append((type(step), agent.host.held_locks()))
+            perform(step, ticket)
+
+        agent.host.perform = watched  # type: ignore[method-assign]
+        change = HostChange("kiosk")
+        assert agent.reconciler.submit(ConfigureHost(change)).result(DEADLINE) == "done"
+        assert agent.host.requests == [SetHostConfig(change)]
+        assert (SetHostConfig, frozenset({1})) in held
+        agent.settled()
+        assert agent.host.held_locks() == frozenset()
+        assert agent.published.current.intent.host is None
+
+
+def test_H36_a_users_lock_keeps_the_host_as_it_is_unless_forced() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.host.user_locks[1] = "one"
+        change = HostChange("kiosk")
+        with pytest.raises(Locked):
+            agent.reconciler.submit(ConfigureHost(change)).result(DEADLINE)
+        assert agent.host.requests == []
+        assert agent.reconciler.submit(ConfigureHost(change, force=True)).result(DEADLINE)
+        assert agent.host.requests == [SetHostConfig(change)]
+
+
+def test_a_host_that_refuses_a_setting_is_told_and_the_agent_goes_on() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.host.refusal = RefusedByHost("redsocks.service is failed")
+        with pytest.raises(RefusedByHost, match="redsocks"):
+            agent.reconciler.submit(ConfigureHost(HostChange("kiosk"))).result(DEADLINE)
+        agent.host.refusal = None
+        agent.until(lambda s: s.intent.host is None and s.settled)
+        assert agent.host.requests == [], "not tried again by itself"
+        assert agent.host.held_locks() == frozenset()
 
 
 def test_engine_down_is_a_state_and_work_goes_on_when_it_is_back() -> None:

@@ -1,0 +1,48 @@
+"""The host's name and proxy together: read, and changed as one.
+
+Theory: a request may name both, and is done or not done. What can be judged is judged before
+anything is touched; the proxy comes first because it can fail, and is put back when the name then
+fails too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from ..core.errors import AgentError
+from ..core.hostconfig import HostChange, HostConfig, applied
+from .hostname import Hostname
+from .proxy import HostProxy
+
+
+class HostConfiguration:
+    """Calls from any thread but the bus thread. `default_name` is the name of a host without one."""
+
+    def __init__(
+        self, hostname: Hostname, proxy: HostProxy, default_name: Callable[[], str]
+    ) -> None:
+        self._hostname = hostname
+        self._proxy = proxy
+        self._default_name = default_name
+
+    def read(self) -> HostConfig:
+        """As the host is now. Unavailable."""
+        proxy, no_proxy = self._proxy.read()
+        return HostConfig(self._hostname.read(), proxy, no_proxy)
+
+    def set(self, change: HostChange) -> None:
+        """InvalidInput, RefusedByHost, Unavailable: then all is as it was."""
+        known = self.read()
+        wanted = applied(known, change, self._default_name())
+        if change.proxy:
+            self._proxy.set(wanted.proxy, wanted.no_proxy)
+        if change.hostname is None:
+            return
+        try:
+            self._hostname.set(wanted.hostname)
+        except AgentError:
+            if change.proxy:
+                with contextlib.suppress(AgentError):
+                    self._proxy.set(known.proxy, known.no_proxy)
+            raise
