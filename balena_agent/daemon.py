@@ -30,6 +30,7 @@ from pathlib import Path
 from . import __version__
 from .api.auth import Auth
 from .api.dbus import AgentService
+from .api.dbus_host import Machine
 from .api.dbus_tree import Facts
 from .api.http import Settings as HttpSettings
 from .api.http import build
@@ -49,6 +50,7 @@ from .host.adapter import MachineHost
 from .host.bus import Bus
 from .host.hostconfig import HostConfiguration
 from .host.hostname import Hostname
+from .host.led import Led
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
@@ -111,6 +113,7 @@ class Daemon:
         self.published = Published(Snapshot(facts=facts))
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
+        self.led = Led(settings.host.led)
         self.host_configuration = self._host_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
@@ -137,6 +140,7 @@ class Daemon:
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
+            Machine(self.host_configuration.read, self.led.identify),
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
@@ -204,6 +208,7 @@ class Daemon:
             self._stop_services()
         self.http.stop()
         self.service.stop()
+        self.led.close()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
         self.bus.close()

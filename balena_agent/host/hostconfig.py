@@ -17,7 +17,7 @@ from .proxy import HostProxy
 
 
 class HostConfiguration:
-    """Calls from any thread but the bus thread. `default_name` is the name of a host without one."""
+    """Calls from any thread but the bus thread. `default_name` names a host without a name."""
 
     def __init__(
         self, hostname: Hostname, proxy: HostProxy, default_name: Callable[[], str]

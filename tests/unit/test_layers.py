@@ -36,7 +36,9 @@ ALLOWED = {
         "peer",
     },
     "__main__": {"daemon", "config", "core"},
-    "ctl": {"core", "ctl_client", "ctl_view"},
+    "ctl": {"core", "ctl_client", "ctl_host", "ctl_shell", "ctl_view"},
+    "ctl_host": {"core", "ctl_shell"},
+    "ctl_shell": {"core", "ctl_client"},
     "ctl_client": {"core", "ctl_view"},
     "ctl_view": {"core"},
 }
