@@ -102,7 +102,7 @@ class HostProxy:
 
     def _write(self, files: Files) -> None:
         try:
-            self._conf.parent.mkdir(0o755, exist_ok=True)
+            self._conf.parent.mkdir(0o755, parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"{self._conf.parent} cannot be made: {error.strerror}") from error
         for path, content in ((self._conf, files.conf), (self._no_proxy, files.no_proxy)):
