@@ -14,6 +14,7 @@ error: systemd starts it again, and the containers never notice.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -48,6 +49,7 @@ from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.goodbye import Goodbye
 from .host.hostconfig import HostConfiguration
 from .host.hostname import Hostname
 from .host.led import Led
@@ -72,6 +74,7 @@ from .watchdog import Notify, Watchdog, watchdog_interval
 _log = logging.getLogger(__name__)
 
 STOP_SERVICES_SECONDS = 100.0
+LAST_WORK_SECONDS = 30.0
 PROBE_SECONDS = 10.0
 THREAD_STACK = 512 * 1024
 
@@ -113,6 +116,7 @@ class Daemon:
         self.published = Published(Snapshot(facts=facts))
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
+        logind = Logind(self.bus)
         self.led = Led(settings.host.led)
         self.host_configuration = self._host_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
@@ -125,7 +129,7 @@ class Daemon:
         )
         self.reconciler = Reconciler(
             self.engine,
-            MachineHost(locks, Logind(self.bus), settings.paths.state, self.host_configuration),
+            MachineHost(locks, logind, settings.paths.state, self.host_configuration),
             self.store,
             SystemClock(),
             self.watchdog,
@@ -134,6 +138,7 @@ class Daemon:
             memory,
             self._policy(),
         )
+        self.goodbye = Goodbye(logind, self._last_work, self.reconciler.carry_on)
         self.http = self._http()
         self.service = AgentService(
             self.bus,
@@ -179,6 +184,7 @@ class Daemon:
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
         self.reconciler.start()
+        self.goodbye.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -211,6 +217,7 @@ class Daemon:
         self.led.close()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
+        self.goodbye.close()
         self.bus.close()
         self.store.close()
 
@@ -222,6 +229,14 @@ class Daemon:
         except AgentError as error:
             _log.warning("Cannot tell whether the host goes down: %s", error.message)
             return False
+
+    def _last_work(self) -> None:
+        """A shutdown begins: use the moment that logind gives us. What is left is done when
+        systemd stops us."""
+        if not self._settings.agent.stop_services_on_shutdown:
+            return
+        with contextlib.suppress(FutureTimeoutError):
+            self.reconciler.stop_services().result(LAST_WORK_SECONDS)
 
     def _stop_services(self) -> None:
         _log.info("The host goes down: stopping services in order")

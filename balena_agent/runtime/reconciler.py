@@ -49,7 +49,7 @@ from .compiler import Compiler, ServiceKeys
 from .executor import Executor, Outcome, Progress
 from .ledger import Ledger
 from .lookout import Looked, Lookout
-from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
+from .mailbox import CarryOn, Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
 from .orders import pruned
 from .policy import Memory, Policy
@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 
 POWER_PATIENCE_SECONDS = 90.0
 
-_Message = Outcome | Progress | Looked | Given | StopServices | NewFacts | Quit
+_Message = Outcome | Progress | Looked | Given | StopServices | CarryOn | NewFacts | Quit
 
 
 class Reconciler:
@@ -149,6 +149,10 @@ class Reconciler:
         self._mailbox.post(StopServices(answer))
         return answer
 
+    def carry_on(self) -> None:
+        """The host does not go down after all: back to what the target says."""
+        self._mailbox.post(CarryOn())
+
     def close(self, timeout: float) -> None:
         """End the thread. Steps under way are left to themselves; the next start finds out."""
         self._mailbox.post(Quit())
@@ -211,6 +215,9 @@ class Reconciler:
             case StopServices(answer=answer):
                 self._stop_answers.append(answer)
                 self._present.change(stopping=True)
+            case CarryOn():
+                self._present.change(stopping=False)
+                self._answer_stops("called off")
             case NewFacts(facts=facts):
                 self._present.change(facts=facts)
             case Quit():
@@ -371,13 +378,16 @@ class Reconciler:
             self._present.change(update_pending=False, update_downloaded=False, update_failed=False)
             if self._now.intent.force:
                 self._commands.intend(replace(self._now.intent, force=frozenset()))
-            for answer in self._stop_answers:
-                answer.set_result("all services are stopped")
-            self._stop_answers = []
+            self._answer_stops("all services are stopped")
         elif planned.steps or planned.waits:
             self._present.change(update_pending=True)
         if idle:
             self._save_commits(planned)
+
+    def _answer_stops(self, message: str) -> None:
+        answers, self._stop_answers = self._stop_answers, []
+        for answer in answers:
+            answer.set_result(message)
 
     def _save_commits(self, planned: Plan) -> None:
         for app in self._now.desired.apps:

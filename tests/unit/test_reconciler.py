@@ -624,3 +624,16 @@ def _without(spec: ContainerSpec, name: str) -> ContainerSpec:
     from dataclasses import replace
 
     return replace(spec, fields={k: v for k, v in spec.fields.items() if k != name})
+
+
+def test_a_shutdown_that_is_called_off_gives_the_services_back() -> None:
+    with rig() as agent:
+        agent.post(target(service("one"), service("two", 2, running=False)))
+        agent.settled()
+        before = agent.ids()
+        assert agent.reconciler.stop_services().result(DEADLINE) == "all services are stopped"
+        assert agent.containers() == {"one": "exited", "two": "created"}
+        agent.reconciler.carry_on()
+        agent.until(lambda s: not s.stopping and s.settled)
+        assert agent.containers() == {"one": "running", "two": "created"}
+        assert agent.ids() == before
