@@ -41,7 +41,7 @@ from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
-from .core.hostconfig import NAME_LENGTH
+from .core.networkconfig import NAME_LENGTH
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.steps import Touch
@@ -50,7 +50,6 @@ from .engine.adapter import DockerEngine
 from .host.adapter import MachineHost
 from .host.bus import Bus
 from .host.goodbye import Goodbye
-from .host.hostconfig import HostConfiguration
 from .host.hostname import Hostname
 from .host.led import Led
 from .host.locks import UpdateLocks
@@ -58,6 +57,7 @@ from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import profile, write_durable
 from .host.network import addresses, reserve_port
+from .host.networkconfig import NetworkConfiguration
 from .host.proxy import HostProxy
 from .host.systemd import Systemd
 from .peer import FILE as PEER_FILE
@@ -118,7 +118,7 @@ class Daemon:
         self.systemd = Systemd(self.bus)
         logind = Logind(self.bus)
         self.led = Led(settings.host.led)
-        self.host_configuration = self._host_configuration()
+        self.network_configuration = self._network_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
             settings.engine.socket,
@@ -129,7 +129,7 @@ class Daemon:
         )
         self.reconciler = Reconciler(
             self.engine,
-            MachineHost(locks, logind, settings.paths.state, self.host_configuration),
+            MachineHost(locks, logind, settings.paths.state, self.network_configuration),
             self.store,
             SystemClock(),
             self.watchdog,
@@ -145,7 +145,7 @@ class Daemon:
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
-            Machine(self.host_configuration.read, self.led.identify),
+            Machine(self.network_configuration.read, self.led.identify),
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
@@ -291,13 +291,13 @@ class Daemon:
         """What a container needs on the host before it is created."""
         self._locks.prepare_directory(service.app_id, service.name)
 
-    def _host_configuration(self) -> HostConfiguration:
+    def _network_configuration(self) -> NetworkConfiguration:
         def default_name() -> str:
             return self.published.current.facts.device_uuid[:NAME_LENGTH]
 
         hostname = Hostname(self.bus, self.systemd, self._settings.host.hostname, lambda name: None)
         directory = Path(self._settings.paths.boot) / "system-proxy"
-        return HostConfiguration(hostname, HostProxy(self.systemd, str(directory)), default_name)
+        return NetworkConfiguration(hostname, HostProxy(self.systemd, str(directory)), default_name)
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import Cancelled, DeadlineExceeded, InvalidInput
-from ..core.hostconfig import HostChange, HostConfig, read_change, read_hostname, shown
-from ..core.intent import Command, ConfigureHost, Power
+from ..core.intent import Command, ConfigureNetwork, Power
+from ..core.networkconfig import NetworkChange, NetworkConfig, read_change, read_hostname, shown
 from ..core.redsocks import OURS
 from ..host.wire import Call, Variant, plain
 from .dbus_interface import MANAGER
@@ -36,7 +36,7 @@ class Machine:
     """What is done and asked without the reconciler. `read` may block for seconds and raises
     AgentErrors; `blink` returns at once."""
 
-    read: Callable[[], HostConfig] = HostConfig
+    read: Callable[[], NetworkConfig] = NetworkConfig
     blink: Callable[[], None] = lambda: None
 
 
@@ -83,7 +83,7 @@ class HostMethods:
         return [found]
 
     async def _set_hostname(self, call: Call, hostname: str, force: bool) -> Body:
-        return await self._configure(HostChange(read_hostname(hostname)), force)
+        return await self._configure(NetworkChange(read_hostname(hostname)), force)
 
     async def _set_proxy(self, call: Call, proxy: Mapping[str, Any], force: bool) -> Body:
         """Replaces what there is: no key means no proxy."""
@@ -93,8 +93,8 @@ class HostMethods:
         cleared = dict.fromkeys(_PROXY_KEYS) if given else {}
         return await self._configure(read_change({"proxy": {**cleared, **given}}), force)
 
-    async def _configure(self, change: HostChange, force: bool) -> Body:
-        await done(self._submit(ConfigureHost(change, force)), _CONFIG_PATIENCE)
+    async def _configure(self, change: NetworkChange, force: bool) -> Body:
+        await done(self._submit(ConfigureNetwork(change, force)), _CONFIG_PATIENCE)
         return ()
 
 

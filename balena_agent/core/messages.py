@@ -21,7 +21,7 @@ from .steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -70,7 +70,7 @@ def sentences(step: Step) -> Sentences:
             return Sentences("Rebooting", "", "Could not reboot")
         case RequestPowerOff():
             return Sentences("Shutting down", "", "Could not shut down")
-        case SetHostConfig():
+        case SetNetworkConfig():
             return Sentences("Changing the host's settings", "Changed the host's settings",
                              "Failed to change the host's settings")  # fmt: skip
 

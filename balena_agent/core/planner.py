@@ -32,7 +32,7 @@ from .steps import (
     RemoveVolume,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     StopContainer,
     TakeLocks,
     service_of,
@@ -68,7 +68,7 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     busy = {subject(step) for step in situation.running.values()}
     if situation.intent.power:
         return _plan_power(world, situation, busy)
-    if situation.intent.host:
+    if situation.intent.network:
         return _plan_host(world, situation, busy)
     if not desired.asked:
         return _plan_unasked(situation, busy)
@@ -305,12 +305,12 @@ def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: se
 def _plan_host(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:
     """A change of the host's name or proxy, which takes moments: all update locks, then the change.
     What is under way goes on meanwhile, nothing else is begun."""
-    asked = situation.intent.host
+    asked = situation.intent.network
     assert asked is not None
     device = Draft(situation, busy)
     drafts = [device, *_all_locks(world, situation, busy, asked.force, "a change of the host")]
     if len(drafts) == 1:
-        device.emit(SetHostConfig(asked.change, "asked for over an API"))
+        device.emit(SetNetworkConfig(asked.change, "asked for over an API"))
     else:
         device.wait("host", "waits for the update locks of all apps")
     for step in situation.running.values():

@@ -39,7 +39,7 @@ from .steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     StartContainer,
     Step,
     TakeLocks,
@@ -128,7 +128,7 @@ class _Rehearsal:
                 self._situation = replace(self._situation, locked=held | {app_id})
             case ReleaseLocks(app_id=app_id):
                 self._situation = replace(self._situation, locked=held - {app_id})
-            case RequestReboot() | RequestPowerOff() | SetHostConfig():
+            case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
                 pass  # left out of the intent, see `_situation`
             case _:
                 self._play_in_engine(step)

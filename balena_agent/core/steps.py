@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from .desired import DesiredNetwork, DesiredService, DesiredVolume
-from .hostconfig import HostChange
 from .names import ContainerName
+from .networkconfig import NetworkChange
 from .observed import Container, Image, Network, Observed, Volume
 
 STOP_MARGIN = 30.0
@@ -167,10 +167,10 @@ class RequestPowerOff:
 
 
 @dataclass(frozen=True, slots=True)
-class SetHostConfig:
+class SetNetworkConfig:
     """Give the host another name or proxy, and see that it has it (spec 30 §6)."""
 
-    change: HostChange
+    change: NetworkChange
     cause: str = field(default="", compare=False)
 
 
@@ -188,7 +188,7 @@ EngineStep = (
     | RemoveContainer
     | RenameContainer
 )
-HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff | SetHostConfig
+HostStep = TakeLocks | ReleaseLocks | RequestReboot | RequestPowerOff | SetNetworkConfig
 Step = EngineStep | HostStep
 
 _VERBS: Mapping[type, str] = {
@@ -208,7 +208,7 @@ _VERBS: Mapping[type, str] = {
     ReleaseLocks: "release-locks",
     RequestReboot: "reboot",
     RequestPowerOff: "power-off",
-    SetHostConfig: "configure",
+    SetNetworkConfig: "configure",
 }
 
 
@@ -312,7 +312,7 @@ def subject(step: Step) -> str:
             return "network supervisor0"
         case TakeLocks() | ReleaseLocks():
             return f"locks {step.app_id}"
-        case RequestReboot() | RequestPowerOff() | SetHostConfig():
+        case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
             return "host"
         case _:
             return "service " + "/".join(service_of(step))
@@ -331,7 +331,7 @@ def limit(step: Step) -> float:
             return 600.0
         case TakeLocks() | ReleaseLocks():
             return 15.0
-        case SetHostConfig():
+        case SetNetworkConfig():
             return 300.0
         case _:
             return 90.0

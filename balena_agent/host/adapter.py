@@ -13,13 +13,13 @@ from ..core.steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     TakeLocks,
     Ticket,
 )
-from .hostconfig import HostConfiguration
 from .locks import UpdateLocks, host_update_pending
 from .logind import Logind
+from .networkconfig import NetworkConfiguration
 
 HOST_UPDATE = "Waiting for Host OS update to finish"
 
@@ -28,7 +28,7 @@ class MachineHost:
     """`ports.Host` on a real machine. `state` is the mount point of the state partition."""
 
     def __init__(
-        self, locks: UpdateLocks, logind: Logind, state: str, host: HostConfiguration
+        self, locks: UpdateLocks, logind: Logind, state: str, host: NetworkConfiguration
     ) -> None:
         self._locks = locks
         self._logind = logind
@@ -48,7 +48,7 @@ class MachineHost:
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
-            case SetHostConfig():
+            case SetNetworkConfig():
                 self._host.set(step.change)
 
     def held_locks(self) -> frozenset[int]:

@@ -19,7 +19,7 @@ from ..core.desired import Desired, DesiredService
 from ..core.errors import AgentError, Broken, EngineUnavailable, Unavailable
 from ..core.intent import (
     Apply,
-    ConfigureHost,
+    ConfigureNetwork,
     HostCommand,
     Intent,
     RestartService,
@@ -109,10 +109,10 @@ class Commands:
     def power_accepted(self) -> None:
         self._orders.power_accepted()
 
-    def host_configured(self) -> None:
+    def network_configured(self) -> None:
         """The host is as the command under way wants it."""
-        self.intend(replace(self._present.now.intent, host=None))
-        self._orders.host_configured()
+        self.intend(replace(self._present.now.intent, network=None))
+        self._orders.network_configured()
 
     def _set_target(self, command: SetTarget) -> None:
         """Durable first, then visible. The world is looked at anew before anything is planned:
@@ -141,7 +141,7 @@ class Commands:
         if not forced and self._unreachable(isinstance(command, HostCommand)):
             reason = self._present.now.engine_error
             raise EngineUnavailable(f"The engine does not answer: {reason}")
-        if isinstance(command, ConfigureHost) and self._present.now.intent.host:
+        if isinstance(command, ConfigureNetwork) and self._present.now.intent.network:
             raise Unavailable("Another change of the host's settings is under way")
         order, commit = Order(command, answer), ""
         if not isinstance(command, HostCommand):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from ..core.errors import AgentError, EngineUnavailable
 from ..core.intent import (
-    ConfigureHost,
+    ConfigureNetwork,
     HostCommand,
     Intent,
     Power,
@@ -68,8 +68,8 @@ class OrderBook:
     def power_accepted(self) -> None:
         self._end(Power, "accepted by the host")
 
-    def host_configured(self) -> None:
-        self._end(ConfigureHost, "done")
+    def network_configured(self) -> None:
+        self._end(ConfigureNetwork, "done")
 
     def _end(self, kind: type[HostCommand], message: str) -> None:
         for order in [o for o in self._open if isinstance(o.command, kind)]:
@@ -132,8 +132,8 @@ def intend(
             return replace(plain, recreate=plain.recreate | old)
         case Power():
             return replace(intent, power=command)
-        case ConfigureHost():
-            return replace(intent, host=command)
+        case ConfigureNetwork():
+            return replace(intent, network=command)
 
 
 def take_back(intent: Intent, order: Order) -> Intent:
@@ -145,8 +145,8 @@ def take_back(intent: Intent, order: Order) -> Intent:
             return replace(intent, recreate=intent.recreate - order.old)
         case Power():
             return replace(intent, power=None)
-        case ConfigureHost():
-            return replace(intent, host=None)
+        case ConfigureNetwork():
+            return replace(intent, network=None)
 
 
 def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
@@ -164,7 +164,7 @@ def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
             fresh = [c for c in known if c.id not in order.old]
             gone = all(c.id not in order.old for c in known)
             return "restarted" if gone and any(c.state != "created" for c in fresh) else ""
-        case Power() | ConfigureHost():
+        case Power() | ConfigureNetwork():
             return ""  # that the host accepted it is an outcome, not something to be seen
 
 

@@ -35,7 +35,7 @@ from ..core.steps import (
     Patch,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -262,8 +262,8 @@ class Reconciler:
         elif isinstance(step, (RequestReboot, RequestPowerOff)):
             self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
             self._commands.power_accepted()
-        elif isinstance(step, SetHostConfig):
-            self._commands.host_configured()
+        elif isinstance(step, SetNetworkConfig):
+            self._commands.network_configured()
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
@@ -337,7 +337,7 @@ class Reconciler:
     def _may_act(self) -> bool:
         """Nothing is done without a look at the world, but for a forced reboot or power-off."""
         intent = self._now.intent
-        asked = intent.power or intent.host
+        asked = intent.power or intent.network
         return self._now.looked or bool(asked and asked.force and self._now.engine_error)
 
     def _plan(self, situation: Situation) -> Plan:

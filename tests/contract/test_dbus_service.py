@@ -21,10 +21,9 @@ from balena_agent.api.dbus_interface import OURS, READ_CONFIG, ROOT
 from balena_agent.api.dbus_polkit import POLKIT, Authority
 from balena_agent.api.dbus_tree import Facts
 from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked
-from balena_agent.core.hostconfig import HostChange, HostConfig, ProxyChange
 from balena_agent.core.intent import (
     Command,
-    ConfigureHost,
+    ConfigureNetwork,
     Intent,
     Power,
     RestartService,
@@ -32,6 +31,7 @@ from balena_agent.core.intent import (
     StopService,
 )
 from balena_agent.core.names import ContainerName
+from balena_agent.core.networkconfig import NetworkChange, NetworkConfig, ProxyChange
 from balena_agent.core.observed import Container, HostFacts, Observed
 from balena_agent.core.plan import Plan, Wait
 from balena_agent.core.redsocks import Proxy
@@ -97,7 +97,7 @@ class Agent:
         self.bus, self.client = Bus(address), Bus(address)
         facts = Facts("1.2.3", lambda: self.healthy, lambda: ["10.0.0.5"], "balena-agent")
         self.logger = logging.Logger("agent of a test", logging.INFO)
-        self.config, self.blinks = HostConfig("kiosk"), 0
+        self.config, self.blinks = NetworkConfig("kiosk"), 0
         machine = Machine(lambda: self.config, self.blink)
         self.service = AgentService(
             self.bus, self.published, self.submit, facts, machine, self.logger
@@ -742,7 +742,7 @@ def test_the_client_of_an_absent_agent_says_so(daemon: Daemon) -> None:
 def test_the_hosts_configuration_is_typed(agent: Agent) -> None:
     assert plain(agent.call("GetHostConfig")[0]) == {"hostname": "kiosk"}
     settings = {"type": "socks5", "ip": "10.0.0.1", "port": "1080", "password": "s3cret"}
-    agent.config = HostConfig("kiosk", Proxy(settings, "9.9.9.9:53"), ("10.0.0.0/8",))
+    agent.config = NetworkConfig("kiosk", Proxy(settings, "9.9.9.9:53"), ("10.0.0.0/8",))
     (found,) = agent.call("GetHostConfig")
     proxy = found["proxy"].value
     assert {k: (v.signature, v.value) for k, v in proxy.items()} == {
@@ -756,7 +756,7 @@ def test_a_host_name_is_set_when_the_call_returns(agent: Agent) -> None:
         call = pool.submit(agent.call, "SetHostname", "sb", "kiosk-7", True)
         eventually(lambda: agent.submitted, "a command")
         command, answer = agent.submitted[0]
-        assert command == ConfigureHost(HostChange("kiosk-7"), force=True)
+        assert command == ConfigureNetwork(NetworkChange("kiosk-7"), force=True)
         assert not call.done()
         answer.set_exception(Locked("Lockfile exists"))
         with pytest.raises(BusRefusal, match="Lockfile exists") as refused:
@@ -772,7 +772,7 @@ def test_a_proxy_replaces_the_former_one(agent: Agent) -> None:
         command, answer = agent.submitted[0]
         answer.set_result("done")
         assert call.result(10) == []
-    assert isinstance(command, ConfigureHost) and command.change.proxy
+    assert isinstance(command, ConfigureNetwork) and command.change.proxy
     assert command.change.proxy.no_proxy == () and command.change.proxy.dns == ""
     assert command.change.proxy.settings == {
         "type": "socks4", "ip": "h", "port": "9", "login": "", "password": "",
@@ -786,7 +786,7 @@ def test_no_key_clears_the_proxy(agent: Agent) -> None:
         command, answer = agent.submitted[0]
         answer.set_result("done")
         call.result(10)
-    assert command == ConfigureHost(HostChange(proxy=ProxyChange(clear=True)))
+    assert command == ConfigureNetwork(NetworkChange(proxy=ProxyChange(clear=True)))
 
 
 @pytest.mark.parametrize(

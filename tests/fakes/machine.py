@@ -14,7 +14,7 @@ from balena_agent.core.steps import (
     ReleaseLocks,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     TakeLocks,
     Ticket,
 )
@@ -39,7 +39,7 @@ class FakeHost:
                     self._take(app, services, force)
                 case ReleaseLocks(app_id=app):
                     self._release(app)
-                case RequestReboot() | RequestPowerOff() | SetHostConfig():
+                case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)

@@ -35,16 +35,16 @@ from balena_agent.core import steps as vocabulary
 from balena_agent.core.body import joins
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
-from balena_agent.core.hostconfig import HostChange
 from balena_agent.core.intent import (
     Command,
-    ConfigureHost,
+    ConfigureNetwork,
     Power,
     RestartService,
     StartService,
     StopService,
 )
 from balena_agent.core.names import SUPERVISOR_API
+from balena_agent.core.networkconfig import NetworkChange
 from balena_agent.core.observed import Container, Image, Observed
 from balena_agent.core.steps import (
     CreateContainer,
@@ -62,7 +62,7 @@ from balena_agent.core.steps import (
     RenameContainer,
     RequestPowerOff,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -340,7 +340,7 @@ SCENARIOS = (
     Scenario("everything goes", ReleaseLocks, TWO, NOTHING, halves={"some": some_files}),
     Scenario("by command", RequestReboot, TWO, command=Power()),
     Scenario("by command", RequestPowerOff, TWO, command=Power(off=True)),
-    Scenario("by command", SetHostConfig, TWO, command=ConfigureHost(HostChange("kiosk"))),
+    Scenario("by command", SetNetworkConfig, TWO, command=ConfigureNetwork(NetworkChange("kiosk"))),
 )  # fmt: skip
 
 DEATHS = [

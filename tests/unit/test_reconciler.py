@@ -16,15 +16,15 @@ from balena_agent.core.errors import (
     RefusedByHost,
     Unavailable,
 )
-from balena_agent.core.hostconfig import HostChange
 from balena_agent.core.intent import (
-    ConfigureHost,
+    ConfigureNetwork,
     Power,
     RestartService,
     SetTarget,
     StartService,
     StopService,
 )
+from balena_agent.core.networkconfig import NetworkChange
 from balena_agent.core.observed import Observed
 from balena_agent.core.snapshot import NOT_ASKED
 from balena_agent.core.spec import ContainerSpec
@@ -32,7 +32,7 @@ from balena_agent.core.steps import (
     CreateContainer,
     Fetch,
     RequestReboot,
-    SetHostConfig,
+    SetNetworkConfig,
     StartContainer,
     StopContainer,
     Touch,
@@ -425,13 +425,13 @@ def test_the_host_is_configured_under_all_locks_which_are_given_back() -> None:
             perform(step, ticket)
 
         agent.host.perform = watched  # type: ignore[method-assign]
-        change = HostChange("kiosk")
-        assert agent.reconciler.submit(ConfigureHost(change)).result(DEADLINE) == "done"
-        assert agent.host.requests == [SetHostConfig(change)]
-        assert (SetHostConfig, frozenset({1})) in held
+        change = NetworkChange("kiosk")
+        assert agent.reconciler.submit(ConfigureNetwork(change)).result(DEADLINE) == "done"
+        assert agent.host.requests == [SetNetworkConfig(change)]
+        assert (SetNetworkConfig, frozenset({1})) in held
         agent.settled()
         assert agent.host.held_locks() == frozenset()
-        assert agent.published.current.intent.host is None
+        assert agent.published.current.intent.network is None
 
 
 def test_H36_a_users_lock_keeps_the_host_as_it_is_unless_forced() -> None:
@@ -439,12 +439,12 @@ def test_H36_a_users_lock_keeps_the_host_as_it_is_unless_forced() -> None:
         agent.post(target(service("one")))
         agent.settled()
         agent.host.user_locks[1] = "one"
-        change = HostChange("kiosk")
+        change = NetworkChange("kiosk")
         with pytest.raises(Locked):
-            agent.reconciler.submit(ConfigureHost(change)).result(DEADLINE)
+            agent.reconciler.submit(ConfigureNetwork(change)).result(DEADLINE)
         assert agent.host.requests == []
-        assert agent.reconciler.submit(ConfigureHost(change, force=True)).result(DEADLINE)
-        assert agent.host.requests == [SetHostConfig(change)]
+        assert agent.reconciler.submit(ConfigureNetwork(change, force=True)).result(DEADLINE)
+        assert agent.host.requests == [SetNetworkConfig(change)]
 
 
 def test_a_host_that_refuses_a_setting_is_told_and_the_agent_goes_on() -> None:
@@ -453,9 +453,9 @@ def test_a_host_that_refuses_a_setting_is_told_and_the_agent_goes_on() -> None:
         agent.settled()
         agent.host.refusal = RefusedByHost("redsocks.service is failed")
         with pytest.raises(RefusedByHost, match="redsocks"):
-            agent.reconciler.submit(ConfigureHost(HostChange("kiosk"))).result(DEADLINE)
+            agent.reconciler.submit(ConfigureNetwork(NetworkChange("kiosk"))).result(DEADLINE)
         agent.host.refusal = None
-        agent.until(lambda s: s.intent.host is None and s.settled)
+        agent.until(lambda s: s.intent.network is None and s.settled)
         assert agent.host.requests == [], "not tried again by itself"
         assert agent.host.held_locks() == frozenset()
 

@@ -11,12 +11,12 @@ import contextlib
 from collections.abc import Callable
 
 from ..core.errors import AgentError
-from ..core.hostconfig import HostChange, HostConfig, applied
+from ..core.networkconfig import NetworkChange, NetworkConfig, applied
 from .hostname import Hostname
 from .proxy import HostProxy
 
 
-class HostConfiguration:
+class NetworkConfiguration:
     """Calls from any thread but the bus thread. `default_name` names a host without a name."""
 
     def __init__(
@@ -26,12 +26,12 @@ class HostConfiguration:
         self._proxy = proxy
         self._default_name = default_name
 
-    def read(self) -> HostConfig:
+    def read(self) -> NetworkConfig:
         """As the host is now. Unavailable."""
         proxy, no_proxy = self._proxy.read()
-        return HostConfig(self._hostname.read(), proxy, no_proxy)
+        return NetworkConfig(self._hostname.read(), proxy, no_proxy)
 
-    def set(self, change: HostChange) -> None:
+    def set(self, change: NetworkChange) -> None:
         """InvalidInput, RefusedByHost, Unavailable: then all is as it was."""
         known = self.read()
         wanted = applied(known, change, self._default_name())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from balena_agent.core.errors import InvalidInput
-from balena_agent.core.hostconfig import (
-    HostChange,
-    HostConfig,
+from balena_agent.core.networkconfig import (
+    NetworkChange,
+    NetworkConfig,
     ProxyChange,
     applied,
     merged,
@@ -64,7 +64,7 @@ def after(proxy: Any, known: Proxy | None = None) -> Proxy | None:
 
 
 def test_H25_the_text_is_the_peers_to_the_byte() -> None:
-    found = applied(HostConfig("old"), read_change({"proxy": SAMPLE}), "abc")
+    found = applied(NetworkConfig("old"), read_change({"proxy": SAMPLE}), "abc")
     assert found.proxy is not None
     assert render(found.proxy) == TEXT
     assert found.no_proxy == ("192.0.2.10", "198.51.100.0/24")
@@ -87,11 +87,11 @@ def test_H27_an_equals_sign_in_a_password_survives() -> None:
     again = after({"ip": "10.0.0.9"}, parse(render(first)))
     assert again is not None
     assert 'password = "a=b=c";' in render(again)
-    assert shown(HostConfig("h", again))["proxy"]["password"] == "a=b=c"
+    assert shown(NetworkConfig("h", again))["proxy"]["password"] == "a=b=c"
 
 
 def test_H28_an_empty_proxy_is_none_and_leaves_the_exceptions() -> None:
-    known = HostConfig("h", parse(TEXT), ("192.0.2.1",))
+    known = NetworkConfig("h", parse(TEXT), ("192.0.2.1",))
     found = applied(known, read_change({"proxy": {}}), "abc")
     assert (found.proxy, found.no_proxy) == (None, ("192.0.2.1",))
     cleared = applied(known, read_change({"proxy": None}), "abc")
@@ -99,7 +99,7 @@ def test_H28_an_empty_proxy_is_none_and_leaves_the_exceptions() -> None:
 
 
 def test_H29_exceptions_alone_leave_the_proxy() -> None:
-    known = HostConfig("h", parse(TEXT), ("192.0.2.1",))
+    known = NetworkConfig("h", parse(TEXT), ("192.0.2.1",))
     asked = read_change({"proxy": {"noProxy": ["192.0.2.10", "198.51.100.0/24"]}})
     found = applied(applied(known, asked, "abc"), asked, "abc")
     assert found.proxy == known.proxy
@@ -135,7 +135,7 @@ def test_H29_exceptions_alone_leave_the_proxy() -> None:
 )
 def test_H30_a_bad_value_is_refused_by_name(proxy: Any, named: str) -> None:
     with pytest.raises(InvalidInput, match=named) as refused:
-        applied(HostConfig("h"), read_change({"proxy": proxy}), "abc")
+        applied(NetworkConfig("h"), read_change({"proxy": proxy}), "abc")
     assert "s3cret" not in str(refused.value)
 
 
@@ -183,24 +183,24 @@ def test_H34_what_is_no_host_name_is_refused(name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["kiosk-7", "A.b.c", "x" * 63, "7"])
 def test_host_names(name: str) -> None:
-    assert read_change({"hostname": name}) == HostChange(name)
+    assert read_change({"hostname": name}) == NetworkChange(name)
 
 
 def test_H33_no_name_is_the_default_one() -> None:
     for none in ("", None):
-        assert applied(HostConfig("x"), read_change({"hostname": none}), "9f01234").hostname == (
+        assert applied(NetworkConfig("x"), read_change({"hostname": none}), "9f01234").hostname == (
             "9f01234"
         )
 
 
 def test_what_an_answer_shows() -> None:
-    assert shown(HostConfig("h")) == {"hostname": "h"}
-    assert shown(HostConfig("h", None, ("10.0.0.1",))) == {"hostname": "h"}
-    assert shown(HostConfig("h", parse(TEXT)))["proxy"] == {
+    assert shown(NetworkConfig("h")) == {"hostname": "h"}
+    assert shown(NetworkConfig("h", None, ("10.0.0.1",))) == {"hostname": "h"}
+    assert shown(NetworkConfig("h", parse(TEXT)))["proxy"] == {
         k: v for k, v in SAMPLE.items() if k != "noProxy"
     }
     half = Proxy({"type": "ftp", "ip": "x", "port": "1"})
-    assert shown(HostConfig("h", half, ("10.0.0.1",)))["proxy"] == {"noProxy": ["10.0.0.1"]}
+    assert shown(NetworkConfig("h", half, ("10.0.0.1",)))["proxy"] == {"noProxy": ["10.0.0.1"]}
 
 
 def test_reading_is_lenient() -> None:

@@ -5,7 +5,7 @@ root, line by line. So every value is held to a rule that leaves it no way out o
 the answer names field and value (spec 30 §6.4, spec 10 §8.13). A change says of each part: left
 alone (absent), cleared (null), or set.
 
-Invariant: a `HostChange` that was read holds only values fit to be written.
+Invariant: a `NetworkChange` that was read holds only values fit to be written.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ProxyChange:
 
 
 @dataclass(frozen=True, slots=True)
-class HostChange:
+class NetworkChange:
     """`hostname` is None where nothing is said, "" for the default name."""
 
     hostname: str | None = None
@@ -57,7 +57,7 @@ class HostChange:
 
 
 @dataclass(frozen=True, slots=True)
-class HostConfig:
+class NetworkConfig:
     """The host as it is: `proxy` is None without a redsocks.conf."""
 
     hostname: str = ""
@@ -65,7 +65,7 @@ class HostConfig:
     no_proxy: tuple[str, ...] = ()
 
 
-def read_change(network: Json) -> HostChange:
+def read_change(network: Json) -> NetworkChange:
     """The `network` object of a PATCH. InvalidInput lists everything that is wrong with it."""
     problems = Problems()
     node = Node(network, "$.network", problems)
@@ -77,7 +77,7 @@ def read_change(network: Json) -> HostChange:
         proxy = read_proxy(node.child("proxy"))
     if problems:
         raise InvalidInput("\n".join((_BAD_INPUT, *problems.lines)))
-    return HostChange(name, proxy)
+    return NetworkChange(name, proxy)
 
 
 def read_hostname(name: str) -> str:
@@ -116,7 +116,7 @@ def missing(proxy: Proxy | None) -> tuple[str, ...]:
     return tuple(k for k in ("type", "ip", "port") if proxy and not proxy.settings.get(k))
 
 
-def applied(known: HostConfig, change: HostChange, default_name: str) -> HostConfig:
+def applied(known: NetworkConfig, change: NetworkChange, default_name: str) -> NetworkConfig:
     """The host configuration that a change asks for. InvalidInput: half a proxy."""
     found = known
     if change.hostname is not None:
@@ -130,7 +130,7 @@ def applied(known: HostConfig, change: HostChange, default_name: str) -> HostCon
     return found
 
 
-def shown(config: HostConfig) -> dict[str, Json]:
+def shown(config: NetworkConfig) -> dict[str, Json]:
     """The `network` object of an answer (spec 10 §8.12)."""
     network: dict[str, Json] = {"hostname": config.hostname}
     if config.proxy:
