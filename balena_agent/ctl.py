@@ -15,10 +15,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from .core.errors import AgentError, InvalidInput, NotFound, Refused
+from . import ctl_host
+from .core.errors import AgentError, InvalidInput, NotFound
+from .ctl_shell import Shell
 
 if TYPE_CHECKING:
     from .ctl_client import Client, Event, JobResult
@@ -33,25 +34,6 @@ _CODES = {
 }
 _WHO_MAY = "\nAllowed are root, members of the group balena-agent, and who polkit lets in."
 _ABSENT = "balena-agent is not running; see: systemctl status balena-agent"
-
-
-@dataclass(frozen=True, slots=True)
-class Shell:
-    """Where a command gets its answers from and prints to."""
-
-    client: Client
-    options: argparse.Namespace
-    out: IO[str]
-
-    @property
-    def as_json(self) -> bool:
-        return bool(self.options.json)
-
-    def line(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
-
-    def document(self, document: object) -> None:
-        self.line(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def main(
@@ -137,7 +119,7 @@ def _target_show(shell: Shell) -> int:
 
 def _target_diff(shell: Shell) -> int:
     """What a target would do; it is only asked for."""
-    document = shell.client.preview(_text_of(shell.options.file))
+    document = shell.client.preview(shell.text_of(shell.options.file))
     if shell.as_json:
         shell.document(document)
         return DONE
@@ -146,19 +128,6 @@ def _target_diff(shell: Shell) -> int:
     for line in preview_lines(document):
         shell.line(line)
     return DONE
-
-
-def _text_of(name: str) -> str:
-    """A file's text; `-` is standard input. Refused: it cannot be read."""
-    try:
-        if name == "-":
-            return sys.stdin.read()
-        with open(name, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise Refused(f"cannot read {name}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise Refused(f"{name} is not a text in UTF-8") from error
 
 
 def _service(shell: Shell) -> int:
@@ -281,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         power = commands.add_parser(verb, parents=[shared], help=text)
         power.add_argument("--force", action="store_true", help="override update locks")
         power.set_defaults(command=_power, verb=verb)
+    ctl_host.add(commands, shared)
     _add_target(commands, shared)
     _add_logs(commands, shared)
     _add_monitor(commands, shared)

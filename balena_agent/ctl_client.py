@@ -28,7 +28,9 @@ MANAGER = NAME + ".Manager"
 JOB = NAME + ".Job"
 
 _QUICK, _INTERACTIVE = 25.0, 300.0
+_CHANGE = 330.0
 _POLL = 0.5
+_PROXY_TYPES = {"port": "q", "noProxy": "as"}
 _METHODS = {"start": "StartService", "stop": "StopService", "restart": "RestartService"}
 
 
@@ -98,6 +100,26 @@ class Client:
         self._may_ask()
         self._call("PowerOff" if off else "Reboot", "b", force)
 
+    def blink(self) -> None:
+        self._may_ask()
+        self._call("Blink")
+
+    def host_config(self) -> dict[str, Any]:
+        """`hostname`, and `proxy` where there is one."""
+        self._may_ask()
+        return dict(plain(self._call("GetHostConfig")[0]))
+
+    def set_hostname(self, name: str, force: bool) -> None:
+        """Returns when the host is called so."""
+        self._may_ask()
+        self._call("SetHostname", "sb", name, force, limit=_CHANGE)
+
+    def set_proxy(self, proxy: Mapping[str, Any], force: bool) -> None:
+        """Returns when the host uses it. Keys as in `host_config`."""
+        self._may_ask()
+        given = {key: Variant(_PROXY_TYPES.get(key, "s"), value) for key, value in proxy.items()}
+        self._call("SetProxy", "a{sv}b", given, force, limit=_CHANGE)
+
     def service(
         self,
         verb: str,
@@ -143,8 +165,10 @@ class Client:
         (found,) = self._bus.call(NAME, path, PROPERTIES, "GetAll", "s", [interface])
         return dict(plain(found))
 
-    def _call(self, member: str, signature: str = "", *body: Any) -> list[Any]:
-        limit = _INTERACTIVE if os.geteuid() else _QUICK * 4
+    def _call(
+        self, member: str, signature: str = "", *body: Any, limit: float = _QUICK * 4
+    ) -> list[Any]:
+        limit = max(limit, _INTERACTIVE) if os.geteuid() else limit
         return self._bus.call(NAME, ROOT, MANAGER, member, signature, body, limit, interactive=True)
 
     def _may_ask(self) -> None:

@@ -31,6 +31,7 @@ from pathlib import Path
 from . import __version__
 from .api.auth import Auth
 from .api.dbus import AgentService
+from .api.dbus_host import Machine
 from .api.dbus_tree import Facts
 from .api.http import Settings as HttpSettings
 from .api.http import build
@@ -38,7 +39,6 @@ from .api.logs import LogStreams
 from .api.server import HttpServer
 from .api.streams import Streams
 from .config import Settings
-from .core import heritage
 from .core.access import cloud_access
 from .core.describe import status_line
 from .core.desired import DesiredService
@@ -47,42 +47,46 @@ from .core.firewall import INTERFACES
 from .core.handover import STRATEGY as HAND_OVER
 from .core.looks import Touch
 from .core.lookup import container_source
-from .core.observed import HostFacts
+from .core.networkconfig import NAME_LENGTH
 from .core.snapshot import Snapshot
 from .core.status import deltas_wanted, local_mode
-from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records
 from .host.adapter import MachineHost
 from .host.bus import Bus
 from .host.files import HostFiles, Places
 from .host.firewall import Firewall
+from .host.goodbye import Goodbye
 from .host.handover import Handovers
+from .host.hostname import Hostname
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
+from .host.led import Led
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import write_durable
 from .host.network import addresses, is_on, reserve_port
+from .host.networkconfig import NetworkConfiguration
+from .host.proxy import HostProxy
 from .host.ssdt import load_tables
 from .host.systemd import Systemd
 from .host.watch import FileWatch
 from .peer import FILE as PEER_FILE
-from .peer import read_peer
-from .runtime import preload
 from .runtime.executor import show_name
 from .runtime.guard import Guard
 from .runtime.loghub import Batch, Deliver, LogHub, Reader
-from .runtime.policy import Memory, Policy
+from .runtime.policy import Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
 from .runtime.state import Published
+from .startup import remembered, take_over
 from .store import Store
 from .watchdog import Notify, Watchdog, watchdog_interval
 
 _log = logging.getLogger(__name__)
 
 STOP_SERVICES_SECONDS = 100.0
+LAST_WORK_SECONDS = 30.0
 PROBE_SECONDS = 10.0
 THREAD_STACK = 512 * 1024
 
@@ -114,13 +118,16 @@ class Daemon:
         self.files = HostFiles(_places(settings), self.store)
         facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
-        memory = self._memory()
+        memory = remembered(self.store)
         name = (memory.target and memory.target.name) or self.store.setting("name")
         facts = replace(facts, device_name=name or facts.device_name)
         first = Snapshot(facts=facts, host=self.files.settings.current)
         self.published = Published(first)
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
+        logind = Logind(self.bus)
+        self.led = Led(settings.host.led)
+        self.network_configuration = self._network_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
             settings.engine.socket,
@@ -136,11 +143,12 @@ class Daemon:
             self.engine,
             MachineHost(
                 locks,
-                Logind(self.bus),
+                logind,
                 settings.paths.state,
                 self.files.breadcrumbs,
                 self.files.config,
                 self.files.settings,
+                self.network_configuration,
             ),
             self.store,
             SystemClock(),
@@ -156,12 +164,14 @@ class Daemon:
         self._log_streams = LogStreams(
             self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
         )
+        self.goodbye = Goodbye(logind, self._last_work, self.reconciler.carry_on)
         self.http = self._http()
         self.service = AgentService(
             self.bus,
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=addresses),
+            Machine(self.network_configuration.read, self.led.identify),
             open_log=self._log_streams.open_pipe,
         )
         self._file_watch = FileWatch(self.files.directories, self._look_at_files)
@@ -207,6 +217,7 @@ class Daemon:
         self._file_watch.start()
         if self.files.acpi_tables:
             self._thread("ssdt", self._load_tables)
+        self.goodbye.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -243,8 +254,10 @@ class Daemon:
         self._file_watch.close()
         self.http.stop()
         self.service.stop()
+        self.led.close()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
+        self.goodbye.close()
         self.bus.close()
         self.store.close()
 
@@ -256,6 +269,14 @@ class Daemon:
         except AgentError as error:
             _log.warning("Cannot tell whether the host goes down: %s", error.message)
             return False
+
+    def _last_work(self) -> None:
+        """A shutdown begins: use the moment that logind gives us. What is left is done when
+        systemd stops us."""
+        if not self._settings.agent.stop_services_on_shutdown:
+            return
+        with contextlib.suppress(FutureTimeoutError):
+            self.reconciler.stop_services().result(LAST_WORK_SECONDS)
 
     def _stop_services(self) -> None:
         _log.info("The host goes down: stopping services in order")
@@ -272,40 +293,26 @@ class Daemon:
 
     # ---- parts ----------------------------------------------------------------------------
 
-    def _memory(self) -> Memory:
-        """What the store remembers. A stored target that no longer reads is told and left out."""
-        source, raw, target = "", "", None
-        stored = self.store.targets()
-        for name, read in (
-            ("local", _read_stored_local),
-            (heritage.SOURCE, heritage.read),
-            (preload.SOURCE, preload.parse),
-        ):
-            if name not in stored or target is not None:
-                continue
-            try:
-                source, raw, target = name, stored[name], read(stored[name])
-            except AgentError as error:
-                _log.error("The stored target of source %s cannot be used: %s", name, error)
-        return Memory(
-            target,
-            source,
-            raw,
-            self.store.stopped(),
-            self.store.specs(),
-            self.store.stopped_by_agent(),
-            self.store.owned_images(),
-            self.store.commits(),
-            self.store.origins(),
-            self.store.tolerated(),
-            self.store.fetch_failures(),
-        )
-
     def _prepare(self, service: DesiredService) -> None:
         """What a container needs on the host before it is created."""
         self._locks.prepare_directory(service.app_id, service.name)
         if service.strategy == HAND_OVER:
             Handovers(self._locks).clear(service.app_id, service.name)
+
+    def _network_configuration(self) -> NetworkConfiguration:
+        def default_name() -> str:
+            return self.published.current.facts.device_uuid[:NAME_LENGTH]
+
+        hostname = Hostname(
+            self.bus, self.systemd, self._settings.host.hostname, self._remember_name
+        )
+        directory = Path(self._settings.paths.boot) / "system-proxy"
+        return NetworkConfiguration(hostname, HostProxy(self.systemd, str(directory)), default_name)
+
+    def _remember_name(self, name: str) -> None:
+        """The OS makes the name from config.json at every boot, where there is one."""
+        if self.files.config.writable and Path(self._settings.host.config_json).exists():
+            self.files.config.merge({("hostname",): name})
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine
@@ -444,23 +451,6 @@ class Daemon:
             self._ended.put(None)
 
 
-def take_over(store: Store, database: Path, facts: HostFacts) -> None:
-    """Take on what the peer left on the device, if that was never done. Problems are told only:
-    without a target nothing is changed, and the next start tries again."""
-    try:
-        if store.imported_peer() or not database.exists():
-            return
-        left = read_peer(database, facts.device_uuid, facts.api_endpoint)
-        store.import_peer(left)
-    except (AgentError, OSError) as error:
-        _log.warning("Nothing is taken over from the peer: %s", error)
-        return
-    _log.info("Taken over from the peer: %d API keys, %s", len(left.keys),
-              "its target" if left.target else "no target")  # fmt: skip
-    for problem in left.problems:
-        _log.warning("Taking over from the peer: %s", problem)
-
-
 def _places(settings: Settings) -> Places:
     paths = settings.paths
     return Places(
@@ -474,9 +464,3 @@ def _places(settings: Settings) -> Places:
         engine_socket=settings.engine.socket,
         compat_version=settings.api.compat_version,
     )
-
-
-def _read_stored_local(raw: str) -> Target:
-    from .core.jsonread import parse_object
-
-    return read_local(parse_object(raw, "stored target"))

@@ -15,22 +15,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.describe import describe
 from ..core.errors import (
     AgentError,
-    Cancelled,
-    DeadlineExceeded,
     EngineUnavailable,
     InvalidInput,
     NoSuchApp,
     NotFound,
     Unavailable,
 )
-from ..core.intent import Command, Power, RestartService, ServiceKey, StartService, StopService
+from ..core.intent import Command, RestartService, ServiceKey, StartService, StopService
 from ..core.jsonread import parse_object
 from ..core.preview import preview, preview_state
 from ..core.report import local_target_state
@@ -45,6 +42,7 @@ from .dbus_errors import (
     UnknownObject,
     UnknownProperty,
 )
+from .dbus_host import Body, HostMethods, Implementation, Machine, Submit
 from .dbus_interface import (
     APP,
     BUS_NAME,
@@ -66,13 +64,9 @@ from .dbus_objects import Objects, typed
 from .dbus_polkit import Authority
 from .dbus_tree import Facts, Place, in_target
 
-Submit = Callable[[Command], "Future[str]"]
-Body = Sequence[Any]
-Implementation = Callable[..., Awaitable[Body]]
 OpenLog = Callable[[Mapping[str, Any]], int]
 """The read end of a pipe with the log that the options ask for."""
 
-_POWER_PATIENCE = 60.0
 _BY_NAME: Mapping[str, Interface] = {face.name: face for face in (*OURS, *STANDARD)}
 
 
@@ -86,6 +80,7 @@ class AgentService:
         published: Published,
         submit: Submit,
         facts: Facts,
+        machine: Machine,
         logger: logging.Logger | None = None,
         open_log: OpenLog | None = None,
     ) -> None:
@@ -94,6 +89,7 @@ class AgentService:
         self._submit = submit
         self._facts = facts
         self._authority = Authority(bus)
+        self._host = HostMethods(submit, self._authority, machine)
         self._log = LogControl(logger or logging.getLogger("balena_agent"), facts.log_name)
         self._objects = Objects(bus, published, facts, self._log.values)
         self._implementations = self._table()
@@ -114,8 +110,7 @@ class AgentService:
 
     def _table(self) -> Mapping[tuple[str, str], Implementation]:
         return {
-            (MANAGER.name, "Reboot"): self._reboot,
-            (MANAGER.name, "PowerOff"): self._power_off,
+            **self._host.table(),
             (MANAGER.name, "StartService"): self._start_service,
             (MANAGER.name, "StopService"): self._stop_service,
             (MANAGER.name, "RestartService"): self._restart_service,
@@ -217,24 +212,6 @@ class AgentService:
         return ()
 
     # -- Manager --------------------------------------------------------------------------------
-
-    async def _reboot(self, call: Call, force: bool) -> Body:
-        return await self._power(call, off=False, force=force)
-
-    async def _power_off(self, call: Call, force: bool) -> Body:
-        return await self._power(call, off=True, force=force)
-
-    async def _power(self, call: Call, off: bool, force: bool) -> Body:
-        who = await self._authority.who(call.sender)
-        answer = asyncio.wrap_future(self._submit(Power(off=off, force=force, who=who)))
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait({answer}, timeout=_POWER_PATIENCE)  # a timeout does not cancel it
-        if not answer.done():
-            raise DeadlineExceeded("asked for, but not accepted yet: see Waiting")
-        if answer.cancelled():
-            raise Cancelled("given up")
-        answer.result()
-        return ()
 
     async def _start_service(self, call: Call, app_id: int, service: str) -> Body:
         return self._start_key(self._place(app_id, service).key)

@@ -19,6 +19,7 @@ LOG_PATH = "/org/freedesktop/LogControl1"
 
 ACTION = "io.balena.agent1."
 MANAGE = ACTION + "manage-apps"
+SET_HOST = ACTION + "set-host-config"
 READ_CONFIG = ACTION + "read-config"
 
 CHANGES, CONST, SILENT = "true", "const", "false"
@@ -116,6 +117,10 @@ MANAGER = Interface(
     methods=(
         _method("Reboot", "b force", "", ACTION + "reboot"),
         _method("PowerOff", "b force", "", ACTION + "power-off"),
+        _method("Blink", "", "", ACTION + "blink"),
+        _method("GetHostConfig", "", "a{sv} config", READ_CONFIG),
+        _method("SetHostname", "s hostname, b force", "", SET_HOST),
+        _method("SetProxy", "a{sv} proxy, b force", "", SET_HOST),
         _method("StartService", "u app_id, s service", "o job", MANAGE),
         _method("StopService", "u app_id, s service, b force", "o job", MANAGE),
         _method("RestartService", "u app_id, s service, b force", "o job", MANAGE),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from .networkconfig import NetworkChange
 from .target import Target
 
 ServiceKey = tuple[str, str]
@@ -62,8 +63,19 @@ class Power:
     who: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigureNetwork:
+    """Change the host's name or proxy, under the update locks of all apps (spec 10 §8.13)."""
+
+    change: NetworkChange
+    force: bool = False
+
+
 ServiceCommand = StartService | StopService | RestartService
-Command = SetTarget | Apply | ServiceCommand | Power
+HostCommand = Power | ConfigureNetwork
+"""Commands about the machine as a whole: they need every app's update locks, not the engine."""
+
+Command = SetTarget | Apply | ServiceCommand | HostCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class Intent:
     recreate  containers to be replaced, whatever they are like
     force     apps (uuids; "" = all) whose update locks are overridden until they are settled
     power     the reboot or power-off that is under way
+    network   the change of the host's name or proxy that is under way
     """
 
     stopped: Mapping[ServiceKey, str] = field(default_factory=dict)
@@ -83,6 +96,7 @@ class Intent:
     recreate: frozenset[str] = frozenset()
     force: frozenset[str] = frozenset()
     power: Power | None = None
+    network: ConfigureNetwork | None = None
 
     def forced(self, app_uuid: str) -> bool:
         return "" in self.force or app_uuid in self.force

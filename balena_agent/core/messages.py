@@ -35,6 +35,7 @@ from .steps import (
     RetireContainer,
     SetBootConfig,
     SetFirmwareVolume,
+    SetNetworkConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -101,6 +102,9 @@ def sentences(step: Step) -> Sentences:
             return Sentences("Rebooting", "", "Could not reboot")
         case RequestPowerOff():
             return Sentences("Shutting down", "", "Could not shut down")
+        case SetNetworkConfig():
+            return Sentences("Changing the host's settings", "Changed the host's settings",
+                             "Failed to change the host's settings")  # fmt: skip
         case ChangeConfig(variables=variables):
             what = f"configuration change {_json(variables)}"
             return Sentences(

@@ -36,6 +36,7 @@ from .steps import (
     RemoveVolume,
     RequestPowerOff,
     RequestReboot,
+    SetNetworkConfig,
     StopContainer,
     TakeLocks,
     service_of,
@@ -76,6 +77,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
         return _plan_power(world, situation, busy)
     if situation.power_requested:
         return accepted()
+    if situation.intent.network:
+        return _plan_host(world, situation, busy)
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
@@ -314,15 +317,8 @@ def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: se
     power = situation.intent.power
     assert power is not None
     device = Draft(situation, busy)
-    drafts = [device]
     word = "power-off" if power.off else "reboot"
-    for uuid, mine in sorted(world.items()):
-        if mine.containers and mine.app_id not in situation.locked:
-            draft = Draft(situation, busy, uuid, mine.app_id)
-            force = power.force or situation.override_locks
-            names = tuple(sorted(mine.containers))
-            draft.emit(TakeLocks(uuid, mine.app_id, names, force, f"{word} was asked for"))
-            drafts.append(draft)
+    drafts = [device, *_all_locks(world, situation, busy, power.force, word)]
     waiting = len(drafts) > 1
     for name, step in situation.running.items():
         if not isinstance(step, (TakeLocks, Fetch, RequestReboot, RequestPowerOff)):
@@ -335,6 +331,37 @@ def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: se
         request = RequestPowerOff if power.off else RequestReboot
         device.emit(request(power.force, cause))
     return _joined(drafts, frozenset())
+
+
+def _plan_host(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:
+    """A change of the host's name or proxy, which takes moments: all update locks, then the change.
+    What is under way goes on meanwhile, nothing else is begun."""
+    asked = situation.intent.network
+    assert asked is not None
+    device = Draft(situation, busy)
+    drafts = [device, *_all_locks(world, situation, busy, asked.force, "a change of the host")]
+    if len(drafts) == 1:
+        device.emit(SetNetworkConfig(asked.change, "asked for over an API"))
+    else:
+        device.wait("host", "waits for the update locks of all apps")
+    for step in situation.running.values():
+        device.let_end(step)
+    return _joined(drafts, frozenset())
+
+
+def _all_locks(
+    world: Mapping[str, _Belongings], situation: Situation, busy: set[str], force: bool, why: str
+) -> list[Draft]:
+    """Take the update locks of every app that has containers; empty when we hold them all."""
+    drafts = []
+    for uuid, mine in sorted(world.items()):
+        if mine.containers and mine.app_id not in situation.locked:
+            draft = Draft(situation, busy, uuid, mine.app_id)
+            names = tuple(sorted(mine.containers))
+            overridden = force or situation.override_locks
+            draft.emit(TakeLocks(uuid, mine.app_id, names, overridden, f"{why} was asked for"))
+            drafts.append(draft)
+    return drafts
 
 
 def _plan_stopping(desired: Desired, observed: Observed, situation: Situation) -> Plan:

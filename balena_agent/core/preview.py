@@ -51,6 +51,7 @@ from .steps import (
     RequireReboot,
     SetBootConfig,
     SetFirmwareVolume,
+    SetNetworkConfig,
     StartContainer,
     Step,
     TakeLocks,
@@ -151,7 +152,7 @@ class _Rehearsal:
                 self._situation = replace(self._situation, locked=frozenset())
                 boot = self._situation.host.boot_id + " and the next"
                 self._change_host(boot_id=boot, booted_at="", reboot_required=False)
-            case RequestPowerOff():
+            case RequestPowerOff() | SetNetworkConfig():
                 pass
             case ChangeConfig() | SetBootConfig() | DumpConfig():
                 self._play_on_host(step)

@@ -16,14 +16,14 @@ idempotent: an adapter treats "is already so" as success.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from .desired import HANDOVER_SECONDS, DesiredNetwork, DesiredService, DesiredVolume
 from .jsonread import Json
 from .looks import Touch
 from .names import EXTRA_FIRMWARE, ContainerName
+from .networkconfig import NetworkChange
 from .spec import Endpoint
 
 STOP_MARGIN = 30.0
@@ -300,6 +300,14 @@ class DumpConfig:
     cause: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SetNetworkConfig:
+    """Give the host another name or proxy, and see that it has it (spec 30 §6)."""
+
+    change: NetworkChange
+    cause: str = field(default="", compare=False)
+
+
 EngineStep = (
     Fetch
     | RemoveImage
@@ -329,6 +337,7 @@ HostStep = (
     | SetFirmwareVolume
     | RequestReboot
     | RequestPowerOff
+    | SetNetworkConfig
     | HostConfigStep
 )
 Step = EngineStep | HostStep
@@ -362,20 +371,8 @@ _VERBS: Mapping[type, str] = {
     ChangeConfig: "change-config",
     SetBootConfig: "set-boot-config",
     DumpConfig: "dump-config",
+    SetNetworkConfig: "configure",
 }
-
-
-class Ticket(Protocol):
-    """What a step under way can tell and hear; made by the executor, given to the adapter."""
-
-    @property
-    def cancelled(self) -> bool: ...
-
-    def on_cancel(self, action: Callable[[], None]) -> None:
-        """Run `action` (from another thread) when the step is given up; at once if it is."""
-
-    def progress(self, percent: float) -> None:
-        """Real progress, 0 to 100; also proof of work for the watchdog and the time limit."""
 
 
 def verb(step: Step) -> str:
@@ -415,7 +412,7 @@ def subject(step: Step) -> str:
             return "config.json"
         case TakeLocks() | ReleaseLocks():
             return f"locks {step.app_id}"
-        case RequestReboot() | RequestPowerOff():
+        case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
             return "host"
         case ChangeConfig():
             return "config.json"
@@ -449,6 +446,8 @@ def limit(step: Step) -> float:
             return 600.0
         case TakeLocks() | ReleaseLocks():
             return 15.0
+        case SetNetworkConfig():
+            return 300.0
         case _:
             return 90.0
 
@@ -475,7 +474,7 @@ def touched(step: Step) -> Touch:
             return Touch(containers=frozenset({step.new_id}))
         case TakeLocks() | ReleaseLocks() | RequireReboot() | SetFirmwareVolume():
             return Touch()
-        case RequestReboot() | RequestPowerOff():
+        case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
             return Touch()
         case ChangeConfig() | SetBootConfig() | DumpConfig():
             return Touch()

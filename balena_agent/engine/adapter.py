@@ -41,11 +41,11 @@ from ..core.steps import (
     RetireContainer,
     StartContainer,
     StopContainer,
-    Ticket,
     UpdateContainer,
     describe,
     limit,
 )
+from ..core.ticket import Ticket
 from . import actions, containers, repairs
 from .client import API_VERSION, Client, Link
 from .events import Events, Stop, Wake

@@ -30,7 +30,8 @@ from ..core.errors import AgentError, EngineFailed, InvalidInput, StillProcessin
 from ..core.names import normal_image
 from ..core.observed import Image
 from ..core.reference import Reference, parse_reference
-from ..core.steps import Fetch, Ticket
+from ..core.steps import Fetch
+from ..core.ticket import Ticket
 from .actions import delete
 from .client import Client, path
 from .registry import Registry

@@ -27,7 +27,8 @@ from collections.abc import Callable, Mapping
 from ..core.errors import Cancelled, DeadlineExceeded, EngineFailed, EngineUnavailable
 from ..core.observed import Image, Obtained
 from ..core.reference import Reference, parse_reference
-from ..core.steps import Fetch, Ticket
+from ..core.steps import Fetch
+from ..core.ticket import Ticket
 from .client import Client, path
 from .delta import Deltas
 from .observe import Observer

@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 
 from ..core.errors import AgentError, Cancelled, Unavailable
 from ..core.reference import Reference
-from ..core.steps import Ticket
+from ..core.ticket import Ticket
 from .client import Client
 from .web import Now, Reply, basic, get
 

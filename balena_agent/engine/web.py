@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..core.errors import Cancelled, DeadlineExceeded, Unavailable
-from ..core.steps import Ticket
+from ..core.ticket import Ticket
 from .client import Deadline
 
 CONNECT_LIMIT = 8.0

@@ -1,4 +1,4 @@
-"""The host side of the steps: update locks, hand-overs, reboots, and what they need to know.
+"""The host side of the steps: locks, hand-overs, reboots, settings; and what they need to know.
 
 Theory: nothing is decided here but what only the host can know at this moment: an OS update that
 waits for its verdict must not be interrupted, unless forced (spec 20 §20). Everything else is done
@@ -23,14 +23,16 @@ from ..core.steps import (
     RequireReboot,
     SetBootConfig,
     SetFirmwareVolume,
+    SetNetworkConfig,
     TakeLocks,
-    Ticket,
 )
+from ..core.ticket import Ticket
 from .breadcrumbs import Breadcrumbs
 from .configfile import FIRMWARE_VOLUME, ConfigFile
 from .handover import Handovers
 from .locks import UpdateLocks, host_update_pending, locked_message
 from .logind import Logind
+from .networkconfig import NetworkConfiguration
 from .settings import HostSettings
 
 
@@ -45,6 +47,7 @@ class MachineHost:
         breadcrumbs: Breadcrumbs,
         config: ConfigFile,
         settings: HostSettings,
+        network: NetworkConfiguration,
     ) -> None:
         self._locks = locks
         self._handovers = Handovers(locks)
@@ -53,6 +56,7 @@ class MachineHost:
         self._breadcrumbs = breadcrumbs
         self._config = config
         self._settings = settings
+        self._network = network
 
     def perform(self, step: HostStep, ticket: Ticket) -> None:
         """Do one step. Locked, RefusedByHost, Unavailable and its kinds, Cancelled."""
@@ -77,6 +81,8 @@ class MachineHost:
                 self._logind.power_off(step.force)
             case ChangeConfig() | SetBootConfig() | DumpConfig():
                 self._settings.perform(step)
+            case SetNetworkConfig():
+                self._network.set(step.change)
 
     def state(self) -> HostState:
         """How it stands with the boot, from a few small local files."""

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 
 from ..core.errors import Cancelled, Unavailable
-from ..core.steps import AwaitHandover, Ticket
+from ..core.steps import AwaitHandover
+from ..core.ticket import Ticket
 from .locks import UpdateLocks, remove
 
 FILES = ("handover-complete", "resin-kill-me")

@@ -78,6 +78,14 @@ class Systemd:
         found = self.units([name])
         return found.get(name) or next(iter(found.values()))
 
+    def unit_property(self, path: str, name: str) -> Any:
+        """A property that every unit has, by the unit's bus object (`UnitState.path`)."""
+        return self._bus.get_property(SERVICE, path, SERVICE + ".Unit", name, 5.0)
+
+    def service_property(self, path: str, name: str) -> Any:
+        """A property that only services have."""
+        return self._bus.get_property(SERVICE, path, SERVICE + ".Service", name, 5.0)
+
     def start(self, name: str, timeout: float = _JOB_LIMIT) -> None:
         """Start a unit and wait until its job is done. RefusedByHost: no such unit, or failed."""
         self._run("StartUnit", name, timeout)
@@ -89,6 +97,16 @@ class Systemd:
     def restart(self, name: str, timeout: float = _JOB_LIMIT) -> None:
         """Restart a unit, or start it, and wait until its job is done. RefusedByHost."""
         self._run("RestartUnit", name, timeout)
+
+    def mask(self, names: Iterable[str]) -> None:
+        """Keep units from being started by anybody, until the next boot at most."""
+        self._call("MaskUnitFiles", "asbb", (list(names), True, True))
+        self._call("Reload")  # without it the mask has no effect (spec 30 §14)
+
+    def unmask(self, names: Iterable[str]) -> None:
+        """Take `mask` back; a mask that the administrator made stays."""
+        self._call("UnmaskUnitFiles", "asb", (list(names), True))
+        self._call("Reload")
 
     def _run(self, member: str, name: str, timeout: float) -> None:
         until = time.monotonic() + timeout

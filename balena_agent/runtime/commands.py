@@ -17,7 +17,15 @@ from dataclasses import replace
 
 from ..core.desired import Desired, DesiredService
 from ..core.errors import AgentError, Broken, EngineUnavailable, Unavailable
-from ..core.intent import Apply, Intent, Power, RestartService, ServiceCommand, SetTarget
+from ..core.intent import (
+    Apply,
+    ConfigureNetwork,
+    HostCommand,
+    Intent,
+    RestartService,
+    ServiceCommand,
+    SetTarget,
+)
 from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
 from . import telling
@@ -104,6 +112,11 @@ class Commands:
     def power_accepted(self) -> None:
         self._orders.power_accepted()
 
+    def network_configured(self) -> None:
+        """The host is as the command under way wants it."""
+        self.intend(replace(self._present.now.intent, network=None))
+        self._orders.network_configured()
+
     def _set_target(self, command: SetTarget) -> None:
         """Durable first, then visible. The world is looked at anew before anything is planned:
         an image behind an unchanged name may be another one now (spec 11 §4)."""
@@ -127,13 +140,15 @@ class Commands:
         self._present.change(looked=False, update_pending=True)
         self._lookout.ask_all()
 
-    def _order(self, command: ServiceCommand | Power, answer: Future[str]) -> None:
-        forced = isinstance(command, Power) and command.force
-        if not forced and self._unreachable(isinstance(command, Power)):
+    def _order(self, command: ServiceCommand | HostCommand, answer: Future[str]) -> None:
+        forced = isinstance(command, HostCommand) and command.force
+        if not forced and self._unreachable(isinstance(command, HostCommand)):
             reason = self._present.now.engine_error
             raise EngineUnavailable(f"The engine does not answer: {reason}")
+        if isinstance(command, ConfigureNetwork) and self._present.now.intent.network:
+            raise Unavailable("Another change of the host's settings is under way")
         order, commit = Order(command, answer), ""
-        if not isinstance(command, Power):
+        if not isinstance(command, HostCommand):
             service = self._service(command.key)
             known = containers_of(self._world.observed, command.key)
             app_id = service.app_id if service else known[0].app_id if known else -1
@@ -142,7 +157,7 @@ class Commands:
             order = Order(command, answer, command.key, app_id, old)
             if isinstance(command, RestartService) and service and not service.image_present:
                 raise Unavailable(f"The image of service {service.name} is not here yet")
-        if isinstance(command, Power):
+        if isinstance(command, HostCommand):
             self._ledger.forgive()
         else:
             self._damper.forgive(command.key[0])

@@ -35,6 +35,11 @@ class StopServices:
 
 
 @dataclass(frozen=True, slots=True)
+class CarryOn:
+    """The shutdown was called off."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewFacts:
     """The host is not what it was (its name, say)."""
 

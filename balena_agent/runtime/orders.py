@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from ..core.errors import AgentError, EngineUnavailable
 from ..core.intent import (
+    ConfigureNetwork,
+    HostCommand,
     Intent,
     Power,
     RestartService,
@@ -33,7 +35,7 @@ Answer = Future[str]
 class Order:
     """`old` are the containers (ids) that the service had when the command came."""
 
-    command: ServiceCommand | Power
+    command: ServiceCommand | HostCommand
     answer: Answer
     key: ServiceKey = ("", "")
     app_id: int = -1
@@ -41,7 +43,7 @@ class Order:
 
     def subjects(self) -> frozenset[str]:
         """What the steps work on whose failure is this order's failure."""
-        if isinstance(self.command, Power):
+        if isinstance(self.command, HostCommand):
             return frozenset({"host"})
         return frozenset({"service " + "/".join(self.key), f"locks {self.app_id}"})
 
@@ -64,8 +66,14 @@ class OrderBook:
         self._open.append(order)
 
     def power_accepted(self) -> None:
-        for order in [o for o in self._open if isinstance(o.command, Power)]:
-            order.resolve("accepted by the host")
+        self._end(Power, "accepted by the host")
+
+    def network_configured(self) -> None:
+        self._end(ConfigureNetwork, "done")
+
+    def _end(self, kind: type[HostCommand], message: str) -> None:
+        for order in [o for o in self._open if isinstance(o.command, kind)]:
+            order.resolve(message)
             self._open.remove(order)
 
     def settle(
@@ -94,11 +102,12 @@ class OrderBook:
 
 def _error_about(order: Order, ledger: Ledger, engine_error: str) -> AgentError | None:
     errors = ledger.errors_about(order.subjects())
-    if isinstance(order.command, Power):
+    command = order.command
+    if isinstance(command, HostCommand):
         errors = ledger.lock_errors() + errors
     if errors:
         return errors[0]
-    if not engine_error or (isinstance(order.command, Power) and order.command.force):
+    if not engine_error or (isinstance(command, HostCommand) and command.force):
         return None
     return EngineUnavailable(engine_error)
 
@@ -108,7 +117,7 @@ def containers_of(observed: Observed, key: ServiceKey) -> list[Container]:
 
 
 def intend(
-    intent: Intent, command: ServiceCommand | Power, old: frozenset[str], commit: str
+    intent: Intent, command: ServiceCommand | HostCommand, old: frozenset[str], commit: str
 ) -> Intent:
     """The intent after a command about a service, or about the machine's power."""
     match command:
@@ -123,6 +132,8 @@ def intend(
             return replace(plain, recreate=plain.recreate | old)
         case Power():
             return replace(intent, power=command)
+        case ConfigureNetwork():
+            return replace(intent, network=command)
 
 
 def take_back(intent: Intent, order: Order) -> Intent:
@@ -134,6 +145,8 @@ def take_back(intent: Intent, order: Order) -> Intent:
             return replace(intent, recreate=intent.recreate - order.old)
         case Power():
             return replace(intent, power=None)
+        case ConfigureNetwork():
+            return replace(intent, network=None)
 
 
 def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
@@ -151,7 +164,7 @@ def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
             fresh = [c for c in known if c.id not in order.old]
             gone = all(c.id not in order.old for c in known)
             return "restarted" if gone and any(c.state != "created" for c in fresh) else ""
-        case Power():
+        case Power() | ConfigureNetwork():
             return ""  # that the host accepted it is an outcome, not something to be seen
 
 

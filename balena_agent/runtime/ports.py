@@ -17,7 +17,8 @@ from ..core.looks import Patch, Touch
 from ..core.observed import HostState, Observed
 from ..core.origins import Origin
 from ..core.spec import ContainerSpec
-from ..core.steps import EngineStep, HostStep, Ticket
+from ..core.steps import EngineStep, HostStep
+from ..core.ticket import Ticket
 
 
 class Engine(Protocol):

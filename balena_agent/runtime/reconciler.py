@@ -48,6 +48,7 @@ from ..core.steps import (
     RequestReboot,
     RequireReboot,
     RetireContainer,
+    SetNetworkConfig,
     StartContainer,
     Step,
     StopContainer,
@@ -65,7 +66,7 @@ from .housekeeping import Housekeeping
 from .ledger import Ledger
 from .longwaits import LongWaits
 from .lookout import Looked, Lookout
-from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
+from .mailbox import CarryOn, Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
@@ -78,7 +79,7 @@ _log = logging.getLogger(__name__)
 
 POWER_PATIENCE_SECONDS = 90.0
 
-_Message = Outcome | Progress | Looked | Given | StopServices | NewFacts | Quit
+_Message = Outcome | Progress | Looked | Given | StopServices | CarryOn | NewFacts | Quit
 
 
 class Reconciler:
@@ -181,6 +182,10 @@ class Reconciler:
         self._mailbox.post(StopServices(answer))
         return answer
 
+    def carry_on(self) -> None:
+        """The host does not go down after all: back to what the target says."""
+        self._mailbox.post(CarryOn())
+
     def close(self, timeout: float) -> None:
         """End the thread. Steps under way are left to themselves; the next start finds out."""
         self._mailbox.post(Quit())
@@ -243,6 +248,9 @@ class Reconciler:
             case StopServices(answer=answer):
                 self._stop_answers.append(answer)
                 self._present.change(stopping=True)
+            case CarryOn():
+                self._present.change(stopping=False)
+                self._answer_stops("called off")
             case NewFacts(facts=facts):
                 # The name is the target's business, not the host's.
                 name = self._now.facts.device_name
@@ -296,6 +304,8 @@ class Reconciler:
             self._commands.power_accepted()
         elif isinstance(step, RequireReboot):
             self._notes.made_in(step.container_id, self._host.state().boot_id)
+        elif isinstance(step, SetNetworkConfig):
+            self._commands.network_configured()
 
     def _created(self, step: CreateContainer) -> None:
         """Remember what the container was asked to be: that is what later looks compare."""
@@ -385,10 +395,10 @@ class Reconciler:
         return self._compiler.compile(now.target, observed.images, facts)
 
     def _may_act(self) -> bool:
-        """Nothing is done to the engine without a look at it, but for a forced reboot or
-        power-off."""
-        power = self._now.intent.power
-        return self._now.looked or bool(power and power.force and self._now.engine_error)
+        """Nothing is done to the engine without a look at it; what is forced on the host is."""
+        intent = self._now.intent
+        asked = intent.power or intent.network
+        return self._now.looked or bool(asked and asked.force and self._now.engine_error)
 
     def _plan(self, situation: Situation) -> Plan:
         if not self._may_act():
@@ -457,13 +467,16 @@ class Reconciler:
             self._present.change(update_pending=False, update_downloaded=False, update_failed=False)
             if self._now.intent.force:
                 self._commands.intend(replace(self._now.intent, force=frozenset()))
-            for answer in self._stop_answers:
-                answer.set_result("all services are stopped")
-            self._stop_answers = []
+            self._answer_stops("all services are stopped")
         elif planned.steps or planned.waits:
             self._present.change(update_pending=True)
         if idle:
             self._housekeeping.save_commits(planned)
+
+    def _answer_stops(self, message: str) -> None:
+        answers, self._stop_answers = self._stop_answers, []
+        for answer in answers:
+            answer.set_result(message)
 
     def _problem(self, text: str) -> None:
         _log.error(text)

@@ -16,12 +16,14 @@ import pytest
 from private_bus import Daemon, eventually
 
 from balena_agent.api.dbus import AgentService
+from balena_agent.api.dbus_host import Machine
 from balena_agent.api.dbus_interface import OURS, READ_CONFIG, ROOT
 from balena_agent.api.dbus_polkit import POLKIT, Authority
 from balena_agent.api.dbus_tree import Facts
 from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked
 from balena_agent.core.intent import (
     Command,
+    ConfigureNetwork,
     Intent,
     Power,
     RestartService,
@@ -29,8 +31,10 @@ from balena_agent.core.intent import (
     StopService,
 )
 from balena_agent.core.names import ContainerName
+from balena_agent.core.networkconfig import NetworkChange, NetworkConfig, ProxyChange
 from balena_agent.core.observed import Container, HostFacts, Observed
 from balena_agent.core.plan import Plan, Wait
+from balena_agent.core.redsocks import Proxy
 from balena_agent.core.snapshot import Failure, Running, Snapshot
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import Fetch, StartContainer, identity
@@ -93,7 +97,11 @@ class Agent:
         self.bus, self.client = Bus(address), Bus(address)
         facts = Facts("1.2.3", lambda: self.healthy, lambda: ["10.0.0.5"], "balena-agent")
         self.logger = logging.Logger("agent of a test", logging.INFO)
-        self.service = AgentService(self.bus, self.published, self.submit, facts, self.logger)
+        self.config, self.blinks = NetworkConfig("kiosk"), 0
+        machine = Machine(lambda: self.config, self.blink)
+        self.service = AgentService(
+            self.bus, self.published, self.submit, facts, machine, self.logger
+        )
         self.signals: list[Signal] = []
 
     def start(self) -> None:
@@ -111,6 +119,9 @@ class Agent:
         future: Future[str] = Future()
         self.submitted.append((command, future))
         return future
+
+    def blink(self) -> None:
+        self.blinks += 1
 
     def call(
         self, member: str, signature: str = "", *body: Any, at: str = ROOT, of: str = MANAGER
@@ -526,7 +537,7 @@ def test_a_refused_reboot_comes_back_as_an_error(
         future.set_exception(Locked("shop/web holds a lock"))
         return future
 
-    monkeypatch.setattr(agent.service, "_submit", refuse)
+    monkeypatch.setattr(agent.service._host, "_submit", refuse)
     with pytest.raises(BusRefusal, match="shop/web holds a lock") as caught:
         agent.call("PowerOff", "b", False)
     assert caught.value.error_name == f"{NAME}.Error.Locked"
@@ -554,6 +565,10 @@ PRIVILEGED = [
     ("StartService", "us", 7, "web"),
     ("StopService", "usb", 7, "web", False),
     ("RestartService", "usb", 7, "web", False),
+    ("Blink", ""),
+    ("GetHostConfig", ""),
+    ("SetHostname", "sb", "kiosk", False),
+    ("SetProxy", "a{sv}b", {}, False),
     ("GetTargetState", ""),
     ("PreviewTarget", "s", "{}"),
 ]
@@ -719,3 +734,78 @@ def test_the_client_of_an_absent_agent_says_so(daemon: Daemon) -> None:
         with pytest.raises(BusUnavailable):
             call()
     client.close()
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+def test_the_hosts_configuration_is_typed(agent: Agent) -> None:
+    assert plain(agent.call("GetHostConfig")[0]) == {"hostname": "kiosk"}
+    settings = {"type": "socks5", "ip": "10.0.0.1", "port": "1080", "password": "s3cret"}
+    agent.config = NetworkConfig("kiosk", Proxy(settings, "9.9.9.9:53"), ("10.0.0.0/8",))
+    (found,) = agent.call("GetHostConfig")
+    proxy = found["proxy"].value
+    assert {k: (v.signature, v.value) for k, v in proxy.items()} == {
+        "type": ("s", "socks5"), "ip": ("s", "10.0.0.1"), "port": ("q", 1080),
+        "password": ("s", "s3cret"), "dns": ("s", "9.9.9.9:53"), "noProxy": ("as", ["10.0.0.0/8"]),
+    }  # fmt: skip
+
+
+def test_a_host_name_is_set_when_the_call_returns(agent: Agent) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(agent.call, "SetHostname", "sb", "kiosk-7", True)
+        eventually(lambda: agent.submitted, "a command")
+        command, answer = agent.submitted[0]
+        assert command == ConfigureNetwork(NetworkChange("kiosk-7"), force=True)
+        assert not call.done()
+        answer.set_exception(Locked("Lockfile exists"))
+        with pytest.raises(BusRefusal, match="Lockfile exists") as refused:
+            call.result(10)
+    assert refused.value.error_name == "io.balena.Agent1.Error.Locked"
+
+
+def test_a_proxy_replaces_the_former_one(agent: Agent) -> None:
+    given = {"type": Variant("s", "socks4"), "ip": Variant("s", "h"), "port": Variant("q", 9)}
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(agent.call, "SetProxy", "a{sv}b", given, False)
+        eventually(lambda: agent.submitted, "a command")
+        command, answer = agent.submitted[0]
+        answer.set_result("done")
+        assert call.result(10) == []
+    assert isinstance(command, ConfigureNetwork) and command.change.proxy
+    assert command.change.proxy.no_proxy == () and command.change.proxy.dns == ""
+    assert command.change.proxy.settings == {
+        "type": "socks4", "ip": "h", "port": "9", "login": "", "password": "",
+    }  # fmt: skip
+
+
+def test_no_key_clears_the_proxy(agent: Agent) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(agent.call, "SetProxy", "a{sv}b", {}, False)
+        eventually(lambda: agent.submitted, "a command")
+        command, answer = agent.submitted[0]
+        answer.set_result("done")
+        call.result(10)
+    assert command == ConfigureNetwork(NetworkChange(proxy=ProxyChange(clear=True)))
+
+
+@pytest.mark.parametrize(
+    "member, signature, body",
+    [
+        ("SetHostname", "sb", ("a..b", False)),
+        ("SetProxy", "a{sv}b", ({"host": Variant("s", "x")}, False)),
+        ("SetProxy", "a{sv}b", ({"type": Variant("s", "ftp")}, False)),
+    ],
+)
+def test_bad_settings_are_invalid_arguments(
+    agent: Agent, member: str, signature: str, body: tuple[Any, ...]
+) -> None:
+    with pytest.raises(BusRefusal) as refused:
+        agent.call(member, signature, *body)
+    assert refused.value.error_name == "org.freedesktop.DBus.Error.InvalidArgs"
+    assert agent.submitted == []
+
+
+def test_blink(agent: Agent) -> None:
+    agent.call("Blink")
+    assert agent.blinks == 1

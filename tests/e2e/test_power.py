@@ -97,3 +97,24 @@ def test_the_bus_restarts_and_the_agent_with_it(rough: Device) -> None:
     assert {name: rough.inspect(name)["State"]["StartedAt"] for name in CHAIN} == started
     assert "the system bus is lost" in rough.said()
     assert "Traceback" not in rough.said()
+
+
+def test_H39_somebody_elses_reboot_waits_for_the_services(rough: Device) -> None:
+    """`systemctl reboot` by hand, with a service that takes its time to stop."""
+    slow = "trap 'sleep 3; echo stopped in peace; exit 0' TERM; while :; do sleep 0.1; done"
+    rough.apply(target(service("one", 1, command=["sh", "-c", slow], restart="always")))
+    held = rough.exec("systemd-inhibit", "--list", "--no-pager").stdout
+    assert "balena-agent" in held and "stopping services" in held
+    boot = rough.boot_id()
+    rough.machine.reboot()
+    rough.ready()
+    assert rough.boot_id() != boot
+    words = ("journalctl", "-q", "-b", "-1", "-o", "short-monotonic", "--no-pager")
+    lines = rough.exec(*words).stdout.splitlines()
+
+    def place(text: str) -> int:
+        return next(n for n, line in enumerate(lines) if text in line)
+
+    assert place("The host is shutting down") < place("stopped in peace")
+    assert place("stopped in peace") < place("Stopping docker.service")
+    rough.until(lambda: rough.running("one"), 30, "the service is back")

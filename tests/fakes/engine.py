@@ -40,11 +40,11 @@ from balena_agent.core.steps import (
     RenameContainer,
     RetireContainer,
     StartContainer,
-    Ticket,
     UpdateContainer,
     identity,
     touched,
 )
+from balena_agent.core.ticket import Ticket
 
 BUILT_IN_NETWORKS = frozenset({"bridge", "host", "none"})
 

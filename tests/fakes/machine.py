@@ -27,9 +27,10 @@ from balena_agent.core.steps import (
     RequireReboot,
     SetBootConfig,
     SetFirmwareVolume,
+    SetNetworkConfig,
     TakeLocks,
-    Ticket,
 )
+from balena_agent.core.ticket import Ticket
 
 
 class FakeHost:
@@ -69,7 +70,7 @@ class FakeHost:
                     self.boot = replace(self.boot, reboot_required=True)
                 case SetFirmwareVolume():
                     self.boot = replace(self.boot, firmware_volume=EXTRA_FIRMWARE)
-                case RequestReboot() | RequestPowerOff():
+                case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)

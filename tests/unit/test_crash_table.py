@@ -37,7 +37,14 @@ from balena_agent.core.boot import Board
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.hostconfig import BootFile, HostConfig, after
-from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
+from balena_agent.core.intent import (
+    Command,
+    ConfigureNetwork,
+    Power,
+    RestartService,
+    StartService,
+    StopService,
+)
 from balena_agent.core.looks import Touch
 from balena_agent.core.names import (
     REQUIRES_REBOOT,
@@ -45,6 +52,7 @@ from balena_agent.core.names import (
     SUPERVISOR_NETWORK,
     retired_name,
 )
+from balena_agent.core.networkconfig import NetworkChange
 from balena_agent.core.observed import Container, HostState, Image, Network, Observed, Obtained
 from balena_agent.core.origins import Origin
 from balena_agent.core.spec import Endpoint, NetworkSpec
@@ -75,13 +83,14 @@ from balena_agent.core.steps import (
     RetireContainer,
     SetBootConfig,
     SetFirmwareVolume,
+    SetNetworkConfig,
     StartContainer,
     Step,
     StopContainer,
     TakeLocks,
-    Ticket,
     UpdateContainer,
 )
+from balena_agent.core.ticket import Ticket
 from balena_agent.runtime.policy import Policy
 
 SYNCED = ("save_target", "save_stopped", "save_commit", "save_stopped_by_agent")
@@ -545,6 +554,7 @@ SCENARIOS = (
     Scenario("config.txt", SetBootConfig, ONE, MEMORY, settings=BOARD,
              halves={"scheduled": scheduled, "unnoted": unnoted}),
     Scenario("other variables", DumpConfig, ONE, LOGGING, settings=CONFIG),
+    Scenario("by command", SetNetworkConfig, TWO, command=ConfigureNetwork(NetworkChange("kiosk"))),
 )  # fmt: skip
 
 DEATHS = [

@@ -69,6 +69,13 @@ LOG = (
 )
 
 
+HOST_CONFIG = {
+    "hostname": "kiosk-7",
+    "proxy": {"type": "socks5", "ip": "10.0.0.1", "port": 1080, "password": "s3cret",
+              "noProxy": ["192.0.2.1", "10.0.0.0/8"]},
+}  # fmt: skip
+
+
 class Fake:
     """A client that answers from a file and remembers what it was asked for."""
 
@@ -98,6 +105,19 @@ class Fake:
 
     def power(self, off: bool, force: bool) -> None:
         self._ask("power", off, force)
+
+    def blink(self) -> None:
+        self._ask("blink")
+
+    def host_config(self) -> dict[str, Any]:
+        self._ask("host_config")
+        return HOST_CONFIG
+
+    def set_hostname(self, name: str, force: bool) -> None:
+        self._ask("set_hostname", name, force)
+
+    def set_proxy(self, proxy: dict[str, Any], force: bool) -> None:
+        self._ask("set_proxy", proxy, force)
 
     def service(
         self, verb: str, app_id: int, name: str, force: bool, progress: Callable[[float], None]
@@ -370,3 +390,49 @@ def test_logs_of_a_service_that_is_not_here() -> None:
     fake = Fake()
     code, _ = run(fake, "logs", "-f", "-n", "5", "nobody")
     assert code == 1 and fake.asked == [("describe",)]
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+def test_the_host_name_is_printed_and_set() -> None:
+    assert run(Fake(), "hostname") == (0, "kiosk-7\n")
+    assert json.loads(run(Fake(), "hostname", "--json")[1]) == {"hostname": "kiosk-7"}
+    fake = Fake()
+    assert run(fake, "hostname", "other", "--force") == (0, "")
+    assert fake.asked == [("set_hostname", "other", True)]
+    assert run(fake := Fake(), "hostname", "") == (0, "")
+    assert fake.asked == [("set_hostname", "", False)]
+
+
+def test_blink() -> None:
+    assert run(fake := Fake(), "blink") == (0, "")
+    assert fake.asked == [("blink",)]
+
+
+def test_a_proxy_is_printed_without_its_password() -> None:
+    _, out = run(Fake(), "proxy", "show")
+    assert "s3cret" not in out
+    assert out.splitlines() == [
+        "type: socks5", "ip: 10.0.0.1", "port: 1080", "password: (set)",
+        "noProxy: 192.0.2.1 10.0.0.0/8",
+    ]  # fmt: skip
+    assert json.loads(run(Fake(), "proxy", "show", "--json")[1]) == HOST_CONFIG["proxy"]
+
+
+def test_a_proxy_is_set_with_a_password_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a=b;c\n")
+    fake = Fake()
+    code, _ = run(
+        fake, "proxy", "set", "--type", "socks5", "--ip", "10.0.0.1", "--port", "1080", "--login",
+        "me", "--password-file", str(secret), "--no-proxy", "10.0.0.0/8", "192.0.2.1",
+    )  # fmt: skip
+    wanted = {"type": "socks5", "ip": "10.0.0.1", "port": 1080, "login": "me", "password": "a=b;c",
+              "noProxy": ["10.0.0.0/8", "192.0.2.1"]}  # fmt: skip
+    assert (code, fake.asked) == (0, [("set_proxy", wanted, False)])
+
+
+def test_a_proxy_is_cleared() -> None:
+    assert run(fake := Fake(), "proxy", "clear", "--force") == (0, "")
+    assert fake.asked == [("set_proxy", {}, True)]

@@ -23,8 +23,9 @@ from balena_agent.core.images import FetchFailure
 from balena_agent.core.intent import Power
 from balena_agent.core.observed import HostFacts, Image, Observed, Obtained
 from balena_agent.core.snapshot import Snapshot
-from balena_agent.core.steps import EngineStep, Fetch, RemoveImage, Ticket
+from balena_agent.core.steps import EngineStep, Fetch, RemoveImage
 from balena_agent.core.target import Target, read_local
+from balena_agent.core.ticket import Ticket
 from balena_agent.runtime.ledger import Ledger, delay
 from balena_agent.runtime.policy import Memory, Policy
 from balena_agent.store import Store

@@ -33,9 +33,9 @@ from balena_agent.core.observed import Image, ImageConfig, Network, Observed, Ob
 from balena_agent.core.scopes import EVERYTHING, Scope
 from balena_agent.core.steps import RenameContainer
 from balena_agent.core.target import Target
-from balena_agent.daemon import take_over
 from balena_agent.peer import read_peer
 from balena_agent.runtime.policy import Memory
+from balena_agent.startup import take_over
 from balena_agent.store import Store
 
 Rows = dict[str, list[dict[str, Any]]]

@@ -19,6 +19,9 @@ from balena_agent.host.logind import IN_PROGRESS, BlockedByHost, Logind
 from balena_agent.host.wire import BusRefusal
 
 LOGIND, SYSTEMD = "org.freedesktop.login1", "org.freedesktop.systemd1"
+UNCHANGED: Any = None
+"""The host's name and proxy, which no test here touches."""
+
 BLOCK = ["sleep:shutdown", "updater", "busy", "block", 0, 1]
 
 
@@ -97,6 +100,7 @@ def machine(top: Path, bus: FakeBus) -> MachineHost:
         Breadcrumbs(str(top / "run"), str(locks), "boot-1", 1000.0),
         ConfigFile(str(top / "config.json")),
         Root(top).files().settings,
+        UNCHANGED,
     )
 
 

@@ -16,8 +16,16 @@ from balena_agent.core.errors import (
     RefusedByHost,
     Unavailable,
 )
-from balena_agent.core.intent import Power, RestartService, SetTarget, StartService, StopService
+from balena_agent.core.intent import (
+    ConfigureNetwork,
+    Power,
+    RestartService,
+    SetTarget,
+    StartService,
+    StopService,
+)
 from balena_agent.core.looks import Touch
+from balena_agent.core.networkconfig import NetworkChange
 from balena_agent.core.observed import Observed
 from balena_agent.core.snapshot import NOT_ASKED
 from balena_agent.core.spec import ContainerSpec
@@ -25,6 +33,7 @@ from balena_agent.core.steps import (
     CreateContainer,
     Fetch,
     RequestReboot,
+    SetNetworkConfig,
     StartContainer,
     StopContainer,
 )
@@ -404,6 +413,53 @@ def test_an_accepted_reboot_that_never_comes_expires() -> None:
         assert "none came" in agent.published.current.last_error
 
 
+def test_the_host_is_configured_under_all_locks_which_are_given_back() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        held = []
+        perform = agent.host.perform
+
+        def watched(step, ticket):  # type: ignore[no-untyped-def]
+            held.append((type(step), agent.host.held_locks()))
+            perform(step, ticket)
+
+        agent.host.perform = watched  # type: ignore[method-assign]
+        change = NetworkChange("kiosk")
+        assert agent.reconciler.submit(ConfigureNetwork(change)).result(DEADLINE) == "done"
+        assert agent.host.requests == [SetNetworkConfig(change)]
+        assert (SetNetworkConfig, frozenset({1})) in held
+        agent.settled()
+        assert agent.host.held_locks() == frozenset()
+        assert agent.published.current.intent.network is None
+
+
+def test_H36_a_users_lock_keeps_the_host_as_it_is_unless_forced() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.host.user_locks[1] = "one"
+        change = NetworkChange("kiosk")
+        with pytest.raises(Locked):
+            agent.reconciler.submit(ConfigureNetwork(change)).result(DEADLINE)
+        assert agent.host.requests == []
+        assert agent.reconciler.submit(ConfigureNetwork(change, force=True)).result(DEADLINE)
+        assert agent.host.requests == [SetNetworkConfig(change)]
+
+
+def test_a_host_that_refuses_a_setting_is_told_and_the_agent_goes_on() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.host.refusal = RefusedByHost("redsocks.service is failed")
+        with pytest.raises(RefusedByHost, match="redsocks"):
+            agent.reconciler.submit(ConfigureNetwork(NetworkChange("kiosk"))).result(DEADLINE)
+        agent.host.refusal = None
+        agent.until(lambda s: s.intent.network is None and s.settled)
+        assert agent.host.requests == [], "not tried again by itself"
+        assert agent.host.held_locks() == frozenset()
+
+
 def test_engine_down_is_a_state_and_work_goes_on_when_it_is_back() -> None:
     engine = FakeEngine(observed("busybox"))
     engine.down = True
@@ -568,3 +624,16 @@ def _without(spec: ContainerSpec, name: str) -> ContainerSpec:
     from dataclasses import replace
 
     return replace(spec, fields={k: v for k, v in spec.fields.items() if k != name})
+
+
+def test_a_shutdown_that_is_called_off_gives_the_services_back() -> None:
+    with rig() as agent:
+        agent.post(target(service("one"), service("two", 2, running=False)))
+        agent.settled()
+        before = agent.ids()
+        assert agent.reconciler.stop_services().result(DEADLINE) == "all services are stopped"
+        assert agent.containers() == {"one": "exited", "two": "created"}
+        agent.reconciler.carry_on()
+        agent.until(lambda s: not s.stopping and s.settled)
+        assert agent.containers() == {"one": "running", "two": "created"}
+        assert agent.ids() == before

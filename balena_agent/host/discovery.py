@@ -1,0 +1,37 @@
+"""Whether the device can be found in its network by mDNS (spec 30 §14).
+
+Theory: Avahi belongs to the OS, and so does what it announces. Hidden means that nobody can start
+it: any call to its bus name would, so it is masked until the next boot at most. Where it is not
+installed there is nothing to hide.
+"""
+
+from __future__ import annotations
+
+from .systemd import Systemd
+
+UNITS = ("avahi-daemon.socket", "avahi-daemon.service")
+
+
+class Discovery:
+    """Calls from any thread but the bus thread. RefusedByHost, Unavailable."""
+
+    def __init__(self, systemd: Systemd) -> None:
+        self._systemd = systemd
+
+    def visible(self) -> bool | None:
+        """Whether Avahi runs; None on a host without it."""
+        unit = self._systemd.unit(UNITS[1])
+        return None if unit.load == "not-found" else unit.running
+
+    def set(self, wanted: bool) -> None:
+        """Show or hide the device. Nothing is done on a host without Avahi."""
+        known = self._systemd.units(UNITS)
+        present = [name for name in UNITS if known[name].load != "not-found"]
+        if not present:
+            return
+        if wanted:
+            self._systemd.unmask(present)
+        else:
+            self._systemd.mask(present)
+        for name in present:
+            (self._systemd.start if wanted else self._systemd.stop)(name)

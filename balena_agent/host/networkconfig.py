@@ -1,0 +1,48 @@
+"""The host's name and proxy together: read, and changed as one.
+
+Theory: a request may name both, and is done or not done. What can be judged is judged before
+anything is touched; the proxy comes first because it can fail, and is put back when the name then
+fails too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from ..core.errors import AgentError
+from ..core.networkconfig import NetworkChange, NetworkConfig, applied
+from .hostname import Hostname
+from .proxy import HostProxy
+
+
+class NetworkConfiguration:
+    """Calls from any thread but the bus thread. `default_name` names a host without a name."""
+
+    def __init__(
+        self, hostname: Hostname, proxy: HostProxy, default_name: Callable[[], str]
+    ) -> None:
+        self._hostname = hostname
+        self._proxy = proxy
+        self._default_name = default_name
+
+    def read(self) -> NetworkConfig:
+        """As the host is now. Unavailable."""
+        proxy, no_proxy = self._proxy.read()
+        return NetworkConfig(self._hostname.read(), proxy, no_proxy)
+
+    def set(self, change: NetworkChange) -> None:
+        """InvalidInput, RefusedByHost, Unavailable: then all is as it was."""
+        known = self.read()
+        wanted = applied(known, change, self._default_name())
+        if change.proxy:
+            self._proxy.set(wanted.proxy, wanted.no_proxy)
+        if change.hostname is None:
+            return
+        try:
+            self._hostname.set(wanted.hostname)
+        except AgentError:
+            if change.proxy:
+                with contextlib.suppress(AgentError):
+                    self._proxy.set(known.proxy, known.no_proxy)
+            raise

@@ -1,0 +1,186 @@
+"""The host's proxy: two files, and the units that live by them.
+
+Theory: the files are the truth and the units follow. They are changed together or not at all: the
+new text is checked by redsocks itself where it is there, both files are replaced, the units are
+restarted one after the other, and then they are looked at. If they are not as they should be, the
+former files come back and the units are restarted once more (spec 30 §6.4, §6.5). A host without
+redsocks cannot have a proxy, and hears that before anything is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core import redsocks
+from ..core.errors import AgentError, InvalidInput, RefusedByHost, Unavailable
+from ..core.redsocks import Proxy
+from .machine import write_durable
+from .systemd import Systemd, UnitState
+
+UNIT = "redsocks.service"
+CONFIG_UNITS = ("balena-proxy-config.service", "resin-proxy-config.service")
+CONF_TARGET = "redsocks-conf.target"
+"""What units are part of that the OS restarts by itself when the file changes."""
+
+STEADY_SECONDS = 2.0
+"""How long redsocks has to run before it counts as running."""
+
+_CHECK_SECONDS = 10.0
+_UNKNOWN_SECTION = "unknown section"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The content of the two files; None where there is no such file."""
+
+    conf: str | None
+    no_proxy: str | None
+
+    @classmethod
+    def of(cls, proxy: Proxy | None, no_proxy: Sequence[str]) -> Files:
+        conf = redsocks.render(proxy) if proxy else None
+        return cls(conf, "\n".join(no_proxy) if no_proxy else None)
+
+
+class HostProxy:
+    """`directory` is `<boot>/system-proxy`. `steady` is for tests."""
+
+    def __init__(self, systemd: Systemd, directory: str, steady: float = STEADY_SECONDS) -> None:
+        self._systemd = systemd
+        self._conf = Path(directory) / "redsocks.conf"
+        self._no_proxy = Path(directory) / "no_proxy"
+        self._steady = steady
+
+    def read(self) -> tuple[Proxy | None, tuple[str, ...]]:
+        """The proxy, None without redsocks.conf, and what does not go through it."""
+        files = self._files()
+        listed = (line.strip() for line in (files.no_proxy or "").splitlines())
+        proxy = None if files.conf is None else redsocks.parse(files.conf)
+        return proxy, tuple(line for line in listed if line)
+
+    def set(self, proxy: Proxy | None, no_proxy: Sequence[str]) -> None:
+        """Make it so. InvalidInput: redsocks refuses the text. RefusedByHost, Unavailable: the
+        former files are back."""
+        before, after = self._files(), Files.of(proxy, no_proxy)
+        unit = self._systemd.unit(UNIT)
+        if after == before and unit.running == (proxy is not None) and not self._stale(unit):
+            return
+        if proxy and not unit.exists:
+            raise RefusedByHost(f"this host cannot use a proxy: {UNIT} is {unit.load}")
+        if after.conf is not None:
+            _checked(after.conf)
+        try:
+            self._write(after)
+            self._restart(bool(proxy))
+        except AgentError as error:
+            _log.error("The proxy is put back as it was: %s", error)
+            with contextlib.suppress(AgentError):
+                self._write(before)
+                self._restart(before.conf is not None)
+            raise
+
+    def _stale(self, unit: UnitState) -> bool:
+        """Whether redsocks runs on a file that was written after its start: a change that was
+        interrupted by a power cut or by the death of the agent."""
+        if not unit.running or not self._conf.exists():
+            return False
+        entered = self._systemd.unit_property(unit.path, "ActiveEnterTimestamp") / 1e6
+        return self._conf.stat().st_mtime > float(entered)
+
+    def _files(self) -> Files:
+        return Files(_text(self._conf), _text(self._no_proxy))
+
+    def _write(self, files: Files) -> None:
+        try:
+            self._conf.parent.mkdir(0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{self._conf.parent} cannot be made: {error.strerror}") from error
+        for path, content in ((self._conf, files.conf), (self._no_proxy, files.no_proxy)):
+            if content == _text(path):
+                continue
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_durable(path, content.encode(), 0o600)
+
+    def _restart(self, wanted: bool) -> None:
+        """The unit that reads the files first, then redsocks. One that is part of the OS's own
+        target is restarted by the OS."""
+        known = self._systemd.units((*CONFIG_UNITS, UNIT))
+        for name in CONFIG_UNITS:
+            if known[name].exists and not self._follows_files(known[name].path):
+                self._systemd.restart(name)
+                break
+        if not known[UNIT].exists:
+            return
+        if not self._follows_files(known[UNIT].path):
+            (self._systemd.restart if wanted else self._systemd.stop)(UNIT)
+        self._verify(wanted)
+
+    def _follows_files(self, path: str) -> bool:
+        return CONF_TARGET in self._systemd.unit_property(path, "PartOf")
+
+    def _verify(self, wanted: bool) -> None:
+        """Running and steady with a proxy, not running without. What the OS restarts by itself
+        may take a while."""
+        deadline = time.monotonic() + _CHECK_SECONDS
+        since = 0.0
+        while True:
+            now, unit = time.monotonic(), self._systemd.unit(UNIT)
+            right = (unit.active, unit.sub) == ("active", "running") if wanted else not unit.running
+            since = (since or now) if right else 0.0
+            if right and (not wanted or now - since >= self._steady):
+                return
+            if now > deadline or unit.active == "failed":
+                raise RefusedByHost(
+                    f"{UNIT} is {unit.active} ({unit.sub}){self._result(unit.path)}"
+                )
+            time.sleep(0.1)
+
+    def _result(self, path: str) -> str:
+        with contextlib.suppress(AgentError):
+            return f", result {self._systemd.service_property(path, 'Result')}"
+        return ""
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _checked(conf: str) -> None:
+    """Let redsocks read the text before the host does. InvalidInput with its words."""
+    binary = shutil.which("redsocks", path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if binary is None:
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="redsocks-", suffix=".conf") as file:
+        file.write(conf)
+        file.flush()
+        try:
+            done = subprocess.run(
+                [binary, "-t", "-c", file.name],
+                capture_output=True, text=True, timeout=_CHECK_SECONDS, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            _log.warning("redsocks cannot check its configuration: %s", error)
+            return
+    if done.returncode == 0:
+        return
+    if _UNKNOWN_SECTION in done.stderr and "dnsu2t" in conf:
+        raise InvalidInput("dns is not supported by this host's redsocks", "$.network.proxy.dns")
+    said = done.stderr.strip().splitlines()
+    raise InvalidInput(f"redsocks refuses this: {said[-1] if said else 'without a word'}")

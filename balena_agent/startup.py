@@ -1,0 +1,73 @@
+"""What an agent finds at its start: its own memory, and what the peer left on the device.
+
+Theory: nothing here may keep the agent from starting. What cannot be read is told and left out; a
+target that is left out is as if it had never come, so nothing is changed on its account.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from .core import heritage
+from .core.errors import AgentError
+from .core.jsonread import parse_object
+from .core.observed import HostFacts
+from .core.target import Target, read_local
+from .peer import read_peer
+from .runtime import preload
+from .runtime.policy import Memory
+from .store import Store
+
+_log = logging.getLogger(__name__)
+
+
+def remembered(store: Store) -> Memory:
+    """What the store remembers. A stored target that no longer reads is told and left out."""
+    source, raw, target = "", "", None
+    stored = store.targets()
+    for name, read in (
+        ("local", _read_stored_local),
+        (heritage.SOURCE, heritage.read),
+        (preload.SOURCE, preload.parse),
+    ):
+        if name not in stored or target is not None:
+            continue
+        try:
+            source, raw, target = name, stored[name], read(stored[name])
+        except AgentError as error:
+            _log.error("The stored target of source %s cannot be used: %s", name, error)
+    return Memory(
+        target,
+        source,
+        raw,
+        store.stopped(),
+        store.specs(),
+        store.stopped_by_agent(),
+        store.owned_images(),
+        store.commits(),
+        store.origins(),
+        store.tolerated(),
+        store.fetch_failures(),
+    )
+
+
+def take_over(store: Store, database: Path, facts: HostFacts) -> None:
+    """Take on what the peer left on the device, if that was never done. Problems are told only:
+    without a target nothing is changed, and the next start tries again."""
+    try:
+        if store.imported_peer() or not database.exists():
+            return
+        left = read_peer(database, facts.device_uuid, facts.api_endpoint)
+        store.import_peer(left)
+    except (AgentError, OSError) as error:
+        _log.warning("Nothing is taken over from the peer: %s", error)
+        return
+    _log.info("Taken over from the peer: %d API keys, %s", len(left.keys),
+              "its target" if left.target else "no target")  # fmt: skip
+    for problem in left.problems:
+        _log.warning("Taking over from the peer: %s", problem)
+
+
+def _read_stored_local(raw: str) -> Target:
+    return read_local(parse_object(raw, "stored target"))

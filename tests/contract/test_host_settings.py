@@ -1,0 +1,266 @@
+"""Host name, proxy and VPN against the real hostnamed, systemd, Avahi and redsocks of a device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from balena_agent.core.errors import InvalidInput, RefusedByHost
+from balena_agent.core.redsocks import Proxy, render
+from balena_agent.host.bus import Bus
+from balena_agent.host.discovery import Discovery
+from balena_agent.host.hostname import Hostname
+from balena_agent.host.persistence import JournalKeeping
+from balena_agent.host.proxy import HostProxy
+from balena_agent.host.systemd import Systemd
+from balena_agent.host.vpn import Vpn
+from balena_agent.host.wire import BusRefusal
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("BALENA_AGENT_TEST_DEVICE") != "1",
+    reason="needs a virtual device with systemd: set BALENA_AGENT_TEST_DEVICE=1 inside one",
+)
+
+ETC = Path("/etc/hostname")
+UNITS = Path("/run/systemd/system")
+PROXY = Proxy({"type": "socks5", "ip": "127.0.0.1", "port": "9"})
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[Bus]:
+    made = Bus()
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def systemd(bus: Bus) -> Systemd:
+    return Systemd(bus)
+
+
+@pytest.fixture
+def written() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def hostname(bus: Bus, systemd: Systemd, written: list[str]) -> Iterator[Hostname]:
+    before = ETC.read_text().strip()
+    made = Hostname(bus, systemd, str(ETC), written.append)
+    yield made
+    made.set(before)
+
+
+def avahi_name() -> str:
+    call = "org.freedesktop.Avahi / org.freedesktop.Avahi.Server GetHostName"
+    return run("busctl", "call", *call.split())
+
+
+def test_H32_a_host_name_is_set_everywhere(hostname: Hostname, written: list[str]) -> None:
+    hostname.set("kiosk-7")
+    assert (ETC.read_text(), os.uname().nodename, hostname.read()) == (
+        "kiosk-7\n", "kiosk-7", "kiosk-7",
+    )  # fmt: skip
+    assert run("hostnamectl", "--static") == "kiosk-7"
+    assert written == ["kiosk-7"]
+    if (
+        subprocess.run(["systemctl", "-q", "is-active", "avahi-daemon"], check=False).returncode
+        == 0
+    ):
+        until(lambda: avahi_name() == 's "kiosk-7"', "told Avahi")
+
+
+def test_H34_what_is_no_name_is_refused_and_nothing_changes(
+    hostname: Hostname, written: list[str]
+) -> None:
+    before = (ETC.read_text(), os.uname().nodename)
+    with pytest.raises(BusRefusal):
+        hostname.set("a..b")
+    assert (ETC.read_text(), os.uname().nodename) == before
+    assert written[-1] == before[1], "config.json has the former name again"
+
+
+def test_H35_a_mounted_file_is_written_in_place(hostname: Hostname, tmp_path: Path) -> None:
+    mine = tmp_path / "hostname"
+    mine.write_text("a-much-longer-name-than-the-next\n")
+    run("mount", "--bind", str(mine), str(ETC))
+    try:
+        hostname.set("bind-1")
+        assert (mine.read_text(), os.uname().nodename) == ("bind-1\n", "bind-1")
+        assert hostname.read() == "bind-1"
+    finally:
+        run("umount", str(ETC))
+
+
+def test_the_name_is_left_to_the_unit_of_the_os(hostname: Hostname, written: list[str]) -> None:
+    unit = UNITS / "balena-hostname.service"
+    unit.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    run("systemctl", "daemon-reload")
+    try:
+        before = os.uname().nodename
+        hostname.set("from-config")
+        assert (written, os.uname().nodename) == (["from-config"], before)
+    finally:
+        unit.unlink()
+        run("systemctl", "daemon-reload")
+
+
+@pytest.fixture
+def proxy(systemd: Systemd, tmp_path: Path) -> Iterator[HostProxy]:
+    """redsocks as the OS runs it: on our file, and only when there is one."""
+    conf = tmp_path / "redsocks.conf"
+    (UNITS / "redsocks.service").write_text(
+        f"[Unit]\nConditionPathExists={conf}\n[Service]\nExecStart=/usr/sbin/redsocks -c {conf}\n"
+    )
+    log = tmp_path / "log"
+    (UNITS / "balena-proxy-config.service").write_text(
+        f"[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat {conf} >{log} || true'\n"
+    )
+    run("systemctl", "daemon-reload")
+    yield HostProxy(systemd, str(tmp_path), steady=0.5)
+    subprocess.run(["systemctl", "stop", "redsocks.service"], check=False)
+    for name in ("redsocks.service", "balena-proxy-config.service"):
+        (UNITS / name).unlink(missing_ok=True)
+    run("systemctl", "daemon-reload")
+
+
+def active(unit: str) -> str:
+    return subprocess.run(
+        ["systemctl", "is-active", unit], check=False, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_a_proxy_runs_and_is_taken_away(proxy: HostProxy, tmp_path: Path) -> None:
+    proxy.set(PROXY, ("10.0.0.1", "192.0.2.0/24"))
+    assert active("redsocks.service") == "active"
+    assert (tmp_path / "redsocks.conf").read_text() == render(PROXY)
+    assert (tmp_path / "log").read_text() == render(PROXY), "the OS has read it"
+    assert (tmp_path / "no_proxy").read_bytes() == b"10.0.0.1\n192.0.2.0/24"
+    assert proxy.read() == (PROXY, ("10.0.0.1", "192.0.2.0/24"))
+    proxy.set(None, ("10.0.0.1",))
+    assert active("redsocks.service") == "inactive"
+    assert proxy.read() == (None, ("10.0.0.1",))
+    assert not (tmp_path / "redsocks.conf").exists()
+
+
+def test_the_same_again_restarts_nothing(proxy: HostProxy) -> None:
+    proxy.set(PROXY, ())
+    first = run("systemctl", "show", "-P", "MainPID", "redsocks.service")
+    proxy.set(PROXY, ())
+    assert run("systemctl", "show", "-P", "MainPID", "redsocks.service") == first
+
+
+def test_quotes_and_backslashes_are_what_redsocks_reads(proxy: HostProxy) -> None:
+    hard = Proxy({**PROXY.settings, "login": "a;b } c = d", "password": "\\ ' # // /* {"})
+    proxy.set(hard, ())
+    assert active("redsocks.service") == "active"
+    assert proxy.read()[0] == hard
+
+
+def test_what_redsocks_refuses_changes_nothing(proxy: HostProxy, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="redsocks refuses this"):
+        proxy.set(Proxy({**PROXY.settings, "ip": "2001:db8::1"}), ())
+    assert not (tmp_path / "redsocks.conf").exists()
+    with pytest.raises(InvalidInput, match="dns is not supported by this host's redsocks"):
+        proxy.set(Proxy(PROXY.settings, "9.9.9.9:53"), ())
+    assert not (tmp_path / "redsocks.conf").exists()
+
+
+def test_a_failing_unit_puts_the_former_files_back(proxy: HostProxy, tmp_path: Path) -> None:
+    proxy.set(PROXY, ("10.0.0.1",))
+    (UNITS / "redsocks.service").write_text("[Service]\nExecStart=/bin/false\n")
+    run("systemctl", "daemon-reload")
+    with pytest.raises(RefusedByHost, match=r"redsocks\.service is failed .*result exit-code"):
+        proxy.set(Proxy({**PROXY.settings, "port": "10"}), ())
+    assert proxy.read() == (PROXY, ("10.0.0.1",))
+
+
+def test_H31_without_redsocks_nothing_is_written(proxy: HostProxy, tmp_path: Path) -> None:
+    (UNITS / "redsocks.service").unlink()
+    (UNITS / "redsocks.service").symlink_to("/dev/null")
+    run("systemctl", "daemon-reload")
+    with pytest.raises(RefusedByHost, match=r"cannot use a proxy: redsocks\.service is masked"):
+        proxy.set(PROXY, ("10.0.0.1",))
+    assert not list(tmp_path.glob("*"))
+    proxy.set(None, ("10.0.0.1",))
+    assert proxy.read() == (None, ("10.0.0.1",))
+
+
+@pytest.fixture
+def vpn(systemd: Systemd, tmp_path: Path) -> Iterator[Vpn]:
+    """On the unit of the device's own openvpn."""
+    yield Vpn(systemd, str(tmp_path / "active"))
+    subprocess.run(["systemctl", "unmask", "--runtime", "openvpn.service"], check=False)
+    subprocess.run(["systemctl", "stop", "openvpn.service"], check=False)
+
+
+def test_H43_the_vpn_is_switched_off_for_others_too(vpn: Vpn) -> None:
+    vpn.set(True)
+    assert vpn.state().enabled
+    vpn.set(False)
+    assert not vpn.state().enabled
+    assert subprocess.run(["systemctl", "start", "openvpn.service"], check=False).returncode != 0
+    vpn.set(True)
+    assert vpn.state().enabled and active("openvpn.service") == "active"
+
+
+def test_H44_connected_is_what_the_scripts_say(vpn: Vpn, tmp_path: Path) -> None:
+    assert not vpn.state().connected
+    (tmp_path / "active").touch()
+    assert vpn.state().connected
+
+
+def test_H51_a_hidden_device_stays_hidden(systemd: Systemd) -> None:
+    discovery = Discovery(systemd)
+    try:
+        discovery.set(False)
+        assert discovery.visible() is False
+        call = "org.freedesktop.Avahi / org.freedesktop.Avahi.Server GetHostName"
+        assert subprocess.run(["busctl", "call", *call.split()], check=False).returncode != 0
+        assert discovery.visible() is False, "a call on the bus has not started it"
+        discovery.set(True)
+        assert discovery.visible() is True
+    finally:
+        run("systemctl", "unmask", "--runtime", "avahi-daemon.service", "avahi-daemon.socket")
+
+
+def test_H55_the_journal_is_kept_without_a_reboot(systemd: Systemd) -> None:
+    drop_in = Path("/run/systemd/journald.conf.d/50-balena-agent.conf")
+    keeping = JournalKeeping(systemd)
+    kept, fleeting = Path("/var/log/journal"), Path("/run/log/journal")
+    try:
+        keeping.keep(True)
+        run("systemd-cat", "-t", "probe", "echo", "kept")
+        until(lambda: has_line(kept, "kept"), "in /var")
+        keeping.keep(False)
+        run("systemd-cat", "-t", "probe", "echo", "fleeting")
+        until(lambda: has_line(fleeting, "fleeting"), "in /run")
+        assert not has_line(kept, "fleeting")
+    finally:
+        drop_in.unlink(missing_ok=True)
+        run("systemctl", "restart", "systemd-journald.service")
+
+
+def has_line(directory: Path, text: str) -> bool:
+    found = subprocess.run(
+        ["journalctl", "-D", str(directory), "-q", "-t", "probe", "-o", "cat"],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    return text in found.stdout.splitlines()
