@@ -22,6 +22,9 @@ STRATEGY = "io.balena.update.strategy"
 HANDOVER_TIMEOUT = "io.balena.update.handover-timeout"
 SUPERVISOR_API = "io.balena.features.supervisor-api"
 
+EXTRA_FIRMWARE = "extra-firmware"
+"""The one volume that belongs to the device and to no app (spec 30 §17)."""
+
 SUPERVISOR_NETWORK = "supervisor0"
 SUPERVISOR_GATEWAY = "10.114.104.1"
 SUPERVISOR_SUBNET = "10.114.104.0/25"
@@ -32,6 +35,7 @@ _CONTAINER = re.compile(
     r"(?P<service>.+)_(?P<image>\d+)_(?P<release>\d+)(?:_(?P<commit>[0-9a-zA-Z]+))?\Z"
 )
 _VOLUME = re.compile(r"(?P<app>\d+)_(?P<name>\S+)\Z")
+_NAMELESS = re.compile(r"[0-9a-f]{64}\Z")
 _NETWORK = re.compile(r"(?P<app>[0-9a-fA-F]+)_(?P<name>\S+)\Z")
 
 
@@ -70,6 +74,11 @@ def parse_network_name(engine_name: str) -> tuple[str, str] | None:
     """(app uuid or id text, network name), or None for a foreign name."""
     found = _NETWORK.match(engine_name)
     return (found["app"], found["name"]) if found else None
+
+
+def is_nameless_volume(engine_name: str) -> bool:
+    """Whether the engine itself made the name up."""
+    return _NAMELESS.match(engine_name) is not None
 
 
 def parse_volume_name(engine_name: str) -> tuple[int, str] | None:

@@ -19,6 +19,7 @@ from .jsonread import Json, truth, whole_number
 from .names import (
     APP_ID,
     APP_UUID,
+    EXTRA_FIRMWARE,
     IPAM_MARK,
     SUPERVISED,
     SUPERVISOR_GATEWAY,
@@ -29,7 +30,7 @@ from .names import (
     parse_network_name,
     parse_volume_name,
 )
-from .observed import Network, Volume
+from .observed import NO_APP, Network, Volume
 from .spec import Difference, NetworkSpec, VolumeSpec
 
 _NETWORK_FIELDS: Final = frozenset(
@@ -242,6 +243,9 @@ def volume_from_inspect(
     labels = current_labels(inspect.get("Labels") or {})
     engine_name = str(inspect.get("Name") or "")
     parsed = parse_volume_name(engine_name)
+    if engine_name == EXTRA_FIRMWARE:
+        parsed = NO_APP, engine_name
+        known_apps = frozenset({NO_APP})
     if parsed is None or not (is_supervised(labels) or parsed[0] in known_apps):
         return None
     spec = VolumeSpec(

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from .desired import Desired, DesiredApp
 from .names import SUPERVISOR_NETWORK, normal_image
 from .networks import network_differences, volume_differences
-from .observed import Container, Network, Observed, Volume
+from .observed import NO_APP, Container, Network, Observed, Volume
 from .plan import Plan
+from .renewal import plan_renewal
 from .services import Ground, plan_services
 from .situation import Draft, Situation
 from .steps import (
@@ -52,11 +53,12 @@ class _Belongings:
 @dataclass(frozen=True, slots=True)
 class _Around:
     """What an app's plan must know of the world beyond the app: engine names that some container
-    uses, networks that all apps share, images that are about to go."""
+    uses, networks that all apps share, images that are about to go, all volumes there are."""
 
     users: frozenset[str]
     shared: frozenset[str]
     leftovers: tuple[str, ...]
+    volumes: frozenset[str]
 
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
@@ -77,11 +79,12 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     shared = frozenset(
         n.engine_name for n in observed.networks.values() if n.engine_name == SUPERVISOR_NETWORK
     )
+    around = _Around(users, shared, leftovers, frozenset(observed.volumes))
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
         draft = Draft(situation, busy, app.uuid, app.app_id)
-        _plan_app(draft, app, mine, _Around(users, shared, leftovers), uuid in apps)
+        _plan_app(draft, app, mine, around, uuid in apps)
         drafts.append(draft)
         if draft.idle and not app.problem:
             settled.add(uuid)
@@ -89,6 +92,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     _orphan_locks(device, {draft.app_id for draft in drafts})
     for reference in leftovers:
         device.emit(RemoveImage(reference, "no service uses it"))
+    for name in sorted(situation.intent.cleanup):
+        device.emit(RemoveVolume("", name, "nobody needs it"))
     return _joined([*drafts, device], frozenset(settled))
 
 
@@ -125,6 +130,8 @@ def _by_app(desired: Desired, observed: Observed) -> dict[str, _Belongings]:
         if network.engine_name != SUPERVISOR_NETWORK:
             of(network.app, network.app_id).networks.append(network)
     for volume in observed.volumes.values():
+        if volume.app_id == NO_APP:
+            continue
         uuid = by_id.get(volume.app_id, volume.app_uuid or str(volume.app_id))
         world.setdefault(uuid, _Belongings(volume.app_id)).volumes.append(volume)
     return world
@@ -151,6 +158,11 @@ def _plan_app(
     if app.problem:
         _release_locks(draft, app)
         return  # rejected: nothing of it is touched, and there is nothing to wait for
+    if begun := draft.situation.intent.renewals.get(app.app_id):
+        known = [container for each in mine.containers.values() for container in each]
+        plan_renewal(draft, begun, known, around.volumes)
+        draft.take_locks(tuple(sorted(mine.containers)))
+        return
     replaced = _replaced_networks(app, mine)
     replaced |= _replaced_volumes(
         app, mine, removed=not in_target and not draft.situation.keep_volumes
