@@ -17,10 +17,21 @@ from dataclasses import replace
 
 from ..core.desired import Desired, DesiredService
 from ..core.errors import AgentError, Broken, EngineUnavailable, Unavailable
-from ..core.intent import Apply, Intent, Power, RestartService, ServiceCommand, SetTarget
+from ..core.intent import (
+    AppCommand,
+    Apply,
+    CleanupVolumes,
+    Intent,
+    Power,
+    PurgeApp,
+    RestartApp,
+    RestartService,
+    ServiceCommand,
+    SetTarget,
+)
 from ..core.snapshot import NOT_ASKED
 from ..core.steps import Touch
-from . import telling
+from . import app_orders, telling
 from .damper import Damper
 from .ledger import Ledger
 from .lookout import Lookout
@@ -71,6 +82,8 @@ class Commands:
             elif isinstance(command, Apply):
                 self._apply(command.force)
                 self._accepted.append(answer)
+            elif isinstance(command, RestartApp | PurgeApp | CleanupVolumes):
+                self._app_order(command, answer)
             else:
                 self._order(command, answer)
         except AgentError as error:
@@ -96,7 +109,9 @@ class Commands:
         """Answer the orders that are met or have failed. `busy`: subjects of steps under way."""
         now = self._present.now
         error = "" if now.engine_error == NOT_ASKED else now.engine_error
-        after = self._orders.settle(now.intent, self._world.observed, self._ledger, busy, error)
+        after = self._orders.settle(
+            now.intent, self._world.observed, now.desired, self._ledger, busy, error
+        )
         if after is not now.intent:
             self.intend(after)
             self._wake(Touch(everything=True))
@@ -126,6 +141,17 @@ class Commands:
             self._present.change(intent=replace(intent, force=intent.force | {""}))
         self._present.change(looked=False, update_pending=True)
         self._lookout.ask_all()
+
+    def _app_order(self, command: AppCommand, answer: Future[str]) -> None:
+        if self._unreachable(host_only=False):
+            reason = self._present.now.engine_error
+            raise EngineUnavailable(f"The engine does not answer: {reason}")
+        now = self._present.now
+        order, intent = app_orders.take(command, now, self._world.observed, self._compile())
+        telling.order_taken(command)
+        self._ledger.forgive_subjects(order.subjects)
+        self.intend(intent)
+        self._orders.give(Order(command, answer, app=order))
 
     def _order(self, command: ServiceCommand | Power, answer: Future[str]) -> None:
         forced = isinstance(command, Power) and command.force

@@ -68,7 +68,7 @@ from .longwaits import LongWaits
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
-from .orders import pruned
+from .orders import pruned, pruned_of_apps
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
 from .resume import resume_fetches
@@ -488,7 +488,9 @@ class Reconciler:
         unjudged = {app.uuid for app in apps if app.problem}
         if self._now.target is None:
             unjudged = {uuid for uuid, _ in intent.stopped}
-        self._commands.intend(pruned(intent, self._world.observed, wanted, unjudged))
+        observed = self._world.observed
+        intent = pruned(intent, observed, wanted, unjudged)
+        self._commands.intend(pruned_of_apps(intent, observed, self._now.desired))
 
     def _problem(self, text: str) -> None:
         _log.error(text)
