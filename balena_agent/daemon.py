@@ -41,10 +41,10 @@ from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
 from .core.handover import STRATEGY as HAND_OVER
+from .core.looks import Touch
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.status import deltas_wanted
-from .core.steps import Touch
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records

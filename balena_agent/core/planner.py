@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 from . import images, supervisor
 from .desired import Desired, DesiredApp
 from .firmware import plan_firmware
+from .ground import Ground
 from .names import SUPERVISOR_NETWORK
 from .networks import network_differences, volume_differences
 from .observed import NO_APP, Container, Network, Observed, Volume
 from .plan import Plan
 from .reboots import Owner, accepted, with_reboot
 from .renewal import plan_renewal
-from .services import Ground, plan_services
+from .services import plan_services
 from .situation import Draft, Situation
 from .steps import (
     CreateContainer,

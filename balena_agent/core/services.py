@@ -14,69 +14,30 @@ user asked to start, or that the agent itself stopped, is started again (spec 20
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from . import damping, handover, supervisor
-from .body import differences, parents
-from .desired import Dependency, DesiredApp, DesiredService
-from .drift import beyond_repair, can_be_joined, outlived, repair
+from .body import parents
+from .desired import DesiredService
+from .drift import beyond_repair, outlived, repair
+from .ground import Ground, differing, in_words, unlike
 from .handover import Chosen
-from .intent import ServiceKey
 from .names import STRATEGY, SUPERVISOR_NETWORK
 from .observed import Container
 from .origins import renewed_parent
 from .reboots import awaits_boot, plan_requirement
+from .running import all_unmet, restart, should_run, start, startable, stop, user_stopped
 from .situation import Draft
-from .spec import Difference
 from .steps import (
     CreateContainer,
     Fetch,
     RemoveContainer,
     RenameContainer,
-    StartContainer,
     StopContainer,
 )
 
 DELETE_FIRST = "delete-then-download"
 EARLY = ("kill-then-download", DELETE_FIRST)
 """Strategies that stop the old container before the new image is fetched."""
-
-HEALTH_PATIENCE = 600.0
-"""Seconds that a service waits for another's health before the log tells of it (spec 20 §16)."""
-
-_SHOWN_DIFFERENCES = 3
-_PROXY_FAILED = "cannot assign requested address"
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What the services of one app stand on.
-
-    `usable` are the engine names of networks and volumes that are there and as wanted; `replaced`
-    maps those that must go to the reason, which drives their users out first. `leftovers` are
-    images that nobody needs any more and that are about to be removed. `api_fault` is what is wrong
-    with the network of our API (supervisor.py). `ignored` are fields that this engine drops,
-    `damped` see Situation.
-    """
-
-    app: DesiredApp
-    containers: Mapping[str, tuple[Container, ...]]
-    usable: frozenset[str]
-    replaced: Mapping[str, str]
-    leftovers: tuple[str, ...] = ()
-    api_fault: str = ""
-    ignored: frozenset[str] = frozenset()
-    damped: Mapping[ServiceKey, str] = field(default_factory=dict)
-
-    @property
-    def declared(self) -> frozenset[str]:
-        """Networks and volumes that the plan itself provides; the engine has or makes others."""
-        networks = (network.engine_name for network in self.app.networks)
-        volumes = (volume.engine_name for volume in self.app.volumes)
-        return frozenset((*networks, *volumes, SUPERVISOR_NETWORK))
-
-    def missing_images(self) -> list[str]:
-        return [s.name for s in self.app.services if not s.image_present]
 
 
 def plan_services(draft: Draft, ground: Ground) -> None:
@@ -108,15 +69,15 @@ def _choose(
     alive = [c for c in known if c.state not in ("dead", "removing")]
     if len(alive) < 2:
         return Chosen(alive[0] if alive else None)
-    if _should_run(draft, service) and handover.possible(service, ground.app):
-        right = {c.id for c in alive if not _differences(service, c, ground)}
+    if should_run(draft, service) and handover.possible(service, ground.app):
+        right = {c.id for c in alive if not unlike(service, c, ground)}
         leaving = {
             c.id for c in alive if _must_go(draft, ground, service, c) or _in_the_way(ground, c)
         }
         return handover.choose(draft.situation, service, alive, right, leaving)
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
-        right = not _differences(service, container, ground)
+        right = not unlike(service, container, ground)
         return right, container.running, container.created_at, container.id
 
     return Chosen(max(alive, key=rank))
@@ -156,7 +117,7 @@ def _one(
 ) -> None:
     """The rules for one wanted service."""
     container = current.get(service.name)
-    if _should_run(draft, service) and (container is None or container.state == "created"):
+    if should_run(draft, service) and (container is None or container.state == "created"):
         draft.down |= container is None or not awaits_boot(service, container, draft.situation)
     if not service.image_present:
         _without_image(draft, ground, service, container, any_known)
@@ -192,7 +153,7 @@ def _hands_over(
     """Whether the container is replaced by a hand-over, and not just stopped first. One that is
     restarted with what it depends on has nobody to hand over to: the new one is no different."""
     return (
-        _should_run(draft, service)
+        should_run(draft, service)
         and handover.possible(service, ground.app)
         and handover.serving(old)
         and not _must_go(draft, ground, service, old)
@@ -217,7 +178,7 @@ def _hand_over(
         draft.wait_service(service.name, f"keeps running until the image of {names} is here")
     elif absent := _absent(ground, service, current):
         draft.wait_service(service.name, "waits for " + ", ".join(absent))
-    elif unmet := _all_unmet(draft, service, current, ground):
+    elif unmet := all_unmet(draft, service, current, ground):
         draft.wait_service(service.name, "waits for " + ", ".join(unmet.values()))
     elif handover.attempt(draft, service):
         if old.retired:
@@ -253,32 +214,8 @@ def _without_image(
         draft.emit(_fetch(service))
         if container:
             handover.call_off(draft, container)
-        if container and container.running and _user_stopped(draft, service):
-            _stop(draft, service, container)
-
-
-def _found(service: DesiredService, container: Container, ground: Ground) -> list[Difference]:
-    """In what the container is not as wanted, but for what a repair in place puts right."""
-    ids = {
-        name: ground.containers[name][0].id
-        for name in parents(service.spec)
-        if name in ground.containers
-    }
-    parent_id = ids.get(service.spec.parent)
-    found = differences(service.spec, container.effective_spec, parent_id, ids, ground.ignored)
-    return [difference for difference in found if not can_be_joined(container, difference)]
-
-
-def _differences(service: DesiredService, container: Container, ground: Ground) -> str:
-    """The differing fields in words, or "" when the container is as wanted, or is kept anyway."""
-    found = _found(service, container, ground)
-    return "" if damping.is_kept(service, found, ground.damped) else _in_words(found)
-
-
-def _in_words(found: list[Difference]) -> str:
-    shown = [str(difference) for difference in found[:_SHOWN_DIFFERENCES]]
-    more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
-    return "; ".join(shown) + more
+        if container and container.running and user_stopped(draft, service):
+            stop(draft, service, container)
 
 
 def _why_replace(
@@ -322,12 +259,12 @@ def _why_unequal(
 ) -> str:
     """In what the container is not as wanted and cannot be repaired, or "". One that was replaced
     for this too often already is kept."""
-    found = _found(service, container, ground)
+    found = differing(service, container, ground)
     lost = "" if container.retired else beyond_repair(draft, container, ground.ignored)
     if (found or lost) and damping.is_kept(service, found, ground.damped):
         draft.wait_service(service.name, damping.reason(found, lost))
         return ""
-    return _in_words(found) or lost
+    return in_words(found) or lost
 
 
 def _go(
@@ -389,8 +326,8 @@ def _settle(
     """The container is right: see to what has drifted, to its name and to whether it runs. Until
     every image of the release is here only what users ask for is done (spec 20 §13.6)."""
     if container.retired:
-        if container.state == "exited" and _should_run(draft, service):
-            _start(draft, service, container, current, ground)  # the engine may not do it
+        if container.state == "exited" and should_run(draft, service):
+            start(draft, service, container, current, ground)  # the engine may not do it
         else:
             name = container.name if missing else service.container_name
             handover.reinstate(draft, container, name, "it is right as it is")
@@ -407,29 +344,15 @@ def _settle(
             return
         names = ", ".join(missing)
         draft.wait_service(service.name, f"joins its release when the image of {names} is here")
-    if _should_run(draft, service):
+    if should_run(draft, service):
         if awaits_boot(service, container, draft.situation):
             plan_requirement(draft, service, container)
         elif outlived(container, current.get(service.spec.parent)):
-            _restart(draft, service, container)
-        elif complete and _startable(draft, service, container):
-            _start(draft, service, container, current, ground)
+            restart(draft, service, container)
+        elif complete and startable(draft, service, container):
+            start(draft, service, container, current, ground)
     elif container.running and (service.running or not missing):
-        _stop(draft, service, container)
-
-
-def _stop(draft: Draft, service: DesiredService, container: Container) -> None:
-    cause = "stopped by request" if service.running else "target says stopped"
-    where = (container.app_uuid, container.service, container.id)
-    draft.emit(StopContainer(*where, container.stop_timeout, cause=cause), needs_lock=True)
-
-
-def _restart(draft: Draft, service: DesiredService, container: Container) -> None:
-    """Stopped here, it is started again like whatever else the agent has stopped."""
-    cause = f"network of {service.spec.parent} was recreated"
-    where = (container.app_uuid, container.service, container.id)
-    step = StopContainer(*where, container.stop_timeout, again=True, cause=cause)
-    draft.emit(step, needs_lock=True)
+        stop(draft, service, container)
 
 
 def _rename(draft: Draft, service: DesiredService, container: Container) -> None:
@@ -437,75 +360,3 @@ def _rename(draft: Draft, service: DesiredService, container: Container) -> None
     where = (container.app_uuid, container.service, container.id)
     step = RenameContainer(*where, new, f"named {old}, release says {new}")
     draft.emit(step, needs_lock=True)
-
-
-def _should_run(draft: Draft, service: DesiredService) -> bool:
-    return service.running and not _user_stopped(draft, service)
-
-
-def _user_stopped(draft: Draft, service: DesiredService) -> bool:
-    """Whether a user stopped this very release of the service."""
-    commit = draft.situation.intent.stopped.get(service.key)
-    return commit is not None and commit == service.container_name.commit
-
-
-def _startable(draft: Draft, service: DesiredService, container: Container) -> bool:
-    if container.state == "created":
-        return True
-    if container.state != "exited":
-        return False
-    situation = draft.situation
-    return (
-        service.key in situation.intent.start
-        or container.id in situation.stopped_by_agent
-        or _PROXY_FAILED in container.error.lower()
-    )
-
-
-def _start(
-    draft: Draft,
-    service: DesiredService,
-    container: Container,
-    current: Mapping[str, Container],
-    ground: Ground,
-) -> None:
-    if unmet := _all_unmet(draft, service, current, ground):
-        patience = HEALTH_PATIENCE if any(d.condition == "healthy" for d in unmet) else None
-        draft.wait_service(service.name, "waits for " + ", ".join(unmet.values()), patience)
-        return
-    cause = "created, not started yet" if container.state == "created" else "was stopped"
-    draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))
-
-
-def _all_unmet(
-    draft: Draft, service: DesiredService, current: Mapping[str, Container], ground: Ground
-) -> dict[Dependency, str]:
-    """The dependencies for which the service may not be started yet, and why."""
-    wanted = {other.name: other for other in ground.app.services}
-    return {
-        dependency: reason
-        for dependency in service.depends_on
-        if (reason := _unmet(draft, dependency, wanted, current, ground))
-    }
-
-
-def _unmet(
-    draft: Draft,
-    dependency: Dependency,
-    wanted: Mapping[str, DesiredService],
-    current: Mapping[str, Container],
-    ground: Ground,
-) -> str:
-    """Why a dependency is not met yet, or "". One that is not to run cannot be waited for."""
-    other = wanted.get(dependency.service)
-    if other is None or not _should_run(draft, other):
-        return ""
-    container = current.get(other.name)
-    if container is None or container.state == "created" or _differences(other, container, ground):
-        return f"{other.name} to be started"
-    if dependency.condition == "healthy" and container.health not in ("", "none", "healthy"):
-        return f"{other.name} to be healthy (is {container.health})"
-    if dependency.condition == "completed":
-        done = container.state == "exited" and container.exit_code == 0
-        return "" if done else f"{other.name} to complete (is {container.state})"
-    return ""

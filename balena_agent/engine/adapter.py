@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ..core.access import CloudAccess
 from ..core.deltas import DeltaSettings
 from ..core.errors import AgentError, Broken, Cancelled
+from ..core.looks import Patch, Touch
 from ..core.observed import HostFacts, Observed
 from ..core.steps import (
     ConnectNetwork,
@@ -31,7 +32,6 @@ from ..core.steps import (
     EnsureExtraFirmware,
     EnsureSupervisorNetwork,
     Fetch,
-    Patch,
     ReinstateContainer,
     RemoveContainer,
     RemoveImage,
@@ -42,7 +42,6 @@ from ..core.steps import (
     StartContainer,
     StopContainer,
     Ticket,
-    Touch,
     UpdateContainer,
     describe,
     limit,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..core.errors import AgentError
-from ..core.steps import Touch
+from ..core.looks import Touch
 from .client import Link, filters
 from .observe import is_ours
 from .stream import Stream

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 
 from ..core.body import container_from_inspect, image_from_inspect, unsupported_fields
 from ..core.errors import DeadlineExceeded, EngineFailed
+from ..core.looks import Patch, Touch
 from ..core.names import current_labels, is_supervised, normal_image
 from ..core.networks import (
     network_from_inspect,
@@ -39,7 +40,6 @@ from ..core.networks import (
     volume_from_inspect,
 )
 from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
-from ..core.steps import Patch, Touch
 from .client import Client, path
 from .obtained import Nowhere, Records
 

@@ -29,8 +29,8 @@ from ..core.intent import (
     ServiceCommand,
     SetTarget,
 )
+from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
-from ..core.steps import Touch
 from . import app_orders, telling
 from .damper import Damper
 from .ledger import Ledger

@@ -21,16 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core.errors import AgentError, Broken, Cancelled
-from ..core.steps import (
-    AwaitHandover,
-    Fetch,
-    HostStep,
-    Patch,
-    Step,
-    identity,
-    limit,
-    touched,
-)
+from ..core.looks import Patch
+from ..core.steps import AwaitHandover, Fetch, HostStep, Step, identity, limit, touched
 from ..watchdog import Pulse, Watchdog
 from .ports import Engine, Host
 

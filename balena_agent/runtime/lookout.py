@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ..core.errors import AgentError, Broken
+from ..core.looks import Patch, Touch
 from ..core.observed import Observed
-from ..core.steps import Patch, Touch
 from .executor import Executor
 from .ports import Clock, Engine
 

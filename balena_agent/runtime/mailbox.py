@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..core.intent import Command
+from ..core.looks import Touch
 from ..core.observed import HostFacts
-from ..core.steps import Touch
 
 M = TypeVar("M")
 

@@ -12,10 +12,11 @@ from typing import Protocol
 from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
+from ..core.looks import Patch, Touch
 from ..core.observed import HostState, Observed
 from ..core.origins import Origin
 from ..core.spec import ContainerSpec
-from ..core.steps import EngineStep, HostStep, Patch, Ticket, Touch
+from ..core.steps import EngineStep, HostStep, Ticket
 
 
 class Engine(Protocol):

@@ -32,6 +32,7 @@ from ..core.errors import (
 )
 from ..core.intent import Command, Intent
 from ..core.jsonread import truth
+from ..core.looks import Patch, Touch
 from ..core.names import REQUIRES_REBOOT
 from ..core.observed import HostFacts, Observed
 from ..core.origins import to_note
@@ -44,7 +45,6 @@ from ..core.steps import (
     AwaitHandover,
     CreateContainer,
     Fetch,
-    Patch,
     RequestPowerOff,
     RequestReboot,
     RequireReboot,
@@ -52,7 +52,6 @@ from ..core.steps import (
     StartContainer,
     Step,
     StopContainer,
-    Touch,
 )
 from ..core.target import images_of
 from ..watchdog import Watchdog

@@ -20,9 +20,9 @@ from ..core.body import resolved
 from ..core.desired import DesiredService
 from ..core.drift import deviations
 from ..core.jsonread import Json
+from ..core.looks import Patch, apply_patch
 from ..core.observed import Container, Observed
 from ..core.spec import ContainerSpec
-from ..core.steps import Patch, apply_patch
 
 T = TypeVar("T")
 

@@ -30,6 +30,7 @@ from fakes.engine import FakeEngine
 from balena_agent.core.compose import desired_app
 from balena_agent.core.desired import DesiredApp, DesiredService
 from balena_agent.core.effects import effect
+from balena_agent.core.looks import Touch
 from balena_agent.core.names import LOCK_ROOT, SUPERVISOR_NETWORK
 from balena_agent.core.observed import Container, HostFacts, Observed
 from balena_agent.core.steps import (
@@ -38,7 +39,6 @@ from balena_agent.core.steps import (
     CreateVolume,
     Fetch,
     StartContainer,
-    Touch,
     describe,
 )
 from balena_agent.core.target import App, Release, Service

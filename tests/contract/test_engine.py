@@ -24,6 +24,7 @@ from fakes.engine import FakeEngine, refusal
 
 from balena_agent.core import supervisor
 from balena_agent.core.errors import Broken, Cancelled, EngineFailed, EngineUnavailable
+from balena_agent.core.looks import Touch, apply_patch
 from balena_agent.core.names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, lock_directory
 from balena_agent.core.networks import supervisor_network_body
 from balena_agent.core.observed import NO_APP, Container, Observed
@@ -44,9 +45,7 @@ from balena_agent.core.steps import (
     RenameContainer,
     StartContainer,
     StopContainer,
-    Touch,
     UpdateContainer,
-    apply_patch,
     touched,
 )
 from balena_agent.engine.adapter import DockerEngine

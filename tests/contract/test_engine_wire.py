@@ -25,6 +25,7 @@ from balena_agent.core.errors import (
     EngineFailed,
     EngineUnavailable,
 )
+from balena_agent.core.looks import Touch
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.steps import (
     CreateContainer,
@@ -32,7 +33,6 @@ from balena_agent.core.steps import (
     RemoveNetwork,
     StartContainer,
     StopContainer,
-    Touch,
 )
 from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import Client, Link

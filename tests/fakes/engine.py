@@ -20,6 +20,7 @@ from balena_agent.core.body import joins, parents, resolved
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import AgentError, Broken, Cancelled, EngineFailed, EngineUnavailable
+from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.names import SUPERVISOR_NETWORK, normal_image, retired_name
 from balena_agent.core.networks import supervisor_differences
 from balena_agent.core.observed import Container, Observed
@@ -31,7 +32,6 @@ from balena_agent.core.steps import (
     EngineStep,
     EnsureSupervisorNetwork,
     Fetch,
-    Patch,
     ReinstateContainer,
     RemoveContainer,
     RemoveImage,
@@ -41,7 +41,6 @@ from balena_agent.core.steps import (
     RetireContainer,
     StartContainer,
     Ticket,
-    Touch,
     UpdateContainer,
     identity,
     touched,

@@ -13,9 +13,9 @@ from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, FakeStore, ManualClock
 
 from balena_agent.core.intent import SetTarget
+from balena_agent.core.looks import Touch
 from balena_agent.core.observed import HostFacts, Image, Observed
 from balena_agent.core.snapshot import Snapshot
-from balena_agent.core.steps import Touch
 from balena_agent.core.target import read_local
 from balena_agent.runtime.compiler import ServiceKeys
 from balena_agent.runtime.policy import Memory, Policy

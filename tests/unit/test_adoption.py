@@ -10,9 +10,10 @@ from fakes.engine import FakeEngine
 from fakes.machine import FakeStore
 
 from balena_agent.core.adoption import KEY_VARIABLE, keys_of
+from balena_agent.core.looks import Touch
 from balena_agent.core.names import SUPERVISOR_API
 from balena_agent.core.observed import Container, Observed
-from balena_agent.core.steps import RemoveContainer, Touch
+from balena_agent.core.steps import RemoveContainer
 
 API = {SUPERVISOR_API: "1"}
 DOCUMENT = target(service("one", labels=API), service("two", 2, network_mode="service:one"))

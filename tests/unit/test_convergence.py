@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from convergence import Case, compiled, handing_over, random_case, run, situation
 
-from balena_agent.core import handover, reboots, services, supervisor
+from balena_agent.core import ground, handover, reboots, services, supervisor
 from balena_agent.core import planner as planner_module
 from balena_agent.core.planner import plan
 from balena_agent.core.spec import Difference
@@ -98,14 +98,14 @@ def test_proof_catches_a_field_that_is_normalised_on_one_side_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The endless replace loop of meta-balena#3876, planted."""
-    honest = services.differences
+    honest = ground.differences
 
     def one_sided(wanted, actual, *rest):  # type: ignore[no-untyped-def]
         if wanted.fields["Cmd"] == ["run1"]:
             return (Difference("HostConfig.RestartPolicy", "", "no"),)
         return honest(wanted, actual, *rest)
 
-    monkeypatch.setattr(services, "differences", one_sided)
+    monkeypatch.setattr(ground, "differences", one_sided)
     assert failures(40)
 
 

@@ -36,6 +36,7 @@ from balena_agent.core.body import joins
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.intent import Command, Power, RestartService, StartService, StopService
+from balena_agent.core.looks import Touch
 from balena_agent.core.names import (
     REQUIRES_REBOOT,
     SUPERVISOR_API,
@@ -74,7 +75,6 @@ from balena_agent.core.steps import (
     StopContainer,
     TakeLocks,
     Ticket,
-    Touch,
     UpdateContainer,
 )
 from balena_agent.runtime.policy import Policy

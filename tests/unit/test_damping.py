@@ -13,7 +13,8 @@ from test_planner import target as desired
 
 from balena_agent.core import damping
 from balena_agent.core.intent import Apply, Command, RestartService
-from balena_agent.core.steps import CreateContainer, RemoveContainer, StopContainer, Touch
+from balena_agent.core.looks import Touch
+from balena_agent.core.steps import CreateContainer, RemoveContainer, StopContainer
 from balena_agent.runtime.damper import Damper
 
 WEB = wanted("web")

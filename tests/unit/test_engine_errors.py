@@ -17,8 +17,8 @@ from balena_agent.core.errors import (
     EngineFailed,
     EngineUnavailable,
 )
+from balena_agent.core.looks import Touch
 from balena_agent.core.reference import parse_reference
-from balena_agent.core.steps import Touch
 from balena_agent.engine.client import Deadline, path
 from balena_agent.engine.events import EVERYTHING, touch_of
 from balena_agent.engine.failures import is_missing, meaning, refused, translated

@@ -17,6 +17,7 @@ from balena_agent.core.desired import Dependency
 from balena_agent.core.effects import NO_RESTART
 from balena_agent.core.errors import EngineFailed
 from balena_agent.core.intent import Intent, Power, RestartService, StartService, StopService
+from balena_agent.core.looks import Touch
 from balena_agent.core.names import parse_container_name, retired_name
 from balena_agent.core.observed import Container, ImageConfig, Observed
 from balena_agent.core.planner import plan
@@ -29,7 +30,6 @@ from balena_agent.core.steps import (
     RemoveContainer,
     RetireContainer,
     StopContainer,
-    Touch,
     identity,
     limit,
 )

@@ -10,10 +10,11 @@ from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, ManualClock
 
 from balena_agent.core.desired import DesiredService
+from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.names import ContainerName
 from balena_agent.core.observed import Observed
 from balena_agent.core.spec import ContainerSpec
-from balena_agent.core.steps import CreateContainer, Patch, StartContainer, Touch
+from balena_agent.core.steps import CreateContainer, StartContainer
 from balena_agent.runtime.executor import Executor
 from balena_agent.runtime.lookout import Lookout
 from balena_agent.runtime.underway import UnderWay

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from agent import image, observed, rig, service, target
 
-from balena_agent.core.steps import Touch
+from balena_agent.core.looks import Touch
 from balena_agent.runtime.preload import Preload
 
 APPS = {"apps": target(service("one"))["local"]["apps"]}

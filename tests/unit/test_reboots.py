@@ -14,6 +14,7 @@ from test_planner import text, there, wanted, world
 from balena_agent.core.desired import Dependency, DesiredService
 from balena_agent.core.errors import RefusedByHost
 from balena_agent.core.intent import Power
+from balena_agent.core.looks import Touch
 from balena_agent.core.messages import sentences
 from balena_agent.core.names import REQUIRES_REBOOT
 from balena_agent.core.observed import HostState
@@ -23,14 +24,7 @@ from balena_agent.core.planner import plan
 from balena_agent.core.reboots import HOST_UPDATE
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.snapshot import Snapshot
-from balena_agent.core.steps import (
-    RequestReboot,
-    RequireReboot,
-    StopContainer,
-    TakeLocks,
-    Touch,
-    identity,
-)
+from balena_agent.core.steps import RequestReboot, RequireReboot, StopContainer, TakeLocks, identity
 from balena_agent.runtime.longwaits import LongWaits
 from balena_agent.runtime.reconciler import POWER_PATIENCE_SECONDS
 

@@ -17,6 +17,7 @@ from balena_agent.core.errors import (
     Unavailable,
 )
 from balena_agent.core.intent import Power, RestartService, SetTarget, StartService, StopService
+from balena_agent.core.looks import Touch
 from balena_agent.core.observed import Observed
 from balena_agent.core.snapshot import NOT_ASKED
 from balena_agent.core.spec import ContainerSpec
@@ -26,7 +27,6 @@ from balena_agent.core.steps import (
     RequestReboot,
     StartContainer,
     StopContainer,
-    Touch,
 )
 from balena_agent.core.target import read_local
 from balena_agent.runtime.policy import Memory, Policy

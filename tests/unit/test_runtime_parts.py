@@ -11,10 +11,11 @@ from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, ManualClock
 
 from balena_agent.core.errors import EngineFailed, Locked
+from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import Observed, Volume
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.spec import VolumeSpec
-from balena_agent.core.steps import Fetch, Patch, RemoveVolume, TakeLocks, Touch, identity
+from balena_agent.core.steps import Fetch, RemoveVolume, TakeLocks, identity
 from balena_agent.runtime.executor import Crew, Executor, Outcome
 from balena_agent.runtime.ledger import Ledger, delay
 from balena_agent.runtime.mailbox import Mailbox
