@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from .core.handover import STRATEGY as HAND_OVER
 from .core.looks import Touch
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
+from .core.sources import KeptTarget
 from .core.status import deltas_wanted
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
@@ -254,23 +255,15 @@ class Daemon:
 
     def _memory(self) -> Memory:
         """What the store remembers. A stored target that no longer reads is told and left out."""
-        source, raw, target = "", "", None
         stored = self.store.targets()
-        for name, read in (
-            ("local", _read_stored_local),
-            (heritage.SOURCE, heritage.read),
-            (preload.SOURCE, preload.parse),
-        ):
-            if name not in stored or target is not None:
-                continue
-            try:
-                source, raw, target = name, stored[name], read(stored[name])
-            except AgentError as error:
-                _log.error("The stored target of source %s cannot be used: %s", name, error)
+        targets = {name: KeptTarget(raw, _stored(name, raw)) for name, raw in stored.items()}
+        usable = (name for name in _READERS if name in targets and targets[name].target)
+        source = next(usable, "")
+        chosen = targets.get(source, KeptTarget("", None))
         return Memory(
-            target,
+            chosen.target,
             source,
-            raw,
+            chosen.raw,
             self.store.stopped(),
             self.store.specs(),
             self.store.stopped_by_agent(),
@@ -279,6 +272,7 @@ class Daemon:
             self.store.origins(),
             self.store.tolerated(),
             self.store.fetch_failures(),
+            targets,
         )
 
     def _prepare(self, service: DesiredService) -> None:
@@ -397,3 +391,20 @@ def _read_stored_local(raw: str) -> Target:
     from .core.jsonread import parse_object
 
     return read_local(parse_object(raw, "stored target"))
+
+
+_READERS: Mapping[str, Callable[[str], Target | None]] = {
+    "local": _read_stored_local,
+    heritage.SOURCE: heritage.read,
+    preload.SOURCE: preload.parse,
+}
+"""How the target of a source is read, those first that go before others."""
+
+
+def _stored(source: str, raw: str) -> Target | None:
+    """A stored target; one that does not read is told and no more than kept."""
+    try:
+        return _READERS[source](raw) if source in _READERS else None
+    except AgentError as error:
+        _log.error("The stored target of source %s cannot be used: %s", source, error)
+        return None

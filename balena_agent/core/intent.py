@@ -77,13 +77,6 @@ class CleanupVolumes:
 
 
 @dataclass(frozen=True, slots=True)
-class SetLocalMode:
-    """Switch local mode (spec 20 §25). An unmanaged device is always in it."""
-
-    on: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Power:
     """Reboot the host, or power it off. `who` asked, for the journal."""
 
@@ -94,7 +87,7 @@ class Power:
 
 ServiceCommand = StartService | StopService | RestartService
 AppCommand = RestartApp | PurgeApp | CleanupVolumes
-Command = SetTarget | Apply | ServiceCommand | AppCommand | SetLocalMode | Power
+Command = SetTarget | Apply | ServiceCommand | AppCommand | Power
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .desired import Desired, DesiredApp
+from .desired import Desired, DesiredApp, DesiredService
 from .intent import Intent, PurgeApp, Renewal, RestartApp
-from .names import EXTRA_FIRMWARE
+from .jsonread import truth
+from .names import EXTRA_FIRMWARE, REQUIRES_REBOOT
 from .observed import Container, Observed
 from .services import take_down
 from .situation import Draft
@@ -50,6 +51,13 @@ def renewal(
     return Renewal(containers, frozenset(volumes), "its data is purged")
 
 
+def joined(intent: Intent, app_id: int, new: Renewal) -> Renewal:
+    """The renewal together with what is left of one before it: a restart does not end a purge."""
+    known = intent.renewals.get(app_id, Renewal())
+    cause = known.cause if known.volumes else new.cause
+    return Renewal(known.containers | new.containers, known.volumes | new.volumes, cause)
+
+
 def left_over(intent: Intent, observed: Observed) -> Mapping[int, Renewal]:
     """The renewals without what has gone; those that are through are left out."""
     found: dict[int, Renewal] = {}
@@ -77,8 +85,7 @@ def has_returned(
     begun = {container.service for container in known if container.state != "created"}
     app = app_of(desired, app_id)
     return app is None or all(
-        s.name in (begun if s.running and not _stopped(intent, s.key) else there)
-        for s in app.services
+        s.name in (begun if s.running and not _rests(intent, s) else there) for s in app.services
     )
 
 
@@ -105,8 +112,11 @@ def _makes(step: Step, app_id: int) -> bool:
     return isinstance(step, CreateContainer) and step.service.app_id == app_id
 
 
-def _stopped(intent: Intent, key: tuple[str, str]) -> bool:
-    return key in intent.stopped
+def _rests(intent: Intent, service: DesiredService) -> bool:
+    """Whether a service that shall run is not started now: a user has stopped it meanwhile, or it
+    starts after a reboot."""
+    labels = service.spec.fields.get("Labels") or {}
+    return service.key in intent.stopped or truth(labels.get(REQUIRES_REBOOT))
 
 
 def _containers(app_id: int, observed: Observed) -> list[Container]:

@@ -15,7 +15,7 @@ from ..core.desired import Desired, DesiredApp
 from ..core.errors import AgentError, EngineFailed, NoSuchApp, Unavailable
 from ..core.intent import AppCommand, CleanupVolumes, Intent, PurgeApp, RestartApp, ServiceKey
 from ..core.observed import Observed
-from ..core.renewal import app_of, has_returned, in_current_state, renewal
+from ..core.renewal import app_of, has_returned, in_current_state, joined, renewal
 from ..core.snapshot import Snapshot
 from .ledger import Ledger
 
@@ -59,7 +59,7 @@ def take(
         forced,
     )
     kept = {key: commit for key, commit in intent.stopped.items() if key not in stopped}
-    renewals = {**intent.renewals, command.app_id: begun}
+    renewals = {**intent.renewals, command.app_id: joined(intent, command.app_id, begun)}
     return order, replace(intent, stopped=kept, force=intent.force | forced, renewals=renewals)
 
 

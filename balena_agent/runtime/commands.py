@@ -31,12 +31,13 @@ from ..core.intent import (
 )
 from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
+from ..core.sources import KeptTarget
 from . import app_orders, telling
 from .damper import Damper
 from .ledger import Ledger
 from .lookout import Lookout
 from .mailbox import Given
-from .orders import Order, OrderBook, containers_of, intend
+from .orders import Order, OrderBook, containers_of, intend, pruned, pruned_of_apps
 from .ports import Store
 from .state import Present
 from .world import World
@@ -116,6 +117,17 @@ class Commands:
             self.intend(after)
             self._wake(Touch(everything=True))
 
+    def prune(self) -> None:
+        """Forget what of the intent is met, overtaken, or about what is no more."""
+        now, observed = self._present.now, self._world.observed
+        wanted = {s.key: s.container_name.commit for app in now.desired.apps for s in app.services}
+        self._damper.keep_only(frozenset(wanted))
+        unjudged = {app.uuid for app in now.desired.apps if app.problem}
+        if now.target is None:
+            unjudged = {uuid for uuid, _ in now.intent.stopped}
+        intent = pruned(now.intent, observed, wanted, unjudged)
+        self.intend(pruned_of_apps(intent, observed, now.desired))
+
     def power_accepted(self) -> None:
         self._orders.power_accepted()
 
@@ -126,8 +138,12 @@ class Commands:
         if (command.source, command.raw) != (now.source, now.raw_target):
             self._store.save_target(command.source, command.raw)
             telling.new_target(command.source, command.target)
+            kept = {command.source: KeptTarget(command.raw, command.target)}
             self._present.change(
-                target=command.target, source=command.source, raw_target=command.raw
+                target=command.target,
+                source=command.source,
+                raw_target=command.raw,
+                targets={**now.targets, **kept},
             )
             if command.target.name:
                 self._present.change(facts=replace(now.facts, device_name=command.target.name))

@@ -67,7 +67,6 @@ from .longwaits import LongWaits
 from .lookout import Looked, Lookout
 from .mailbox import Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
-from .orders import pruned, pruned_of_apps
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
 from .resume import resume_fetches
@@ -133,6 +132,7 @@ class Reconciler:
                 target=memory.target,
                 source=memory.source,
                 raw_target=memory.raw_target,
+                targets=memory.all_targets(),
                 intent=Intent(stopped=memory.stopped),
                 commits=memory.commits,
                 update_pending=memory.target is not None,
@@ -475,21 +475,10 @@ class Reconciler:
             self._world.forget(gone)
             self._notes.forget(gone)
         self._notes.came_from(to_note(self._now.desired, observed, self._notes.origins))
-        self._prune_intent()
+        self._commands.prune()
         images = images_of(self._now.target) if self._now.target else frozenset()
         self._notes.own(images)
         self._notes.disown_absent(images, observed)
-
-    def _prune_intent(self) -> None:
-        apps, intent = self._now.desired.apps, self._now.intent
-        wanted = {s.key: s.container_name.commit for app in apps for s in app.services}
-        self._damper.keep_only(frozenset(wanted))
-        unjudged = {app.uuid for app in apps if app.problem}
-        if self._now.target is None:
-            unjudged = {uuid for uuid, _ in intent.stopped}
-        observed = self._world.observed
-        intent = pruned(intent, observed, wanted, unjudged)
-        self._commands.intend(pruned_of_apps(intent, observed, self._now.desired))
 
     def _problem(self, text: str) -> None:
         _log.error(text)
