@@ -24,6 +24,9 @@ from .services import take_down
 from .situation import Draft
 from .steps import CreateContainer, RemoveVolume, Step
 
+PURGED = "its data is purged"
+"""The cause of every step of a purge."""
+
 
 def in_current_state(app_id: int, observed: Observed) -> bool:
     """Whether the device has anything of an app: a container, a network or a volume."""
@@ -48,7 +51,7 @@ def renewal(
     specs += [service.spec for service in app.services] if app else []
     if EXTRA_FIRMWARE in observed.volumes and any(EXTRA_FIRMWARE in s.volumes for s in specs):
         volumes.add(EXTRA_FIRMWARE)  # the engine makes it again with its first user
-    return Renewal(containers, frozenset(volumes), "its data is purged")
+    return Renewal(containers, frozenset(volumes), PURGED)
 
 
 def joined(intent: Intent, app_id: int, new: Renewal) -> Renewal:
@@ -94,18 +97,24 @@ def app_of(desired: Desired, app_id: int) -> DesiredApp | None:
 
 
 def plan_renewal(
-    draft: Draft, begun: Renewal, containers: Iterable[Container], present: Iterable[str]
+    draft: Draft,
+    begun: Renewal,
+    containers: Iterable[Container],
+    services: Iterable[str],
+    present: Iterable[str],
 ) -> None:
-    """The rules for an app under renewal; `present` are its volumes and those of nobody."""
+    """The rules for an app under renewal. `services` are those that the target names, `present` the
+    volumes that there are."""
     draft.down = True
     draft.wait(f"app {draft.app_uuid}", f"is down and comes back: {begun.cause}")
     known = list(containers)
+    locks = tuple(sorted({*services, *(container.service for container in known)}))
     for container in known:
         take_down(draft, container, begun.cause)
-    if known or any(_makes(step, draft.app_id) for step in draft.situation.running.values()):
-        return
-    for name in sorted(begun.volumes.intersection(present)):
-        draft.emit(RemoveVolume(draft.app_uuid, name, begun.cause))
+    made = any(_makes(step, draft.app_id) for step in draft.situation.running.values())
+    for name in sorted(begun.volumes.intersection(present)) if not (known or made) else ():
+        draft.emit(RemoveVolume(draft.app_uuid, name, begun.cause), needs_lock=bool(locks))
+    draft.take_locks(locks)
 
 
 def _makes(step: Step, app_id: int) -> bool:
