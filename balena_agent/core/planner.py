@@ -184,8 +184,8 @@ def _plan_app(
         return  # rejected: nothing of it is touched, and there is nothing to wait for
     if begun := draft.situation.intent.renewals.get(app.app_id):
         known = [container for each in mine.containers.values() for container in each]
-        services = [service.name for service in app.services]
-        plan_renewal(draft, begun, known, services, around.volumes)
+        names = [service.name for service in app.services]
+        plan_renewal(draft, begun, known, names, around.volumes)
         return
     replaced = _replaced_networks(app, mine)
     replaced |= _replaced_volumes(
