@@ -29,9 +29,20 @@ from ..core.errors import (
     NoSuchApp,
     NotFound,
 )
-from ..core.intent import Command, Power, RestartService, ServiceKey, StartService, StopService
+from ..core.intent import (
+    CleanupVolumes,
+    Command,
+    Power,
+    PurgeApp,
+    RestartApp,
+    RestartService,
+    ServiceKey,
+    StartService,
+    StopService,
+)
 from ..core.jsonread import parse_object
 from ..core.preview import preview, preview_state
+from ..core.renewal import in_current_state
 from ..core.report import local_target_state
 from ..core.target import read_local
 from ..host.bus import Bus, Reply
@@ -69,7 +80,7 @@ Submit = Callable[[Command], "Future[str]"]
 Body = Sequence[Any]
 Implementation = Callable[..., Awaitable[Body]]
 
-_POWER_PATIENCE = 60.0
+_PATIENCE = 60.0
 _BY_NAME: Mapping[str, Interface] = {face.name: face for face in (*OURS, *STANDARD)}
 
 
@@ -114,12 +125,17 @@ class AgentService:
             (MANAGER.name, "StartService"): self._start_service,
             (MANAGER.name, "StopService"): self._stop_service,
             (MANAGER.name, "RestartService"): self._restart_service,
+            (MANAGER.name, "RestartApp"): self._restart_app,
+            (MANAGER.name, "PurgeApp"): self._purge_app,
+            (MANAGER.name, "CleanupVolumes"): self._clean_up,
             (MANAGER.name, "GetApp"): self._get_app,
             (MANAGER.name, "GetService"): self._get_service,
             (MANAGER.name, "ListServices"): self._list_services,
             (MANAGER.name, "GetTargetState"): self._get_target_state,
             (MANAGER.name, "PreviewTarget"): self._preview_target,
             (MANAGER.name, "Describe"): self._describe,
+            (APP.name, "Restart"): self._restart_this_app,
+            (APP.name, "Purge"): self._purge_this_app,
             (SERVICE.name, "Start"): self._start_this,
             (SERVICE.name, "Stop"): self._stop_this,
             (SERVICE.name, "Restart"): self._restart_this,
@@ -220,15 +236,19 @@ class AgentService:
 
     async def _power(self, call: Call, off: bool, force: bool) -> Body:
         who = await self._authority.who(call.sender)
-        answer = asyncio.wrap_future(self._submit(Power(off=off, force=force, who=who)))
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait({answer}, timeout=_POWER_PATIENCE)  # a timeout does not cancel it
+        await self._met(Power(off=off, force=force, who=who), "accepted")
+        return ()
+
+    async def _met(self, command: Command, done: str) -> str:
+        """The reconciler's answer, which says that the command is `done`."""
+        answer = asyncio.wrap_future(self._submit(command))
+        answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.wait({answer}, timeout=_PATIENCE)  # a timeout does not cancel it
         if not answer.done():
-            raise DeadlineExceeded("asked for, but not accepted yet: see Waiting")
+            raise DeadlineExceeded(f"asked for, but not {done} yet: see Waiting")
         if answer.cancelled():
             raise Cancelled("given up")
-        answer.result()
-        return ()
+        return answer.result()
 
     async def _start_service(self, call: Call, app_id: int, service: str) -> Body:
         return self._start_key(self._place(app_id, service).key)
@@ -238,6 +258,15 @@ class AgentService:
 
     async def _restart_service(self, call: Call, app_id: int, service: str, force: bool) -> Body:
         return self._restart_key(self._place(app_id, service).key, force)
+
+    async def _restart_app(self, call: Call, app_id: int, force: bool) -> Body:
+        return self._app_job("restart-app", RestartApp(app_id, force))
+
+    async def _purge_app(self, call: Call, app_id: int, force: bool) -> Body:
+        return self._app_job("purge", PurgeApp(app_id, force))
+
+    async def _clean_up(self, call: Call) -> Body:
+        return [(await self._met(CleanupVolumes(), "done")).split()]
 
     async def _get_app(self, call: Call, app_id: int) -> Body:
         for path, faces in self._objects.tree().items():
@@ -268,7 +297,13 @@ class AgentService:
     async def _describe(self, call: Call) -> Body:
         return [_json(describe(self._objects.snapshot, self._facts.version))]
 
-    # -- Service and Job ------------------------------------------------------------------------
+    # -- App, Service and Job ----------------------------------------------------------------------
+
+    async def _restart_this_app(self, call: Call, force: bool) -> Body:
+        return self._app_job("restart-app", RestartApp(self._app_here(call), force))
+
+    async def _purge_this_app(self, call: Call, force: bool) -> Body:
+        return self._app_job("purge", PurgeApp(self._app_here(call), force))
 
     async def _start_this(self, call: Call) -> Body:
         return self._start_key(self._here(call).key)
@@ -295,9 +330,20 @@ class AgentService:
     def _job(self, kind: str, key: ServiceKey, command: Command) -> Body:
         if not in_target(self._objects.snapshot, key):
             raise NotFound(f"{key[1]!r} is not in the target release")
+        return self._followed(kind, key, command)
+
+    def _app_job(self, kind: str, command: RestartApp | PurgeApp) -> Body:
+        if not in_current_state(command.app_id, self._objects.snapshot.observed):
+            raise NoSuchApp(f"nothing of app {command.app_id} is on this device")
+        return self._followed(kind, (str(command.app_id), ""), command)
+
+    def _followed(self, kind: str, key: ServiceKey, command: Command) -> Body:
         job = self._objects.jobs.follow(kind, key, self._submit(command))
         self._objects.soon()
         return [job.path]
+
+    def _app_here(self, call: Call) -> int:
+        return int(self._values(call.path)[APP.name]["Id"])
 
     def _here(self, call: Call) -> Place:
         return next(place for place in self._objects.places() if place.path == call.path)
