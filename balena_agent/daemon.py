@@ -44,7 +44,7 @@ from .core.handover import STRATEGY as HAND_OVER
 from .core.looks import Touch
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
-from .core.sources import KeptTarget
+from .core.sources import LOCAL, PRELOAD, KeptTarget, in_force
 from .core.status import deltas_wanted
 from .core.target import Target, read_local
 from .engine.adapter import DockerEngine
@@ -107,7 +107,7 @@ class Daemon:
             root=settings.paths.root,
         )
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
-        memory = self._memory()
+        memory = self._memory(facts)
         name = (memory.target and memory.target.name) or self.store.setting("name")
         compat = settings.api.compat_version
         facts = replace(facts, device_name=name or facts.device_name, compat_version=compat)
@@ -253,16 +253,14 @@ class Daemon:
         self.store.set_setting("device_uuid", made)
         return made
 
-    def _memory(self) -> Memory:
+    def _memory(self, facts: HostFacts) -> Memory:
         """What the store remembers. A stored target that no longer reads is told and left out."""
         stored = self.store.targets()
         targets = {name: KeptTarget(raw, _stored(name, raw)) for name, raw in stored.items()}
-        usable = (name for name in _READERS if name in targets and targets[name].target)
-        source = next(usable, "")
-        chosen = targets.get(source, KeptTarget("", None))
+        chosen = in_force(targets, facts)
         return Memory(
             chosen.target,
-            source,
+            chosen.source,
             chosen.raw,
             self.store.stopped(),
             self.store.specs(),
@@ -306,8 +304,8 @@ class Daemon:
         return HttpServer(app, port, api.address, api.workers)
 
     def _known_apps(self) -> frozenset[int]:
-        target = self.published.current.target
-        return frozenset(app.app_id for app in target.apps.values()) if target else frozenset()
+        kept = [each.target for each in self.published.current.targets.values() if each.target]
+        return frozenset(app.app_id for target in kept for app in target.apps.values())
 
     def _leave_key(self) -> None:
         """The device-wide API key for root's own tools: readable by root alone, gone at reboot."""
@@ -394,17 +392,17 @@ def _read_stored_local(raw: str) -> Target:
 
 
 _READERS: Mapping[str, Callable[[str], Target | None]] = {
-    "local": _read_stored_local,
+    LOCAL: _read_stored_local,
     heritage.SOURCE: heritage.read,
-    preload.SOURCE: preload.parse,
+    PRELOAD: preload.parse,
 }
-"""How the target of a source is read, those first that go before others."""
+"""How the stored target of a source is read; every other source is a cloud, by its address."""
 
 
 def _stored(source: str, raw: str) -> Target | None:
     """A stored target; one that does not read is told and no more than kept."""
     try:
-        return _READERS[source](raw) if source in _READERS else None
+        return _READERS.get(source, heritage.read)(raw)
     except AgentError as error:
         _log.error("The stored target of source %s cannot be used: %s", source, error)
         return None

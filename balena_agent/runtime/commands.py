@@ -11,7 +11,7 @@ Invariant: used by the reconciler's thread alone, which also publishes what is c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ from ..core.intent import (
 )
 from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
-from ..core.sources import KeptTarget
+from ..core.sources import KeptTarget, in_force
 from . import app_orders, telling
 from .damper import Damper
 from .ledger import Ledger
@@ -135,19 +135,20 @@ class Commands:
         """Durable first, then visible. The world is looked at anew before anything is planned:
         an image behind an unchanged name may be another one now (spec 11 §4)."""
         now = self._present.now
-        if (command.source, command.raw) != (now.source, now.raw_target):
+        kept = KeptTarget(command.raw, command.target)
+        if now.targets.get(command.source) != kept:
             self._store.save_target(command.source, command.raw)
             telling.new_target(command.source, command.target)
-            kept = {command.source: KeptTarget(command.raw, command.target)}
-            self._present.change(
-                target=command.target,
-                source=command.source,
-                raw_target=command.raw,
-                targets={**now.targets, **kept},
-            )
-            if command.target.name:
+            self._bring_in_force({**now.targets, command.source: kept})
+            if command.target.name and self._present.now.source == command.source:
                 self._present.change(facts=replace(now.facts, device_name=command.target.name))
         self._apply(command.force)
+
+    def _bring_in_force(self, targets: Mapping[str, KeptTarget]) -> None:
+        chosen = in_force(targets, self._present.now.facts)
+        self._present.change(
+            target=chosen.target, source=chosen.source, raw_target=chosen.raw, targets=targets
+        )
 
     def _apply(self, force: bool) -> None:
         self._ledger.forgive()

@@ -17,12 +17,10 @@ from pathlib import Path
 from ..core.errors import AgentError, InvalidInput
 from ..core.intent import Command, SetTarget
 from ..core.snapshot import Snapshot
+from ..core.sources import PRELOAD
 from ..core.target import Target, images_of, read_preload
 
 _log = logging.getLogger(__name__)
-
-SOURCE = "preload"
-"""The name under which a preloaded target is stored."""
 
 
 def parse(raw: str) -> Target | None:
@@ -73,7 +71,7 @@ class Preload:
             self._tell(missing)
             return
         target, self._target = self._target, None
-        answer = self._submit(SetTarget(SOURCE, self._raw, target))
+        answer = self._submit(SetTarget(PRELOAD, self._raw, target))
         answer.add_done_callback(self._accepted)
 
     def _tell(self, missing: frozenset[str]) -> None:

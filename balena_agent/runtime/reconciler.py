@@ -40,7 +40,7 @@ from ..core.plan import Plan
 from ..core.planner import plan
 from ..core.situation import Situation
 from ..core.snapshot import Snapshot
-from ..core.status import deltas_wanted, locks_overridden
+from ..core.status import deltas_wanted, lent_to_user, locks_overridden
 from ..core.steps import (
     AwaitHandover,
     CreateContainer,
@@ -401,7 +401,7 @@ class Reconciler:
             owned_images=self._notes.owned_images,
             stopped_by_agent=self._notes.stopped_by_agent,
             handovers=self._handovers.waiting,
-            keep_images=policy.keep_images,
+            keep_images=policy.keep_images or lent_to_user(self._now),
             keep_volumes=policy.keep_volumes,
             override_locks=policy.override_locks or locks_overridden(self._now),
             damped=self._damper.damped,
