@@ -135,7 +135,30 @@ def _service(shell: Shell) -> int:
     options = shell.options
     app_id, name = resolve(shell.client.describe(), options.service)
     show = _progress(shell)
-    result = shell.client.service(options.verb, app_id, name, options.force, show)
+    return _ended(
+        shell, name, shell.client.service(options.verb, app_id, name, options.force, show)
+    )
+
+
+def _app(shell: Shell) -> int:
+    """Restart or purge an app, and wait for the end of it."""
+    options = shell.options
+    app_id, name = resolve_app(shell.client.describe(), options.app)
+    show = _progress(shell)
+    return _ended(shell, name, shell.client.app(options.verb, app_id, options.force, show))
+
+
+def _clean_up(shell: Shell) -> int:
+    removed = shell.client.clean_up()
+    if shell.as_json:
+        shell.document(removed)
+    for name in () if shell.as_json else removed:
+        shell.line(name)
+    return DONE
+
+
+def _ended(shell: Shell, name: str, result: JobResult) -> int:
+    """Say how a job has ended."""
     if shell.as_json:
         shell.document({"state": result.state, "message": result.message, "error": result.error})
     elif result.state == "done":
@@ -230,6 +253,24 @@ def resolve(document: Any, text: str) -> tuple[int, str]:
     return found[0][0], name
 
 
+def resolve_app(document: Any, text: str) -> tuple[int, str]:
+    """(app id, what to call it) for a name, an id or a uuid; "" is the only app there is.
+
+    NotFound without any; InvalidInput when several are meant.
+    """
+    found = [
+        (int(app["id"]), str(app["name"] or app["uuid"]))
+        for app in document["apps"]
+        if text in ("", str(app["id"]), app["name"], app["uuid"])
+    ]
+    if not found:
+        raise NotFound(f"no app {text!r} on this device" if text else "no app on this device")
+    if len(found) > 1:
+        ids = ", ".join(f"{app_id} ({name})" for app_id, name in found)
+        raise InvalidInput(f"there are several apps, say which one: {ids}")
+    return found[0]
+
+
 # -- command line ---------------------------------------------------------------------------------
 
 
@@ -246,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, parents=[shared], help=text).set_defaults(command=command)
     for verb in ("start", "stop", "restart"):
         _add_service(commands, shared, verb)
+    _add_apps(commands, shared)
     for verb, text in (("reboot", "reboot the device"), ("poweroff", "power the device off")):
         power = commands.add_parser(verb, parents=[shared], help=text)
         power.add_argument("--force", action="store_true", help="override update locks")
@@ -261,6 +303,7 @@ _PLAIN = (
     ("status", _status, "device, cloud, engine, apps, and what is waited for (default)"),
     ("services", _services, "all services as a table"),
     ("describe", _describe, "everything the agent knows, as JSON"),
+    ("cleanup", _clean_up, "remove the volumes that nobody needs"),
 )
 
 
@@ -272,6 +315,18 @@ def _add_service(commands: Any, shared: argparse.ArgumentParser, verb: str) -> N
     else:
         parser.add_argument("--force", action="store_true", help="override update locks")
     parser.set_defaults(command=_service, verb=verb)
+
+
+def _add_apps(commands: Any, shared: argparse.ArgumentParser) -> None:
+    for verb, text in (
+        ("restart-app", "replace all containers of an app; its volumes stay"),
+        ("purge", "the same, and all data in the volumes of the app is lost"),
+    ):
+        parser = commands.add_parser(verb, parents=[shared], help=text)
+        optional = {} if verb == "purge" else {"nargs": "?", "default": ""}
+        parser.add_argument("app", metavar="APP", help="a name, an id or a uuid", **optional)
+        parser.add_argument("--force", action="store_true", help="override update locks")
+        parser.set_defaults(command=_app, verb=verb)
 
 
 def _add_target(commands: Any, shared: argparse.ArgumentParser) -> None:

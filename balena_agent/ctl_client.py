@@ -32,6 +32,7 @@ _CHANGE = 330.0
 _POLL = 0.5
 _PROXY_TYPES = {"port": "q", "noProxy": "as"}
 _METHODS = {"start": "StartService", "stop": "StopService", "restart": "RestartService"}
+_APP_METHODS = {"restart-app": "RestartApp", "purge": "PurgeApp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +130,27 @@ class Client:
         progress: Callable[[float], None] = lambda percent: None,
     ) -> JobResult:
         """Start, stop or restart a service, and wait for the end of the job."""
+        how = ("us", app_id, name) if verb == "start" else ("usb", app_id, name, force)
+        return self._job(progress, _METHODS[verb], *how)
+
+    def app(
+        self, verb: str, app_id: int, force: bool, progress: Callable[[float], None]
+    ) -> JobResult:
+        """Restart (`restart-app`) or `purge` an app, and wait for the end of the job."""
+        return self._job(progress, _APP_METHODS[verb], "ub", app_id, force)
+
+    def clean_up(self) -> list[str]:
+        """Remove the volumes that nobody needs; their names."""
+        self._may_ask()
+        (removed,) = self._call("CleanupVolumes")
+        return list(removed)
+
+    def _job(self, progress: Callable[[float], None], member: str, *how: Any) -> JobResult:
         self._may_ask()
         finished = threading.Event()
         match = Match(sender=NAME, interface=JOB, member="Finished")
         self._bus.subscribe(match, lambda signal: finished.set())
-        how = ("us", app_id, name) if verb == "start" else ("usb", app_id, name, force)
-        (path,) = self._call(_METHODS[verb], *how)
+        (path,) = self._call(member, *how)
         while True:
             try:
                 job = self._properties(path, JOB)

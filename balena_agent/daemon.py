@@ -118,7 +118,7 @@ class Daemon:
         self.files = HostFiles(_places(settings), self.store)
         facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
-        memory = remembered(self.store)
+        memory = remembered(self.store, facts)
         name = (memory.target and memory.target.name) or self.store.setting("name")
         facts = replace(facts, device_name=name or facts.device_name)
         first = Snapshot(facts=facts, host=self.files.settings.current)
@@ -360,8 +360,8 @@ class Daemon:
         return reader
 
     def _known_apps(self) -> frozenset[int]:
-        target = self.published.current.target
-        return frozenset(app.app_id for app in target.apps.values()) if target else frozenset()
+        kept = [each.target for each in self.published.current.targets.values() if each.target]
+        return frozenset(app.app_id for target in kept for app in target.apps.values())
 
     def _leave_key(self) -> None:
         """The device-wide API key for root's own tools: readable by root alone, gone at reboot."""

@@ -7,12 +7,14 @@ target that is left out is as if it had never come, so nothing is changed on its
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .core import heritage
 from .core.errors import AgentError
 from .core.jsonread import parse_object
 from .core.observed import HostFacts
+from .core.sources import LOCAL, PRELOAD, KeptTarget, in_force
 from .core.target import Target, read_local
 from .peer import read_peer
 from .runtime import preload
@@ -22,25 +24,15 @@ from .store import Store
 _log = logging.getLogger(__name__)
 
 
-def remembered(store: Store) -> Memory:
+def remembered(store: Store, facts: HostFacts) -> Memory:
     """What the store remembers. A stored target that no longer reads is told and left out."""
-    source, raw, target = "", "", None
     stored = store.targets()
-    for name, read in (
-        ("local", _read_stored_local),
-        (heritage.SOURCE, heritage.read),
-        (preload.SOURCE, preload.parse),
-    ):
-        if name not in stored or target is not None:
-            continue
-        try:
-            source, raw, target = name, stored[name], read(stored[name])
-        except AgentError as error:
-            _log.error("The stored target of source %s cannot be used: %s", name, error)
+    targets = {name: KeptTarget(raw, _stored(name, raw)) for name, raw in stored.items()}
+    chosen = in_force(targets, facts)
     return Memory(
-        target,
-        source,
-        raw,
+        chosen.target,
+        chosen.source,
+        chosen.raw,
         store.stopped(),
         store.specs(),
         store.stopped_by_agent(),
@@ -49,6 +41,7 @@ def remembered(store: Store) -> Memory:
         store.origins(),
         store.tolerated(),
         store.fetch_failures(),
+        targets,
     )
 
 
@@ -71,3 +64,20 @@ def take_over(store: Store, database: Path, facts: HostFacts) -> None:
 
 def _read_stored_local(raw: str) -> Target:
     return read_local(parse_object(raw, "stored target"))
+
+
+_READERS: Mapping[str, Callable[[str], Target | None]] = {
+    LOCAL: _read_stored_local,
+    heritage.SOURCE: heritage.read,
+    PRELOAD: preload.parse,
+}
+"""How the stored target of a source is read; every other source is a cloud, by its address."""
+
+
+def _stored(source: str, raw: str) -> Target | None:
+    """A stored target; one that does not read is told and no more than kept."""
+    try:
+        return _READERS.get(source, heritage.read)(raw)
+    except AgentError as error:
+        _log.error("The stored target of source %s cannot be used: %s", source, error)
+        return None

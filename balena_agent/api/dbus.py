@@ -27,9 +27,19 @@ from ..core.errors import (
     NotFound,
     Unavailable,
 )
-from ..core.intent import Command, RestartService, ServiceKey, StartService, StopService
+from ..core.intent import (
+    CleanupVolumes,
+    Command,
+    PurgeApp,
+    RestartApp,
+    RestartService,
+    ServiceKey,
+    StartService,
+    StopService,
+)
 from ..core.jsonread import parse_object
 from ..core.preview import preview, preview_state
+from ..core.renewal import in_current_state
 from ..core.report import local_target_state
 from ..core.target import read_local
 from ..host.bus import Bus, Reply
@@ -42,7 +52,7 @@ from .dbus_errors import (
     UnknownObject,
     UnknownProperty,
 )
-from .dbus_host import Body, HostMethods, Implementation, Machine, Submit
+from .dbus_host import Body, HostMethods, Implementation, Machine, Submit, done
 from .dbus_interface import (
     APP,
     BUS_NAME,
@@ -67,6 +77,7 @@ from .dbus_tree import Facts, Place, in_target
 OpenLog = Callable[[Mapping[str, Any]], int]
 """The read end of a pipe with the log that the options ask for."""
 
+_PATIENCE = 60.0
 _BY_NAME: Mapping[str, Interface] = {face.name: face for face in (*OURS, *STANDARD)}
 
 
@@ -114,6 +125,9 @@ class AgentService:
             (MANAGER.name, "StartService"): self._start_service,
             (MANAGER.name, "StopService"): self._stop_service,
             (MANAGER.name, "RestartService"): self._restart_service,
+            (MANAGER.name, "RestartApp"): self._restart_app,
+            (MANAGER.name, "PurgeApp"): self._purge_app,
+            (MANAGER.name, "CleanupVolumes"): self._clean_up,
             (MANAGER.name, "GetApp"): self._get_app,
             (MANAGER.name, "GetService"): self._get_service,
             (MANAGER.name, "ListServices"): self._list_services,
@@ -121,6 +135,8 @@ class AgentService:
             (MANAGER.name, "OpenLog"): self._open_log,
             (MANAGER.name, "PreviewTarget"): self._preview_target,
             (MANAGER.name, "Describe"): self._describe,
+            (APP.name, "Restart"): self._restart_this_app,
+            (APP.name, "Purge"): self._purge_this_app,
             (SERVICE.name, "Start"): self._start_this,
             (SERVICE.name, "Stop"): self._stop_this,
             (SERVICE.name, "Restart"): self._restart_this,
@@ -213,6 +229,9 @@ class AgentService:
 
     # -- Manager --------------------------------------------------------------------------------
 
+    async def _met(self, command: Command) -> str:
+        return await done(self._submit(command), _PATIENCE)
+
     async def _start_service(self, call: Call, app_id: int, service: str) -> Body:
         return self._start_key(self._place(app_id, service).key)
 
@@ -221,6 +240,15 @@ class AgentService:
 
     async def _restart_service(self, call: Call, app_id: int, service: str, force: bool) -> Body:
         return self._restart_key(self._place(app_id, service).key, force)
+
+    async def _restart_app(self, call: Call, app_id: int, force: bool) -> Body:
+        return self._app_job("restart-app", RestartApp(app_id, force))
+
+    async def _purge_app(self, call: Call, app_id: int, force: bool) -> Body:
+        return self._app_job("purge", PurgeApp(app_id, force))
+
+    async def _clean_up(self, call: Call) -> Body:
+        return [(await self._met(CleanupVolumes())).split()]
 
     async def _get_app(self, call: Call, app_id: int) -> Body:
         for path, faces in self._objects.tree().items():
@@ -256,7 +284,13 @@ class AgentService:
     async def _describe(self, call: Call) -> Body:
         return [_json(describe(self._objects.snapshot, self._facts.version))]
 
-    # -- Service and Job ------------------------------------------------------------------------
+    # -- App, Service and Job ----------------------------------------------------------------------
+
+    async def _restart_this_app(self, call: Call, force: bool) -> Body:
+        return self._app_job("restart-app", RestartApp(self._app_here(call), force))
+
+    async def _purge_this_app(self, call: Call, force: bool) -> Body:
+        return self._app_job("purge", PurgeApp(self._app_here(call), force))
 
     async def _start_this(self, call: Call) -> Body:
         return self._start_key(self._here(call).key)
@@ -283,9 +317,20 @@ class AgentService:
     def _job(self, kind: str, key: ServiceKey, command: Command) -> Body:
         if not in_target(self._objects.snapshot, key):
             raise NotFound(f"{key[1]!r} is not in the target release")
+        return self._followed(kind, key, command)
+
+    def _app_job(self, kind: str, command: RestartApp | PurgeApp) -> Body:
+        if not in_current_state(command.app_id, self._objects.snapshot.observed):
+            raise NoSuchApp(f"nothing of app {command.app_id} is on this device")
+        return self._followed(kind, (str(command.app_id), ""), command)
+
+    def _followed(self, kind: str, key: ServiceKey, command: Command) -> Body:
         job = self._objects.jobs.follow(kind, key, self._submit(command))
         self._objects.soon()
         return [job.path]
+
+    def _app_here(self, call: Call) -> int:
+        return int(self._values(call.path)[APP.name]["Id"])
 
     def _here(self, call: Call) -> Place:
         return next(place for place in self._objects.places() if place.path == call.path)

@@ -98,7 +98,7 @@ class HostMethods:
         return ()
 
 
-async def done(answer: Future[str], patience: float) -> None:
+async def done(answer: Future[str], patience: float) -> str:
     """Wait until a command is met, or raise why it is not; what is asked for stays asked for when
     the patience ends."""
     waiting = asyncio.wrap_future(answer)
@@ -108,4 +108,4 @@ async def done(answer: Future[str], patience: float) -> None:
         raise DeadlineExceeded("asked for, but not done yet: see Waiting")
     if waiting.cancelled():
         raise Cancelled("given up")
-    waiting.result()
+    return waiting.result()

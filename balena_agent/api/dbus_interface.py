@@ -124,6 +124,9 @@ MANAGER = Interface(
         _method("StartService", "u app_id, s service", "o job", MANAGE),
         _method("StopService", "u app_id, s service, b force", "o job", MANAGE),
         _method("RestartService", "u app_id, s service, b force", "o job", MANAGE),
+        _method("RestartApp", "u app_id, b force", "o job", MANAGE),
+        _method("PurgeApp", "u app_id, b force", "o job", MANAGE),
+        _method("CleanupVolumes", "", "as removed", MANAGE),
         _method("GetApp", "u app_id", "o app"),
         _method("GetService", "u app_id, s service", "o path"),
         _method("ListServices", "", "a(ussso) services"),
@@ -150,6 +153,10 @@ MANAGER = Interface(
 
 APP = Interface(
     BUS_NAME + ".App",
+    methods=(
+        _method("Restart", "b force", "o job", MANAGE),
+        _method("Purge", "b force", "o job", MANAGE),
+    ),
     properties=(
         *_properties("u Id, s Uuid", CONST),
         *_properties("s Name, s Commit, s Class, s Status, ao Services"),

@@ -33,10 +33,14 @@ class Job:
     message: str = ""
     error: str = ""
 
+    @property
+    def subject(self) -> str:
+        return "/".join(filter(None, self.key))
+
     def values(self, progress: float) -> Mapping[str, Any]:
         return {
             "Kind": self.kind,
-            "Subject": "/".join(self.key),
+            "Subject": self.subject,
             "State": self.state,
             "Progress": _WHOLE if self.state == "done" else progress,
             "Message": self.message,
@@ -98,7 +102,7 @@ class Jobs:
         elif isinstance(error, AgentError):
             self._end(job, "failed", error.message, error.dbus_name)
         else:
-            _log.error("%s %s failed", job.kind, "/".join(job.key), exc_info=error)
+            _log.error("%s %s failed", job.kind, job.subject, exc_info=error)
             self._end(job, "failed", "internal error", Broken.dbus_name)
 
     def _end(self, job: Job, state: str, message: str, error: str = "") -> None:

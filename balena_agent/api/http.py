@@ -25,6 +25,7 @@ from ..core.errors import AccessDenied, AgentError, Broken, InvalidInput
 from ..core.scopes import Scope
 from ..core.snapshot import NOT_ASKED, Snapshot
 from ..runtime.state import Published
+from .apps import Apps
 from .auth import Auth, Caller, passed_key
 from .body import BODY_LIMIT, drain, read_body
 from .exchange import (
@@ -88,6 +89,7 @@ def build(
         *V1(patience, healthy, chosen.answer_limit).endpoints(),
         *V2(patience, chosen.compat_version, chosen.answer_limit).endpoints(),
         *more,
+        *Apps(patience, chosen.answer_limit).endpoints(),
     )
     return Application(published, auth, endpoints, patience, chosen.body_limit)
 

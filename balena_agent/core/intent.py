@@ -55,6 +55,29 @@ class RestartService:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartApp:
+    """Replace all containers of an app; its volumes stay (spec 10 §8.7)."""
+
+    app_id: int
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeApp:
+    """Take an app down, remove its volumes, and bring it back (spec 10 §8.8)."""
+
+    app_id: int
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupVolumes:
+    """Remove the volumes that nobody needs; with an `app_id` only those of that app."""
+
+    app_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Power:
     """Reboot the host, or power it off. `who` asked, for the journal."""
 
@@ -75,7 +98,18 @@ ServiceCommand = StartService | StopService | RestartService
 HostCommand = Power | ConfigureNetwork
 """Commands about the machine as a whole: they need every app's update locks, not the engine."""
 
-Command = SetTarget | Apply | ServiceCommand | HostCommand
+AppCommand = RestartApp | PurgeApp | CleanupVolumes
+Command = SetTarget | Apply | ServiceCommand | AppCommand | HostCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What of an app has to go before it comes back: containers (ids), then volumes (engine
+    names). The rules are in renewal.py."""
+
+    containers: frozenset[str] = frozenset()
+    volumes: frozenset[str] = frozenset()
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +121,8 @@ class Intent:
     start     services to be started once, though their container has exited
     recreate  containers to be replaced, whatever they are like
     force     apps (uuids; "" = all) whose update locks are overridden until they are settled
+    renewals  apps (ids) that are taken down whole, and what of them is still to go
+    cleanup   volumes (engine names) that go because nobody needs them
     power     the reboot or power-off that is under way
     network   the change of the host's name or proxy that is under way
     """
@@ -95,6 +131,8 @@ class Intent:
     start: frozenset[ServiceKey] = frozenset()
     recreate: frozenset[str] = frozenset()
     force: frozenset[str] = frozenset()
+    renewals: Mapping[int, Renewal] = field(default_factory=dict)
+    cleanup: frozenset[str] = frozenset()
     power: Power | None = None
     network: ConfigureNetwork | None = None
 

@@ -39,6 +39,7 @@ _CONTAINER = re.compile(
     r"(?P<service>.+)_(?P<image>\d+)_(?P<release>\d+)(?:_(?P<commit>[0-9a-zA-Z]+))?\Z"
 )
 _VOLUME = re.compile(r"(?P<app>\d+)_(?P<name>\S+)\Z")
+_NAMELESS = re.compile(r"[0-9a-f]{64}\Z")
 _NETWORK = re.compile(r"(?P<app>[0-9a-fA-F]+)_(?P<name>\S+)\Z")
 
 
@@ -83,6 +84,11 @@ def parse_network_name(engine_name: str) -> tuple[str, str] | None:
     """(app uuid or id text, network name), or None for a foreign name."""
     found = _NETWORK.match(engine_name)
     return (found["app"], found["name"]) if found else None
+
+
+def is_nameless_volume(engine_name: str) -> bool:
+    """Whether the engine itself made the name up."""
+    return _NAMELESS.match(engine_name) is not None
 
 
 def parse_volume_name(engine_name: str) -> tuple[int, str] | None:

@@ -26,6 +26,7 @@ from .names import (
     SUPERVISOR_NETWORK,
     SUPERVISOR_SUBNET,
     current_labels,
+    is_nameless_volume,
     is_supervised,
     parse_network_name,
     parse_volume_name,
@@ -274,6 +275,8 @@ def volume_from_inspect(
     if engine_name == EXTRA_FIRMWARE:
         parsed = NO_APP, engine_name
         known_apps = frozenset({NO_APP})
+    if is_nameless_volume(engine_name):
+        return Volume(engine_name, NO_APP, "", engine_name, VolumeSpec())
     if parsed is None or not (is_supervised(labels) or parsed[0] in known_apps):
         return None
     spec = VolumeSpec(

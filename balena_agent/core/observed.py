@@ -131,7 +131,8 @@ class Network:
 
 
 NO_APP = -1
-"""`Volume.app_id` of what belongs to no app: the extra firmware."""
+"""`Volume.app_id` of what belongs to no app: the extra firmware, and nameless volumes without a
+user. They are seen only so that somebody may ask for their removal."""
 
 
 @dataclass(frozen=True, slots=True)

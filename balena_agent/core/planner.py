@@ -24,6 +24,7 @@ from .networks import network_differences, volume_differences
 from .observed import NO_APP, Container, Network, Observed, Volume
 from .plan import Plan
 from .reboots import Owner, accepted, with_reboot
+from .renewal import plan_renewal
 from .services import plan_services
 from .situation import Draft, Situation
 from .steps import (
@@ -58,13 +59,14 @@ class _Belongings:
 class _Around:
     """What an app's plan must know of the world beyond the app: engine names that some container
     uses, networks that all apps share, images that are about to go, what is wrong with the network
-    of our API, and fields that the engine drops."""
+    of our API, fields that the engine drops, and all volumes there are."""
 
     users: frozenset[str]
     shared: frozenset[str]
     leftovers: tuple[str, ...]
     api_fault: str
     ignored: frozenset[str]
+    volumes: frozenset[str]
 
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
@@ -89,7 +91,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     apps = {app.uuid: app for app in desired.apps}
     api_fault = supervisor.fault(observed)
     shared = frozenset() if api_fault else frozenset({SUPERVISOR_NETWORK})
-    around = _Around(users, shared, unneeded.awaited, api_fault, observed.unsupported)
+    volumes = frozenset(observed.volumes)
+    around = _Around(users, shared, unneeded.awaited, api_fault, observed.unsupported, volumes)
     for uuid in sorted({*apps, *world}):
         mine = world.get(uuid) or _Belongings()
         app = apps.get(uuid) or DesiredApp(uuid, mine.app_id, name="", commit="")
@@ -107,6 +110,8 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     plan_firmware(device, desired, observed)
     images.tidy(device, unneeded)
     images.limit_downloads(drafts, observed, situation)
+    for name in sorted(situation.intent.cleanup):
+        device.emit(RemoveVolume("", name, "nobody needs it"))
     found = _joined([*drafts, device], frozenset(settled))
     return with_reboot(found, _owners(world), situation)
 
@@ -191,6 +196,11 @@ def _plan_app(
     if app.problem:
         _release_locks(draft, app)
         return  # rejected: nothing of it is touched, and there is nothing to wait for
+    if begun := draft.situation.intent.renewals.get(app.app_id):
+        known = [container for each in mine.containers.values() for container in each]
+        names = [service.name for service in app.services]
+        plan_renewal(draft, begun, known, names, around.volumes)
+        return
     replaced = _replaced_networks(app, mine)
     replaced |= _replaced_volumes(
         app, mine, removed=not in_target and not draft.situation.keep_volumes

@@ -283,6 +283,11 @@ def _go(
         draft.emit(RemoveContainer(*where, cause), needs_lock and container.state != "dead")
 
 
+def take_down(draft: Draft, container: Container, cause: str) -> None:
+    """One container goes, whatever is wanted of its service (renewal.py)."""
+    _go(draft, container, cause, [])
+
+
 def _create(
     draft: Draft,
     ground: Ground,

@@ -16,6 +16,7 @@ from .intent import Intent
 from .observed import HostFacts, Observed
 from .plan import Plan
 from .situation import Situation
+from .sources import KeptTarget
 from .steps import Step
 from .target import Target
 from .variables import DeviceSettings, effective
@@ -50,7 +51,8 @@ class Failure:
 class Snapshot:
     """See the module. `commits` are the last releases that were wholly applied, by app uuid.
 
-    `source` names whose target is in force (`local`, or the cloud's address; "" without any).
+    `source` names whose target is in force (`local`, or the cloud's address; "" without any);
+    `targets` are those of all sources.
     `engine_error` is "" while the engine answers. `looked` is False until the first full look.
     `standing` is what the last plan stood on, but for what the snapshot says elsewhere: its
     `running`, `backoff` and `intent` are empty.
@@ -60,6 +62,7 @@ class Snapshot:
     target: Target | None = None
     source: str = ""
     raw_target: str = ""
+    targets: Mapping[str, KeptTarget] = field(default_factory=dict)
     intent: Intent = field(default_factory=Intent)
     desired: Desired = field(default_factory=Desired)
     observed: Observed = field(default_factory=Observed)

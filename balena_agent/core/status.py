@@ -17,6 +17,7 @@ from .intent import ServiceKey
 from .names import normal_image
 from .observed import Container
 from .snapshot import Snapshot
+from .sources import says_local
 from .steps import CreateContainer, Fetch, StartContainer, StopContainer
 from .target import App, Release, Service
 from .variables import as_variables
@@ -117,7 +118,13 @@ def applying(snapshot: Snapshot) -> bool:
 
 def local_mode(snapshot: Snapshot) -> bool:
     """Whether targets come from local users: always so on an unmanaged device (spec 10 §10)."""
-    return snapshot.settings.local_mode
+    return snapshot.settings.local_mode or says_local(snapshot.targets, snapshot.facts)
+
+
+def lent_to_user(snapshot: Snapshot) -> bool:
+    """Whether a device of a cloud is in local mode. What the cloud wanted is wanted again when that
+    ends, so nothing of it is tidied away (spec 20 §25)."""
+    return snapshot.facts.managed and local_mode(snapshot)
 
 
 def locks_overridden(snapshot: Snapshot) -> bool:

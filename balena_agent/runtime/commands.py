@@ -11,29 +11,34 @@ Invariant: used by the reconciler's thread alone, which also publishes what is c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
 from ..core.desired import Desired, DesiredService
 from ..core.errors import AgentError, Broken, EngineUnavailable, Unavailable
 from ..core.intent import (
+    AppCommand,
     Apply,
+    CleanupVolumes,
     ConfigureNetwork,
     HostCommand,
     Intent,
+    PurgeApp,
+    RestartApp,
     RestartService,
     ServiceCommand,
     SetTarget,
 )
 from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
-from . import telling
+from ..core.sources import KeptTarget, in_force
+from . import app_orders, telling
 from .damper import Damper
 from .ledger import Ledger
 from .lookout import Lookout
 from .mailbox import Given
-from .orders import Order, OrderBook, containers_of, intend
+from .orders import Order, OrderBook, containers_of, intend, pruned, pruned_of_apps
 from .ports import Store
 from .state import Present
 from .world import World
@@ -79,6 +84,8 @@ class Commands:
             elif isinstance(command, Apply):
                 self._apply(command.force)
                 self._accepted.append(answer)
+            elif isinstance(command, RestartApp | PurgeApp | CleanupVolumes):
+                self._app_order(command, answer)
             else:
                 self._order(command, answer)
         except AgentError as error:
@@ -104,10 +111,23 @@ class Commands:
         """Answer the orders that are met or have failed. `busy`: subjects of steps under way."""
         now = self._present.now
         error = "" if now.engine_error == NOT_ASKED else now.engine_error
-        after = self._orders.settle(now.intent, self._world.observed, self._ledger, busy, error)
+        after = self._orders.settle(
+            now.intent, self._world.observed, now.desired, self._ledger, busy, error
+        )
         if after is not now.intent:
             self.intend(after)
             self._wake(Touch(everything=True))
+
+    def prune(self) -> None:
+        """Forget what of the intent is met, overtaken, or about what is no more."""
+        now, observed = self._present.now, self._world.observed
+        wanted = {s.key: s.container_name.commit for app in now.desired.apps for s in app.services}
+        self._damper.keep_only(frozenset(wanted))
+        unjudged = {app.uuid for app in now.desired.apps if app.problem}
+        if now.target is None:
+            unjudged = {uuid for uuid, _ in now.intent.stopped}
+        intent = pruned(now.intent, observed, wanted, unjudged)
+        self.intend(pruned_of_apps(intent, observed, now.desired))
 
     def power_accepted(self) -> None:
         self._orders.power_accepted()
@@ -121,15 +141,20 @@ class Commands:
         """Durable first, then visible. The world is looked at anew before anything is planned:
         an image behind an unchanged name may be another one now (spec 11 §4)."""
         now = self._present.now
-        if (command.source, command.raw) != (now.source, now.raw_target):
+        kept = KeptTarget(command.raw, command.target)
+        if now.targets.get(command.source) != kept:
             self._store.save_target(command.source, command.raw)
             telling.new_target(command.source, command.target)
-            self._present.change(
-                target=command.target, source=command.source, raw_target=command.raw
-            )
-            if command.target.name:
+            self._bring_in_force({**now.targets, command.source: kept})
+            if command.target.name and self._present.now.source == command.source:
                 self._present.change(facts=replace(now.facts, device_name=command.target.name))
         self._apply(command.force)
+
+    def _bring_in_force(self, targets: Mapping[str, KeptTarget]) -> None:
+        chosen = in_force(targets, self._present.now.facts)
+        self._present.change(
+            target=chosen.target, source=chosen.source, raw_target=chosen.raw, targets=targets
+        )
 
     def _apply(self, force: bool) -> None:
         self._ledger.forgive()
@@ -139,6 +164,17 @@ class Commands:
             self._present.change(intent=replace(intent, force=intent.force | {""}))
         self._present.change(looked=False, update_pending=True)
         self._lookout.ask_all()
+
+    def _app_order(self, command: AppCommand, answer: Future[str]) -> None:
+        if self._unreachable(host_only=False):
+            reason = self._present.now.engine_error
+            raise EngineUnavailable(f"The engine does not answer: {reason}")
+        now = self._present.now
+        order, intent = app_orders.take(command, now, self._world.observed, self._compile())
+        telling.order_taken(command)
+        self._ledger.forgive_subjects(order.subjects)
+        self.intend(intent)
+        self._orders.give(Order(command, answer, app=order))
 
     def _order(self, command: ServiceCommand | HostCommand, answer: Future[str]) -> None:
         forced = isinstance(command, HostCommand) and command.force

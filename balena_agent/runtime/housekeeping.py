@@ -17,7 +17,6 @@ from ..core.target import images_of
 from .commands import Commands
 from .damper import Damper
 from .notes import Notes
-from .orders import pruned
 from .state import Present
 from .world import World
 
@@ -47,19 +46,10 @@ class Housekeeping:
             self._world.forget(gone)
             self._notes.forget(gone)
         self._notes.came_from(to_note(self._present.now.desired, observed, self._notes.origins))
-        self._prune_intent()
+        self._commands.prune()
         images = images_of(self._present.now.target) if self._present.now.target else frozenset()
         self._notes.own(images)
         self._notes.disown_absent(images, observed)
-
-    def _prune_intent(self) -> None:
-        apps, intent = self._present.now.desired.apps, self._present.now.intent
-        wanted = {s.key: s.container_name.commit for app in apps for s in app.services}
-        self._damper.keep_only(frozenset(wanted))
-        unjudged = {app.uuid for app in apps if app.problem}
-        if self._present.now.target is None:
-            unjudged = {uuid for uuid, _ in intent.stopped}
-        self._commands.intend(pruned(intent, self._world.observed, wanted, unjudged))
 
     def save_commits(self, planned: Plan) -> None:
         """Note the releases that are wholly applied."""

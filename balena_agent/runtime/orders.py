@@ -12,8 +12,11 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
+from ..core.cleanup import still_unneeded
+from ..core.desired import Desired
 from ..core.errors import AgentError, EngineUnavailable
 from ..core.intent import (
+    AppCommand,
     ConfigureNetwork,
     HostCommand,
     Intent,
@@ -26,6 +29,9 @@ from ..core.intent import (
     without,
 )
 from ..core.observed import Container, Observed
+from ..core.renewal import left_over
+from . import app_orders, telling
+from .app_orders import AppOrder
 from .ledger import Ledger
 
 Answer = Future[str]
@@ -33,18 +39,22 @@ Answer = Future[str]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`old` are the containers (ids) that the service had when the command came."""
+    """`old` are the containers (ids) that the service had when the command came; `app` is there
+    for a command about a whole app."""
 
-    command: ServiceCommand | HostCommand
+    command: ServiceCommand | AppCommand | HostCommand
     answer: Answer
     key: ServiceKey = ("", "")
     app_id: int = -1
     old: frozenset[str] = field(default_factory=frozenset)
+    app: AppOrder | None = None
 
     def subjects(self) -> frozenset[str]:
         """What the steps work on whose failure is this order's failure."""
         if isinstance(self.command, HostCommand):
             return frozenset({"host"})
+        if self.app:
+            return self.app.subjects
         return frozenset({"service " + "/".join(self.key), f"locks {self.app_id}"})
 
     def resolve(self, message: str) -> None:
@@ -80,6 +90,7 @@ class OrderBook:
         self,
         intent: Intent,
         observed: Observed,
+        desired: Desired,
         ledger: Ledger,
         busy: frozenset[str],
         engine_error: str,
@@ -87,20 +98,30 @@ class OrderBook:
         """End what is met or has failed; the intent without what was refused. With an engine that
         does not answer (`engine_error`) every order has failed."""
         for order in list(self._open):
-            message = "" if engine_error else met(order, observed, busy)
-            error = _error_about(order, ledger, engine_error)
-            if message:
+            message: str | None = None
+            if order.app:
+                intent = app_orders.spared(intent, order.app, ledger)
+            if not engine_error and not order.subjects() & busy:
+                message = met(order, intent, observed, desired)
+            error = _error_about(order, intent, desired, ledger, engine_error)
+            if message is not None:
                 order.resolve(message)
             elif error:
                 intent = take_back(intent, order)
                 order.reject(error)
             else:
                 continue
+            telling.order_ended(order.command, error if message is None else None)
             self._open.remove(order)
         return intent
 
 
-def _error_about(order: Order, ledger: Ledger, engine_error: str) -> AgentError | None:
+def _error_about(
+    order: Order, intent: Intent, desired: Desired, ledger: Ledger, engine_error: str
+) -> AgentError | None:
+    if order.app:
+        error = app_orders.error_about(order.app, intent, desired, ledger)
+        return error or (EngineUnavailable(engine_error) if engine_error else None)
     errors = ledger.errors_about(order.subjects())
     command = order.command
     if isinstance(command, HostCommand):
@@ -138,34 +159,36 @@ def intend(
 
 def take_back(intent: Intent, order: Order) -> Intent:
     """The intent as if the command had not been given, for a caller who was refused."""
+    if order.app:
+        return app_orders.take_back(intent, order.app)
     match order.command:
         case StartService(key=key) | StopService(key=key):
             return without(intent, key)
         case RestartService():
             return replace(intent, recreate=intent.recreate - order.old)
-        case Power():
-            return replace(intent, power=None)
         case ConfigureNetwork():
             return replace(intent, network=None)
+        case _:
+            return replace(intent, power=None)
 
 
-def met(order: Order, observed: Observed, busy: frozenset[str]) -> str:
-    """A short message when the world shows what was asked for, else "". `busy` are the subjects
-    of steps under way: nothing is certain about these."""
-    if order.subjects() & busy:
-        return ""
+def met(order: Order, intent: Intent, observed: Observed, desired: Desired) -> str | None:
+    """A short message when the world shows what was asked for, else None. Nothing is certain while
+    a step on one of the order's subjects is under way."""
+    if order.app:
+        return app_orders.met(order.app, intent, observed, desired)
     known = containers_of(observed, order.key)
     match order.command:
         case StartService():
-            return "started" if any(c.running for c in known) else ""
+            return "started" if any(c.running for c in known) else None
         case StopService():
-            return "" if any(c.running for c in known) else "stopped"
+            return None if any(c.running for c in known) else "stopped"
         case RestartService():
             fresh = [c for c in known if c.id not in order.old]
             gone = all(c.id not in order.old for c in known)
-            return "restarted" if gone and any(c.state != "created" for c in fresh) else ""
-        case Power() | ConfigureNetwork():
-            return ""  # that the host accepted it is an outcome, not something to be seen
+            return "restarted" if gone and any(c.state != "created" for c in fresh) else None
+        case _:
+            return None  # that the host accepted it is an outcome, not something to be seen
 
 
 def pruned(
@@ -192,3 +215,12 @@ def pruned(
 
 def _forced(intent: Intent, key: ServiceKey, force: bool) -> Intent:
     return replace(intent, force=intent.force | {key[0]}) if force else intent
+
+
+def pruned_of_apps(intent: Intent, observed: Observed, desired: Desired) -> Intent:
+    """The intent without what has gone of apps under renewal and of unneeded volumes."""
+    renewals = left_over(intent, observed) if intent.renewals else intent.renewals
+    cleanup = still_unneeded(intent, observed, desired)
+    if (renewals, cleanup) == (intent.renewals, intent.cleanup):
+        return intent
+    return replace(intent, renewals=renewals, cleanup=cleanup)

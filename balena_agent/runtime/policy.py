@@ -9,6 +9,7 @@ from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
 from ..core.origins import Origin
+from ..core.sources import KeptTarget
 from ..core.spec import ContainerSpec
 from ..core.target import Target
 
@@ -28,6 +29,12 @@ class Memory:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     tolerated: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     fetch_failures: Mapping[str, FetchFailure] = field(default_factory=dict)
+    targets: Mapping[str, KeptTarget] = field(default_factory=dict)
+
+    def all_targets(self) -> Mapping[str, KeptTarget]:
+        """Of all sources, the one in force among them."""
+        chosen = {self.source: KeptTarget(self.raw_target, self.target)} if self.source else {}
+        return {**self.targets, **chosen}
 
 
 @dataclass(frozen=True, slots=True)

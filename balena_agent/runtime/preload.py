@@ -18,13 +18,11 @@ from ..core.errors import AgentError, InvalidInput
 from ..core.hostconfig import current_variables
 from ..core.intent import Command, SetTarget
 from ..core.snapshot import Snapshot
+from ..core.sources import PRELOAD
 from ..core.target import Target, images_of, read_preload
 from ..core.variables import plain_names
 
 _log = logging.getLogger(__name__)
-
-SOURCE = "preload"
-"""The name under which a preloaded target is stored."""
 
 
 def parse(raw: str) -> Target | None:
@@ -89,7 +87,7 @@ class Preload:
         raw = overlaid(self._raw, current_variables(snapshot.host))
         target = parse(raw)
         assert target is not None
-        answer = self._submit(SetTarget(SOURCE, raw, target))
+        answer = self._submit(SetTarget(PRELOAD, raw, target))
         answer.add_done_callback(self._accepted)
 
     def _tell(self, missing: frozenset[str]) -> None:

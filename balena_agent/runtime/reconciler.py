@@ -39,7 +39,7 @@ from ..core.plan import Plan
 from ..core.planner import plan, plan_apart
 from ..core.situation import Situation
 from ..core.snapshot import Snapshot
-from ..core.status import deltas_wanted, locks_overridden
+from ..core.status import deltas_wanted, lent_to_user, locks_overridden
 from ..core.steps import (
     AwaitHandover,
     CreateContainer,
@@ -134,6 +134,7 @@ class Reconciler:
                 target=memory.target,
                 source=memory.source,
                 raw_target=memory.raw_target,
+                targets=memory.all_targets(),
                 intent=Intent(stopped=memory.stopped),
                 commits=memory.commits,
                 update_pending=memory.target is not None,
@@ -420,7 +421,7 @@ class Reconciler:
             owned_images=self._notes.owned_images,
             stopped_by_agent=self._notes.stopped_by_agent,
             handovers=self._handovers.waiting,
-            keep_images=policy.keep_images,
+            keep_images=policy.keep_images or lent_to_user(self._now),
             keep_volumes=policy.keep_volumes,
             override_locks=policy.override_locks or locks_overridden(self._now),
             damped=self._damper.damped,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..core.desired import Desired
 from ..core.errors import AgentError, Broken, Cancelled
+from ..core.intent import Command, PurgeApp
 from ..core.messages import changed_settings, reboot_scheduled, sentences
 from ..core.messages import failure as failure_text
 from ..core.messages import locked as locked_text
@@ -60,6 +61,19 @@ def failed(failure: Failure, error: AgentError, now: float) -> str:
 def postponed(failure: Failure) -> None:
     """It has not failed: somebody else is still at work on it."""
     _log.info(failure.error, extra=_fields(failure.step))
+
+
+def order_taken(command: Command) -> None:
+    if isinstance(command, PurgeApp):
+        _log.info("Purging data for app %d", command.app_id)
+
+
+def order_ended(command: Command, error: AgentError | None) -> None:
+    if isinstance(command, PurgeApp):
+        if error is None:
+            _log.info("Purged data")
+        else:
+            _log.warning("Error purging data: %s", error.message)
 
 
 def new_target(source: str, target: Target) -> None:

@@ -22,10 +22,13 @@ from balena_agent.api.dbus_polkit import POLKIT, Authority
 from balena_agent.api.dbus_tree import Facts
 from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked
 from balena_agent.core.intent import (
+    CleanupVolumes,
     Command,
     ConfigureNetwork,
     Intent,
     Power,
+    PurgeApp,
+    RestartApp,
     RestartService,
     StartService,
     StopService,
@@ -467,6 +470,44 @@ def test_a_service_object_knows_itself(agent: Agent) -> None:
         StopService(("abc123", "my-db"), True),
         RestartService(("abc123", "web")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("call", "where", "command", "kind"),
+    [
+        (("RestartApp", "ub", 7, True), {}, RestartApp(7, True), "restart-app"),
+        (("PurgeApp", "ub", 7, False), {}, PurgeApp(7), "purge"),
+        (("Restart", "b", False), {"at": APP_PATH, "of": APP}, RestartApp(7), "restart-app"),
+        (("Purge", "b", True), {"at": APP_PATH, "of": APP}, PurgeApp(7, True), "purge"),
+    ],
+)
+def test_a_job_about_a_whole_app(
+    agent: Agent, call: tuple[Any, ...], where: dict[str, str], command: Command, kind: str
+) -> None:
+    (path,) = agent.call(*call, **where)
+    assert [given for given, _ in agent.submitted] == [command]
+    job = plain(agent.get_all(path, JOB))
+    assert (job["Kind"], job["Subject"], job["State"]) == (kind, "7", "running")
+    agent.submitted[0][1].set_exception(Locked("web"))
+    eventually(lambda: agent.heard("Finished", path), "the end of the job")
+    assert plain(agent.get_all(path, JOB))["Error"] == f"{NAME}.Error.Locked"
+
+
+def test_an_app_that_is_not_there_gets_no_job(agent: Agent) -> None:
+    with pytest.raises(BusRefusal) as refused:
+        agent.call("PurgeApp", "ub", 8, False)
+    assert refused.value.error_name == f"{NAME}.Error.NoSuchApp"
+    assert agent.submitted == []
+
+
+@pytest.mark.parametrize(("told", "names"), [("", []), ("1_a\n9_b", ["1_a", "9_b"])])
+def test_clean_up_answers_with_the_names(agent: Agent, told: str, names: list[str]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(agent.call, "CleanupVolumes")
+        eventually(lambda: agent.submitted, "the command")
+        assert [given for given, _ in agent.submitted] == [CleanupVolumes()]
+        agent.submitted[0][1].set_result(told)
+        assert answer.result(10) == [names]
 
 
 def test_a_failed_job_keeps_the_name_of_its_error(agent: Agent) -> None:

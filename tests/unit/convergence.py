@@ -8,13 +8,15 @@ and all that is not durable is forgotten. Some cases begin with another target, 
 in the middle of the work. New containers that are started beside old ones may end at once or turn
 out ill (they get well when they are alone), or cannot be started for want of a port. Somebody has
 meddled with containers that are right otherwise: their networks, their restart policy (which some
-never take back), the start of the owner of a network. The case must come to rest (no step, no
-wait, nothing under way) in the state that the target asks for, within a bound.
+never take back), the start of the owner of a network. Some apps are restarted or purged in the
+middle of it all, and some of these commands are taken back. The case must come to rest (no step,
+no wait, nothing under way) in the state that the target asks for, within a bound.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -31,13 +33,14 @@ from balena_agent.core.desired import (
 from balena_agent.core.drift import outlived
 from balena_agent.core.effects import NO_RESTART, effect
 from balena_agent.core.handover import begins, failures, fault, lasting
-from balena_agent.core.intent import Intent
+from balena_agent.core.intent import Intent, PurgeApp, Renewal, RestartApp
 from balena_agent.core.names import REQUIRES_REBOOT, SUPERVISOR_NETWORK, ContainerName, retired_name
 from balena_agent.core.networks import SUPERVISOR_SPEC
 from balena_agent.core.observed import Container, HostState, Image, Network, Observed, Volume
 from balena_agent.core.origins import Origin, to_note
 from balena_agent.core.plan import Plan
 from balena_agent.core.planner import plan
+from balena_agent.core.renewal import PURGED, app_of, joined, renewal
 from balena_agent.core.services import EARLY
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import ContainerSpec, Endpoint, NetworkSpec, VolumeSpec
@@ -48,6 +51,7 @@ from balena_agent.core.steps import (
     ReinstateContainer,
     ReleaseLocks,
     RemoveContainer,
+    RemoveVolume,
     RequestReboot,
     RequireReboot,
     RetireContainer,
@@ -59,6 +63,7 @@ from balena_agent.core.steps import (
     identity,
 )
 from balena_agent.core.supervisor import fault as api_fault
+from balena_agent.runtime.orders import pruned_of_apps
 
 Planner = Callable[[Desired, Observed, Situation], Plan]
 
@@ -108,6 +113,17 @@ class Case:
     wrong: str = ""
     compiled: tuple[Desired, Mapping[str, Image], Desired] | None = None
     """What the compiler keeps: a target, the images, and what came of them."""
+    orders: list[tuple[int, RestartApp | PurgeApp]] = field(default_factory=list)
+    """Commands about whole apps that are still to come, with their ticks."""
+    taken_back: int = -1
+    """The tick at which every command is taken back."""
+    due: dict[int, Renewal] = field(default_factory=dict)
+    """What has been promised to go, by app id, unless somebody died or took it back."""
+    purges: Counter[str] = field(default_factory=Counter)
+    purged: Counter[str] = field(default_factory=Counter)
+    """How often a volume was to be purged, and how often it was."""
+    emptied: set[str] = field(default_factory=set)
+    """Volumes that have gone since they were to be purged, for that reason or another."""
     unjoined: frozenset[str] = frozenset()
     """Containers that were on a network of our API that is not there, or not right."""
 
@@ -154,7 +170,17 @@ def random_case(seed: int) -> Case:
     )  # fmt: skip
     if rng.random() < 0.3:
         _begin_with_another_target(case)
+    _with_orders(case, random.Random(-1 - seed))
     return case
+
+
+def _with_orders(case: Case, rng: random.Random) -> None:
+    """Its own dice: cases without orders are what they were."""
+    if rng.random() < 0.3:
+        kinds = [rng.choice((RestartApp, PurgeApp)) for _ in range(rng.randrange(1, 4))]
+        orders = [(rng.randrange(30), kind(rng.choice((1, 2)), False)) for kind in kinds]
+        case.orders = sorted(orders, key=lambda order: order[0])
+        case.taken_back = rng.randrange(40) if rng.random() < 0.3 else -1
 
 
 def handing_over(seed: int) -> Case:
@@ -183,7 +209,7 @@ def handing_over(seed: int) -> Case:
     images = {c.spec.image: c.spec.image.removeprefix("sha256:") for c in world.values()}
     known = {key: Image(key, frozenset({name})) for key, name in images.items()}
     case.world = Observed(world, {}, {}, {**case.world.images, **known})
-    case.intent, case.change = Intent(), None
+    case.intent, case.change, case.orders = Intent(), None, []
     case.host, case.unjoined, case.origins = HostState(boot_id="boot 0"), frozenset(), {}
     return case
 
@@ -412,6 +438,7 @@ def run(case: Case, planner: Planner = plan) -> str:
         )
         _judge(case, tick)
         desired = compiled(case)
+        _obey(case, desired, tick)
         case.origins |= to_note(desired, case.world, case.origins)
         found = planner(desired, case.world, situation(case, tick))
         case.failed &= found.wanted
@@ -421,12 +448,46 @@ def run(case: Case, planner: Planner = plan) -> str:
         for step in found.steps:
             case.running[identity(step)] = (step, tick + case.rng.randrange(3))
             _note(case, step)
-        if not (found.steps or found.waits or case.running or case.change):
+        if not (found.steps or found.waits or case.running or case.change or case.orders):
             return _wrong_at_rest(case)
         if tick in case.deaths:
             _dies(case)
         _time_passes(case, tick)
     return f"still busy after {MAX_TICKS} ticks:\n{found}\nrunning {sorted(case.running)}"
+
+
+def _obey(case: Case, desired: Desired, tick: int) -> None:
+    """What the runtime does with commands about apps (runtime/app_orders.py): one that comes while
+    its app could not come back is refused."""
+    while case.orders and case.orders[0][0] <= tick:
+        _, command = case.orders.pop(0)
+        app = app_of(desired, command.app_id)
+        if app and all(service.image_present for service in app.services):
+            begun = renewal(command, case.world, app)
+            renewals = {app.app_id: joined(case.intent, app.app_id, begun)}
+            case.intent = replace(case.intent, renewals={**case.intent.renewals, **renewals})
+            case.due[app.app_id] = begun
+            case.purges.update(begun.volumes)
+            case.emptied -= begun.volumes
+    if tick == case.taken_back:
+        case.intent = replace(case.intent, renewals={})
+        case.due.clear()
+    case.intent = pruned_of_apps(case.intent, case.world, desired)
+
+
+def _check_purge(case: Case, step: RemoveVolume) -> None:
+    """Data goes under the locks, when nobody uses it, and once."""
+    case.emptied.add(step.engine_name)
+    if step.cause != PURGED:
+        return
+    case.purged[step.engine_name] += step.engine_name in case.world.volumes
+    with_services = {app.app_id for app in case.desired.apps if app.services}
+    if (with_services - case.locked) & {int(step.engine_name[0])}:
+        case.wrong = f"{step.engine_name} is purged without the locks"
+    if any(step.engine_name in c.spec.volumes for c in case.world.containers.values()):
+        case.wrong = f"{step.engine_name} is purged under a container"
+    if case.purged[step.engine_name] > case.purges[step.engine_name]:
+        case.wrong = f"{step.engine_name} is purged twice"
 
 
 def _judge(case: Case, tick: int) -> None:
@@ -507,6 +568,7 @@ def _dies(case: Case) -> None:
     case.backoff.clear()
     case.failed.clear()
     case.intent = Intent(stopped=case.intent.stopped)
+    case.due.clear()
     case.locked -= case.user_locks.keys()
     case.handovers = frozenset()
     case.errors.clear()
@@ -571,6 +633,8 @@ def _act(case: Case, step: Step) -> bool:
         case.serial += 1
         if isinstance(step, StartContainer):
             _check_start(case, step.container_id)
+        if isinstance(step, RemoveVolume):
+            _check_purge(case, step)
         case.world = effect(step, case.world, f"m{case.serial}")  # type: ignore[arg-type]
         if isinstance(step, StartContainer):
             case.stopped.discard(step.container_id)
@@ -625,6 +689,7 @@ def _boots(case: Case) -> None:
     case.locked.clear()
     case.user_locks.clear()
     case.intent = Intent(stopped=case.intent.stopped)
+    case.due.clear()
 
 
 def _check_start(case: Case, container_id: str) -> None:
@@ -691,6 +756,11 @@ def _wrong_at_rest(case: Case) -> str:
             parent = found[service.app_uuid, name]
             if parent.state != "created" and noted.get(name, parent.id) != parent.id:
                 return f"{key}: not made anew after {name}"
+    for app_id, begun in case.due.items():
+        if left := begun.containers & case.world.containers.keys():
+            return f"app {app_id}: {sorted(left)} are not made anew"
+        if left := begun.volumes - case.emptied:
+            return f"app {app_id}: {sorted(left)} are not purged"
     if case.locked:
         return f"locks of {sorted(case.locked)} are still held"
     return _wrong_leftovers(case)

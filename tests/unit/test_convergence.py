@@ -11,11 +11,12 @@ from dataclasses import replace
 import pytest
 from convergence import Case, compiled, handing_over, random_case, run, situation
 
-from balena_agent.core import ground, handover, reboots, services, supervisor
+from balena_agent.core import ground, handover, reboots, renewal, services, supervisor
 from balena_agent.core import planner as planner_module
 from balena_agent.core.planner import plan
 from balena_agent.core.spec import Difference
-from balena_agent.core.steps import CreateNetwork, ReinstateContainer, ReleaseLocks
+from balena_agent.core.steps import CreateNetwork, CreateVolume, ReinstateContainer, ReleaseLocks
+from balena_agent.runtime import orders
 
 CASES = int(os.environ.get("BALENA_AGENT_PROOF_CASES", "20000"))
 """20,000 in every run, 200,000 and more at night."""
@@ -186,6 +187,43 @@ def test_proof_catches_a_container_that_stays_retired() -> None:
         return found if kept == found.steps else replace(found, steps=kept, waits=())
 
     assert caught("wrong name", planner=heedless)
+
+
+def test_proof_catches_a_renewal_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes what there is now for what was there then renews for ever."""
+
+    def everything(intent, observed):  # type: ignore[no-untyped-def]
+        return {
+            app_id: replace(begun, containers=frozenset(observed.containers))
+            for app_id, begun in intent.renewals.items()
+        }
+
+    monkeypatch.setattr(orders, "left_over", everything)
+    assert caught("still busy")
+
+
+def test_proof_catches_a_second_purge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume that is forgotten only with the whole renewal goes again as soon as it is back."""
+
+    def forgetful(intent, observed):  # type: ignore[no-untyped-def]
+        return dict(intent.renewals)
+
+    def also_volumes(draft, app, *rest):  # type: ignore[no-untyped-def]
+        planned(draft, app, *rest)
+        for volume in app.volumes:
+            if app.app_id in draft.situation.intent.renewals:
+                draft.emit(CreateVolume(app.uuid, app.app_id, volume, "planted"))
+
+    planned = planner_module._plan_app
+    monkeypatch.setattr(orders, "left_over", forgetful)
+    monkeypatch.setattr(planner_module, "_plan_app", also_volumes)
+    assert caught("is purged twice")
+
+
+def test_proof_catches_a_purge_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "take_down", lambda *_: None)
+    monkeypatch.setattr(renewal, "_makes", lambda *_: False)
+    assert caught("still busy")
 
 
 def test_proof_catches_two_steps_on_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,12 @@ from balena_agent.core.effects import effect
 from balena_agent.core.errors import EngineUnavailable, RefusedByHost, Unavailable
 from balena_agent.core.hostconfig import BootFile, HostConfig, after
 from balena_agent.core.intent import (
+    CleanupVolumes,
     Command,
     ConfigureNetwork,
     Power,
+    PurgeApp,
+    RestartApp,
     RestartService,
     StartService,
     StopService,
@@ -53,9 +56,17 @@ from balena_agent.core.names import (
     retired_name,
 )
 from balena_agent.core.networkconfig import NetworkChange
-from balena_agent.core.observed import Container, HostState, Image, Network, Observed, Obtained
+from balena_agent.core.observed import (
+    Container,
+    HostState,
+    Image,
+    Network,
+    Observed,
+    Obtained,
+    Volume,
+)
 from balena_agent.core.origins import Origin
-from balena_agent.core.spec import Endpoint, NetworkSpec
+from balena_agent.core.spec import Endpoint, NetworkSpec, VolumeSpec
 from balena_agent.core.steps import (
     AwaitHandover,
     ChangeConfig,
@@ -339,6 +350,12 @@ LOOSE = target(service("one"), service("two", 2, depends_on=AFTER_ONE))
 LOOSE_OTHER = target(
     service("one", environment={"A": "b"}), service("two", 2, depends_on=AFTER_ONE)
 )
+KEPT = app(
+    service("one", volumes=["data:/data"]),
+    service("two", 2, depends_on=["one"]),
+    volumes={"data": {}},
+)
+HANDED_KEPT = app(service("one", labels=HANDS, volumes=["data:/data"]), volumes={"data": {}})
 KEY = ("1", "one")
 WRONG_API_NETWORK = replace(
     observed("busybox"),
@@ -457,6 +474,13 @@ BOARD = replace(
 LOGGING = configured(SUPERVISOR_PERSISTENT_LOGGING="1", SUPERVISOR_POLL_INTERVAL="60000")
 MEMORY = configured(RESIN_HOST_CONFIG_gpu_mem="64", HOST_CONFIG_dtparam="audio=on,spi=on")
 
+HALF_WAY: Mapping[type, Mapping[str, Callable[[Any, Observed], Observed]]] = {
+    TakeLocks: {"some": some_files},
+    ReleaseLocks: {"some": some_files},
+    StopContainer: {"removed": removed},
+    RemoveContainer: {"dead": dead},
+}
+
 SCENARIOS = (
     Scenario("a new service", Fetch, ONE, target(service("one", image="big")),
              halves={"untagged": untagged}),
@@ -555,6 +579,18 @@ SCENARIOS = (
              halves={"scheduled": scheduled, "unnoted": unnoted}),
     Scenario("other variables", DumpConfig, ONE, LOGGING, settings=CONFIG),
     Scenario("by command", SetNetworkConfig, TWO, command=ConfigureNetwork(NetworkChange("kiosk"))),
+    *(
+        Scenario(name, at, KEPT, command=command, halves=HALF_WAY.get(at, {}))
+        for name, command in (("the whole app", RestartApp(1)), ("purge", PurgeApp(1)))
+        for at in (
+            TakeLocks, StopContainer, RemoveContainer, CreateContainer, StartContainer, ReleaseLocks
+        )
+    ),
+    Scenario("purge", RemoveVolume, KEPT, command=PurgeApp(1)),
+    Scenario("purge", CreateVolume, KEPT, command=PurgeApp(1)),
+    Scenario("purge under a lock", RemoveVolume, KEPT, command=PurgeApp(1, force=True)),
+    Scenario("purge of what hands over", RemoveVolume, HANDED_KEPT, command=PurgeApp(1)),
+    Scenario("purge of what hands over", StopContainer, HANDED_KEPT, command=PurgeApp(1)),
 )  # fmt: skip
 
 DEATHS = [
@@ -755,6 +791,34 @@ def test_a_stop_that_outlives_the_agent(name: str) -> None:
         agent.settled()
 
     assert view(live(left, Policy(), stop_late).world) == view(end.world)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_a_purge_that_a_death_has_ended_is_not_begun_again(done: bool) -> None:
+    """The data that a new container has written since is nobody's to remove."""
+    moment = "after" if done else "before"
+    left, end = died(named("purge", StartContainer), moment)
+    then = revived(left, Policy(), end)
+    assert not any(isinstance(step, RemoveVolume) for step in then.worked)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_a_clean_up_that_a_death_has_ended_is_forgotten(done: bool) -> None:
+    found = device(next(i for i, s in enumerate(SCENARIOS) if s.first is KEPT))
+    waste = {name: Volume(name, 1, "1", name[2:], VolumeSpec()) for name in ("1_a", "1_b")}
+    found = replace(found, world=replace(found.world, volumes={**found.world.volumes, **waste}))
+    fate = Fate(RemoveVolume, done)
+
+    def die(agent: Rig) -> None:
+        agent.settled()
+        agent.reconciler.submit(CleanupVolumes())
+        agent.until(lambda s: fate.over.is_set(), "a volume is removed")
+
+    left = live(found, Policy(), die, fate)
+    then = live(left, Policy(), settle)
+    assert (then.worked, then.world) == ((), left.world)
+    assert left.world.containers == found.world.containers
+    assert len(left.world.volumes) == len(found.world.volumes) - done
 
 
 def exited(world: Observed, container_id: str) -> Observed:

@@ -125,6 +125,16 @@ class Fake:
         self._ask("service", verb, app_id, name, force)
         return self.result
 
+    def app(
+        self, verb: str, app_id: int, force: bool, progress: Callable[[float], None]
+    ) -> JobResult:
+        self._ask("app", verb, app_id, force)
+        return self.result
+
+    def clean_up(self) -> list[str]:
+        self._ask("clean_up")
+        return ["1_old", "9_left"]
+
     def events(self) -> Iterator[Event]:
         for number in range(1000):
             yield Event(0.0, "UpdateStarted", "/io/balena/Agent1", [f"commit{number}"])
@@ -275,6 +285,10 @@ def test_a_bad_target_is_a_failure_with_its_problems(tmp_path: Path, capsys: Any
         (("stop", "7/my-db", "--force"), ("service", "stop", 7, "my-db", True)),
         (("stop", "abc123/my-db"), ("service", "stop", 7, "my-db", False)),
         (("stop", "bad one/x"), ("service", "stop", 9, "x", False)),
+        (("restart-app", "shop"), ("app", "restart-app", 7, False)),
+        (("restart-app", "abc123", "--force"), ("app", "restart-app", 7, True)),
+        (("purge", "9"), ("app", "purge", 9, False)),
+        (("cleanup",), ("clean_up",)),
         (("reboot",), ("power", False, False)),
         (("poweroff", "--force"), ("power", True, True)),
     ],
@@ -293,6 +307,27 @@ def test_a_name_in_several_apps_has_to_be_made_clear() -> None:
     assert ctl.resolve(several, "9/web") == (9, "web")
     with pytest.raises(NotFound):
         ctl.resolve(several, "8/web")
+
+
+def test_an_app_is_named_unless_there_is_only_one() -> None:
+    several = document("busy")
+    with pytest.raises(InvalidInput, match=r"7 .shop., 9"):
+        ctl.resolve_app(several, "")
+    with pytest.raises(NotFound, match="'8'"):
+        ctl.resolve_app(several, "8")
+    with pytest.raises(NotFound, match="no app on"):
+        ctl.resolve_app({"apps": []}, "")
+    assert ctl.resolve_app({"apps": several["apps"][:1]}, "") == (7, "shop")
+
+
+def test_a_purge_always_names_its_app() -> None:
+    with pytest.raises(SystemExit):
+        ctl.main(["purge"])
+
+
+def test_clean_up_tells_what_has_gone() -> None:
+    assert run(Fake(), "cleanup") == (ctl.DONE, "1_old\n9_left\n")
+    assert json.loads(run(Fake(), "cleanup", "--json")[1]) == ["1_old", "9_left"]
 
 
 def test_monitor_ends_after_its_count() -> None:

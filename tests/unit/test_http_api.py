@@ -31,11 +31,15 @@ from balena_agent.core.errors import (
     EngineFailed,
     EngineUnavailable,
     Locked,
+    NoSuchApp,
     RefusedByHost,
 )
 from balena_agent.core.intent import (
+    CleanupVolumes,
     Command,
     Power,
+    PurgeApp,
+    RestartApp,
     RestartService,
     SetTarget,
     StartService,
@@ -51,8 +55,6 @@ CASES = json.loads((Path(__file__).parent / "data" / "api-cases.json").read_text
 
 NOT_HERE = {
     29: "POST /v1/blink is not served yet",
-    30: "POST /v1/restart is not served yet",
-    31: "POST /v1/restart is not served yet",
 }
 
 KEYS = {"G": "a" * 32, "A": "b" * 32, "B": "c" * 32, "bad": "badkey"}
@@ -190,6 +192,8 @@ def played(case: dict[str, Any]) -> Callable[[Command], AgentError | None]:
     setup = set(case.get("setup", ()))
 
     def refuse(command: Command) -> AgentError | None:
+        if isinstance(command, RestartApp | PurgeApp | CleanupVolumes):
+            return refused_app(command)
         if isinstance(command, (SetTarget, StartService)) or getattr(command, "force", False):
             return None
         if isinstance(command, Power) and "hup" in setup:
@@ -198,6 +202,12 @@ def played(case: dict[str, Any]) -> Callable[[Command], AgentError | None]:
         if setup & {"lock", "dirlock", "legacylock"} and of_main:
             return Locked(LOCK_TEXT)
         return None
+
+    def refused_app(command: RestartApp | PurgeApp | CleanupVolumes) -> AgentError | None:
+        if command.app_id not in (None, 1011, 2022):
+            return NoSuchApp(f"Application with ID {command.app_id} is not in the current state")
+        forced = getattr(command, "force", True)
+        return Locked(LOCK_TEXT) if "lock" in setup and not forced else None
 
     return refuse
 
@@ -295,6 +305,50 @@ def test_actions_become_commands(action: str, body: dict[str, Any], command: Com
     assert (reply.status, reply.text) == (200, "OK")
     assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
     assert here.reconciler.seen == [command]
+
+
+V2_APP = "/v2/applications/1011/"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "command"),
+    [
+        ("/v1/restart", {"appId": 1011}, RestartApp(1011)),
+        ("/v1/restart", {"appId": "1011", "force": "true"}, RestartApp(1011, True)),
+        ("/v1/purge", {"appId": 1011, "force": 0}, PurgeApp(1011)),
+        ("/v1/purge", {"appId": 1011, "force": True}, PurgeApp(1011, True)),
+        (V2_APP + "restart", {}, RestartApp(1011)),
+        (V2_APP + "restart", {"force": 1}, RestartApp(1011, True)),
+        (V2_APP + "purge", {}, PurgeApp(1011)),
+        (V2_APP + "purge", {"force": "on"}, PurgeApp(1011, True)),
+    ],
+)
+def test_orders_about_apps_become_commands(
+    path: str, body: dict[str, Any], command: Command
+) -> None:
+    here = device(device_states.m1())
+    for key in "GA":
+        assert here.ask("POST", path, body, key).status == 200
+    assert here.reconciler.seen == [command, command]
+    assert here.ask("POST", path, body, "B").json == {"status": "failed", "message": "Unauthorized"}
+    assert len(here.reconciler.seen) == 2
+
+
+@pytest.mark.parametrize("error", [EngineFailed("busy", 500), NoSuchApp("who"), Broken("oops")])
+def test_what_goes_wrong_with_an_app_is_503(error: AgentError) -> None:
+    here = device(device_states.m1(), Reconciler(lambda _: error))
+    for path in ("/v1/restart", "/v1/purge", V2_APP + "restart", V2_APP + "purge"):
+        reply = here.ask("POST", path, {"appId": 1011})
+        assert (reply.status, reply.json) == (503, {"status": "failed", "message": error.message})
+
+
+def test_clean_up_reaches_as_far_as_the_key() -> None:
+    here = device(device_states.m1())
+    for key in "GA":
+        reply = here.ask("GET", "/v2/cleanup-volumes", key=key)
+        assert (reply.status, reply.json) == (200, {"status": "success"})
+    assert here.reconciler.seen == [CleanupVolumes(), CleanupVolumes(1011)]
+    assert here.ask("POST", "/v2/cleanup-volumes").status == 404
 
 
 @pytest.mark.parametrize(("path", "off"), [("/v1/reboot", False), ("/v1/shutdown", True)])

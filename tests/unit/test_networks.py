@@ -23,6 +23,7 @@ from balena_agent.core.networks import (
     volume_from_inspect,
     volume_spec,
 )
+from balena_agent.core.observed import NO_APP
 from balena_agent.core.spec import NetworkSpec, VolumeSpec
 
 OURS = {"io.balena.supervised": "true", "io.balena.app-id": "7"}
@@ -302,7 +303,12 @@ def test_s43_a_volume_without_labels_is_adopted_if_its_app_is_known() -> None:
     assert volume_differences(volume({}), found.spec) == ()
 
 
-@pytest.mark.parametrize("name", ["my_2_x", "x", "2-x", "a" * 64])
+def test_a_volume_that_the_engine_named_belongs_to_no_app() -> None:
+    found = volume_from_inspect({"Name": "a" * 64, "Labels": None}, frozenset({2}))
+    assert found is not None and found.app_id == NO_APP
+
+
+@pytest.mark.parametrize("name", ["my_2_x", "x", "2-x", "a" * 63])
 def test_volumes_with_other_names_are_never_ours(name: str) -> None:
     inspect = {"Name": name, "Labels": {"io.balena.supervised": "true"}}
     assert volume_from_inspect(inspect, frozenset({2})) is None

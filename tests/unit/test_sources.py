@@ -1,0 +1,140 @@
+"""Targets of several sources: which one is in force, and what of the others stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from agent import DEADLINE, Rig, observed, rig, service, target
+
+from balena_agent.core.intent import SetTarget
+from balena_agent.core.observed import HostFacts
+from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.sources import KeptTarget, in_force, says_local
+from balena_agent.core.status import local_mode
+from balena_agent.core.target import App, Target, read_local
+from balena_agent.runtime.policy import Memory, Policy
+
+CLOUD = "https://api.example.org"
+MANAGED = HostFacts(device_uuid="d0d0", api_endpoint=CLOUD)
+ALONE = HostFacts(device_uuid="d0d0")
+ON = {"RESIN_SUPERVISOR_LOCAL_MODE": "1"}
+
+
+def kept(*apps: App, config: Mapping[str, str] | None = None, name: str = "") -> KeptTarget:
+    made = Target(name or None, config or {}, {app.uuid: app for app in apps})
+    return KeptTarget(f"raw {name}", made)
+
+
+MINE, FLEET = App("5", 5, "mine"), App("f1ee", 1, "fleet")
+BLOCK = App("b10c", 2, "block", app_class="block")
+SYSTEM = App("5e5", 3, "system", app_class="app", is_host=True)
+
+
+def test_without_a_cloud_the_users_target_is_in_force() -> None:
+    targets = {"local": kept(MINE), "peer": kept(FLEET), "preload": kept(FLEET), CLOUD: kept()}
+    assert in_force(targets, ALONE).source == "local"
+    assert in_force({name: targets[name] for name in ("peer", "preload")}, ALONE).source == "peer"
+    assert in_force({"preload": targets["preload"]}, ALONE).source == "preload"
+    assert in_force({CLOUD: targets[CLOUD]}, ALONE).source == ""
+    assert in_force({}, ALONE) == in_force({"local": KeptTarget("{", None)}, ALONE)
+
+
+def test_with_a_cloud_its_target_is_in_force_unless_it_asks_for_local_mode() -> None:
+    targets = {"local": kept(MINE), "peer": kept(config=ON), CLOUD: kept(FLEET)}
+    assert (in_force(targets, MANAGED).source, says_local(targets, MANAGED)) == (CLOUD, False)
+    targets[CLOUD] = kept(FLEET, config=ON)
+    found = in_force(targets, MANAGED)
+    assert (found.source, found.raw, says_local(targets, MANAGED)) == ("local", "raw ", True)
+    assert found.target is not None and found.target.apps == {"5": MINE}
+    assert in_force({CLOUD: targets[CLOUD]}, MANAGED).source == CLOUD
+
+
+def test_until_the_cloud_has_spoken_the_peers_target_stands_for_it() -> None:
+    targets = {"local": kept(MINE), "peer": kept(FLEET)}
+    assert in_force(targets, MANAGED).source == "peer"
+    targets["peer"] = kept(FLEET, config=ON)
+    assert in_force(targets, MANAGED).source == "local"
+    assert in_force({"local": kept(MINE)}, MANAGED).source == "local"
+
+
+@pytest.mark.parametrize("config", [{}, ON])
+def test_apps_that_are_no_fleet_stay_whoever_is_in_force(config: dict[str, str]) -> None:
+    local = kept(MINE, replace(BLOCK, uuid="9", app_id=9))
+    targets = {"local": local, CLOUD: kept(FLEET, BLOCK, SYSTEM, config=config)}
+    found = in_force(targets, MANAGED).target
+    assert found is not None
+    assert found.apps.keys() == {"b10c", "5e5", "9"} | ({"5"} if config else {"f1ee"})
+    assert found.config == ({} if config else config)
+
+
+def test_an_app_of_the_target_in_force_goes_before_its_namesake() -> None:
+    same_id = App("2", 2, "mine")
+    targets = {"local": kept(same_id), CLOUD: kept(BLOCK, config=ON)}
+    found = in_force(targets, MANAGED).target
+    assert found is not None and found.apps == {"2": same_id}
+
+
+def test_a_local_target_cannot_end_the_local_mode_that_it_lives_in() -> None:
+    targets = {"local": kept(MINE), CLOUD: kept(FLEET, config=ON)}
+    chosen = in_force(targets, MANAGED)
+    now = Snapshot(facts=MANAGED, targets=targets, target=chosen.target, source=chosen.source)
+    assert local_mode(now)
+    assert not local_mode(replace(now, targets={CLOUD: kept(FLEET)}, target=kept(FLEET).target))
+
+
+def give(agent: Rig, source: str, document: dict[str, Any], config: Mapping[str, str]) -> None:
+    made = replace(read_local(document), config=config)
+    command = SetTarget(source, json.dumps([document, dict(config)]), made)
+    assert agent.reconciler.submit(command).result(DEADLINE) == "accepted"
+    agent.settled()
+
+
+def test_a_device_goes_into_local_mode_and_back() -> None:
+    fleet, mine = target(service("fleet"), app=1), target(service("mine"), app=5)
+    with rig(facts=MANAGED) as agent:
+        give(agent, CLOUD, fleet, {})
+        assert agent.containers() == {"fleet": "running"}
+        give(agent, "local", mine, {})
+        assert agent.containers() == {"fleet": "running"}
+        give(agent, CLOUD, fleet, ON)
+        assert agent.containers() == {"mine": "running"}
+        assert agent.published.current.targets.keys() == {CLOUD, "local"}
+        give(agent, CLOUD, fleet, {})
+        assert agent.containers() == {"fleet": "running"}
+        assert agent.store.targets.keys() == {CLOUD, "local"}
+
+
+def test_images_of_the_cloud_stay_while_a_user_has_the_device() -> None:
+    fleet, mine = target(service("fleet", image="theirs")), target(service("mine"), app=5)
+    with rig(
+        observed("busybox", "theirs"), facts=MANAGED, policy=Policy(keep_images=False)
+    ) as agent:
+        give(agent, CLOUD, fleet, {})
+        give(agent, CLOUD, fleet, ON)
+        give(agent, "local", mine, {})
+        assert agent.containers() == {"mine": "running"}
+        assert agent.engine.observed.image("theirs") is not None
+        give(agent, CLOUD, target(service("other")), {})
+        assert agent.engine.observed.image("theirs") is None
+
+
+def test_the_device_is_named_by_the_target_in_force() -> None:
+    named = target(service("one"))
+    named["local"]["name"] = "workbench"
+    with rig(facts=MANAGED) as agent:
+        give(agent, CLOUD, target(service("one")), {})
+        give(agent, "local", named, {})
+        assert agent.published.current.facts.device_name == "dev"
+
+
+def test_a_target_that_could_not_be_read_is_replaced_by_the_same_one_that_can() -> None:
+    document = target(service("one"))
+    unreadable = KeptTarget(json.dumps(document), None)
+    with rig(memory=Memory(targets={"local": unreadable})) as agent:
+        agent.post(document)
+        agent.settled()
+        assert agent.containers() == {"one": "running"}
