@@ -28,17 +28,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
+from .api.around import Around, NoHostConfig
 from .api.auth import Auth
 from .api.dbus import AgentService
 from .api.dbus_tree import Facts
 from .api.http import Settings as HttpSettings
 from .api.http import build
 from .api.server import HttpServer
+from .cloud.tags import CloudTags
 from .config import Settings
 from .core import heritage
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
+from .core.intent import Apply
 from .core.observed import HostFacts
 from .core.snapshot import Snapshot
 from .core.steps import Touch
@@ -50,7 +53,7 @@ from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import facts as host_facts
 from .host.machine import profile, write_durable
-from .host.network import addresses, reserve_port
+from .host.network import addresses, mac_addresses, reserve_port
 from .host.systemd import Systemd
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
@@ -126,6 +129,7 @@ class Daemon:
             memory,
             self._policy(),
         )
+        self._tags = CloudTags(lambda: self.published.current.facts, self.store)
         self.http = self._http()
         self.service = AgentService(
             self.bus,
@@ -170,6 +174,7 @@ class Daemon:
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
         self.reconciler.start()
+        self._tags.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -198,6 +203,7 @@ class Daemon:
         if not self._failure and self._host_goes_down():
             self._stop_services()
         self.http.stop()
+        self._tags.stop()
         self.service.stop()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
@@ -285,9 +291,34 @@ class Daemon:
             Auth(self.store, api.open_in_local_mode),
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
+            self._around(),
         )
         port = self.published.current.facts.api_port
         return HttpServer(app, port, api.address, api.workers)
+
+    def _around(self) -> Around:
+        """What the HTTP API is given beside the snapshot and the reconciler."""
+        return Around(
+            rotate=self._rotate_key,
+            refresh=self._refresh,
+            addresses=addresses,
+            macs=mac_addresses,
+            host_config=NoHostConfig(lambda: self.published.current.facts.hostname),
+            tags=self._tags,
+            version=__version__,
+        )
+
+    def _refresh(self, force: bool, cancel: bool) -> None:
+        """Apply the target anew; nobody waits for the answer."""
+        self.reconciler.submit(Apply(force, cancel))
+
+    def _rotate_key(self, key: str) -> str:
+        """A new key for the old one. Local tools that use the device's own key get it, too; a
+        service gets its own when a target is applied next."""
+        fresh = self.store.rotate_key(key)
+        if fresh == self.store.global_key():
+            self._leave_key()
+        return fresh
 
     def _known_apps(self) -> frozenset[int]:
         target = self.published.current.target

@@ -23,6 +23,7 @@ _INNER = re.compile(
     r"lo|docker.*|balena.*|rce.*|tun.*|resin-vpn|resin-dns|resin-redsocks|supervisor0|veth.*"
     r"|br-[0-9a-f]{12}"
 )
+_ETHERNET = "1"
 _INTERFACES = "/sys/class/net"
 _IF_INET6 = Path("/proc/net/if_inet6")
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
@@ -85,3 +86,23 @@ def reserve_port(
 def _covers(part: str, port: int) -> bool:
     low, _, high = part.partition("-")
     return int(low) <= port <= int(high or low)
+
+
+def mac_addresses(top: Path = Path(_INTERFACES)) -> tuple[str, ...]:
+    """MAC addresses of the device's own interfaces: upper case, each once, by the names of the
+    interfaces (spec 30 §11.3). Members of a bridge or bond show its master's. Never raises."""
+    found: dict[str, None] = {}
+    try:
+        names = sorted(os.listdir(top))
+    except OSError:
+        return ()
+    for name in names:
+        try:
+            ethernet = (top / name / "type").read_text().strip() == _ETHERNET
+            address = (top / name / "address").read_text().strip().upper()
+        except OSError:
+            continue  # gone, or not an interface
+        member = (top / name / "master").exists()
+        if ethernet and not member and not _INNER.fullmatch(name) and address.strip("0:"):
+            found[address] = None
+    return tuple(found)

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from ..core.desired import Desired
 from ..core.errors import AgentError, Cancelled, EngineUnavailable
-from ..core.intent import Command, Intent
+from ..core.intent import Apply, Command, Intent
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
 from ..core.planner import plan
@@ -117,6 +117,7 @@ class Reconciler:
             self._world,
             self._compiled,
             self._mailbox.wake,
+            self._compiler.forget,
         )
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -206,6 +207,8 @@ class Reconciler:
             case Looked():
                 self._looked(message)
             case Given():
+                if isinstance(message.command, Apply) and message.command.cancel:
+                    self._under_way.give_up_unwanted(())
                 self._commands.take(message)
             case StopServices(answer=answer):
                 self._stop_answers.append(answer)
