@@ -39,8 +39,8 @@ class RefusedByCloud(AgentError):
 def request(
     endpoint: str, key: str, method: str, path: str, body: Json = None, limit: float = LIMIT
 ) -> Json:
-    """What the cloud answers; None for an empty answer. `endpoint` is a URL, of which scheme, host
-    and port count. Unavailable when nobody answers in `limit` seconds, RefusedByCloud."""
+    """What the cloud answers; None for an answer that is not JSON. Of `endpoint`, a URL, scheme,
+    host and port count. Unavailable when nobody answers in `limit` seconds, RefusedByCloud."""
     import http.client
 
     until = time.monotonic() + limit
@@ -61,8 +61,10 @@ def request(
         connection.close()
     if not 200 <= answer.status < 300:
         raise RefusedByCloud(f"The cloud answered with status {answer.status}", answer.status)
+    if not (answer.headers.get_content_type() == "application/json" and raw.strip()):
+        return None
     try:
-        return json.loads(raw) if raw.strip() else None
+        return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise Unavailable("The cloud's answer is not JSON") from error
 

@@ -122,9 +122,9 @@ class CloudTags:
                 if not unsent:
                     self._sender = None
                     return
-            self._not_before = time.monotonic() + PAUSE
             try:
                 self._send(unsent)
+                self._not_before = time.monotonic() + PAUSE
                 retry = FIRST_RETRY
             except AgentError as error:
                 _log.warning("Cannot report tags, trying again in %d s: %s", retry, error.message)

@@ -17,7 +17,7 @@ from device import DeviceError, Machine, supported, sweep
 from e2e_device import Device, evidence
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-FIXTURES = ("device", "rough")
+FIXTURES = ("device", "rough", "api_device")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,6 +61,12 @@ def shared_device() -> Iterator[Device]:
 @pytest.fixture(scope="session")
 def rough_device() -> Iterator[Device]:
     yield from _made("rough")
+
+
+@pytest.fixture(scope="module")
+def api_device() -> Iterator[Device]:
+    """A device that may be made a managed one, for the tests of one module."""
+    yield from _made("api")
 
 
 @pytest.fixture
