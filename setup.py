@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["balena_agent", "balena_agent.*"]),
+    package_data={"balena_agent.api": ["openapi.json"]},
     install_requires=[
         "bottle>=0.12.25,<0.14",
         "cheroot>=10,<12",
@@ -28,7 +29,9 @@ setup(
         "sdnotify>=0.3.2,<0.4",
         "systemd-python>=234,<236",
     ],
-    extras_require={"test": ["pytest>=8,<9", "ruff>=0.6,<1", "mypy>=1.10,<2"]},
+    extras_require={
+        "test": ["pytest>=8,<9", "ruff>=0.6,<1", "mypy>=1.10,<2", "schemathesis>=4,<5"]
+    },
     entry_points={
         "console_scripts": [
             "balena-agent = balena_agent.__main__:main",

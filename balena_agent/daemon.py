@@ -29,15 +29,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
+from .api.around import Around
 from .api.auth import Auth
 from .api.dbus import AgentService
 from .api.dbus_host import Machine
 from .api.dbus_tree import Facts
+from .api.host_config import HostNetwork
 from .api.http import Settings as HttpSettings
 from .api.http import build
 from .api.logs import LogStreams
 from .api.server import HttpServer
 from .api.streams import Streams
+from .cloud.tags import CloudTags
 from .config import Settings
 from .core.access import cloud_access
 from .core.describe import status_line
@@ -45,6 +48,7 @@ from .core.desired import DesiredService
 from .core.errors import AgentError
 from .core.firewall import INTERFACES
 from .core.handover import STRATEGY as HAND_OVER
+from .core.intent import Apply
 from .core.looks import Touch
 from .core.lookup import container_source
 from .core.networkconfig import NAME_LENGTH
@@ -65,11 +69,12 @@ from .host.led import Led
 from .host.locks import UpdateLocks
 from .host.logind import Logind
 from .host.machine import write_durable
-from .host.network import addresses, is_on, reserve_port
+from .host.network import addresses, is_on, mac_addresses, reserve_port
 from .host.networkconfig import NetworkConfiguration
 from .host.proxy import HostProxy
 from .host.ssdt import load_tables
 from .host.systemd import Systemd
+from .host.vpn import Vpn
 from .host.watch import FileWatch
 from .peer import FILE as PEER_FILE
 from .runtime.executor import show_name
@@ -79,7 +84,7 @@ from .runtime.policy import Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
 from .runtime.state import Published
-from .startup import remembered, take_over
+from .startup import SystemClock, remembered, take_over
 from .store import Store
 from .watchdog import Notify, Watchdog, watchdog_interval
 
@@ -89,16 +94,6 @@ STOP_SERVICES_SECONDS = 100.0
 LAST_WORK_SECONDS = 30.0
 PROBE_SECONDS = 10.0
 THREAD_STACK = 512 * 1024
-
-
-class SystemClock:
-    """ports.Clock with the machine's clocks."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
 
 
 class Daemon:
@@ -126,6 +121,7 @@ class Daemon:
         self.bus = Bus(on_lost=self._bus_lost)
         self.systemd = Systemd(self.bus)
         logind = Logind(self.bus)
+        self._vpn = Vpn(self.systemd)
         self.led = Led(settings.host.led)
         self.network_configuration = self._network_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
@@ -165,6 +161,7 @@ class Daemon:
             self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
         )
         self.goodbye = Goodbye(logind, self._last_work, self.reconciler.carry_on)
+        self._tags = CloudTags(lambda: self.published.current.facts, self.store)
         self.http = self._http()
         self.service = AgentService(
             self.bus,
@@ -218,6 +215,7 @@ class Daemon:
         if self.files.acpi_tables:
             self._thread("ssdt", self._load_tables)
         self.goodbye.start()
+        self._tags.start()
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -253,6 +251,7 @@ class Daemon:
         self.streams.close()
         self._file_watch.close()
         self.http.stop()
+        self._tags.stop()
         self.service.stop()
         self.led.close()
         self.engine.close()
@@ -335,6 +334,7 @@ class Daemon:
             self._healthy,
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
             self._log_streams.endpoints(),
+            self._around(),
         )
         port = self.files.facts.api_port
         return HttpServer(app, port, api.address, api.workers, admits=self._admits)
@@ -358,6 +358,36 @@ class Daemon:
         )
         show_name(reader.thread)
         return reader
+
+    def _around(self) -> Around:
+        """What the HTTP API is given beside the snapshot and the reconciler."""
+        return Around(
+            rotate=self._rotate_key,
+            refresh=self._refresh,
+            addresses=addresses,
+            macs=mac_addresses,
+            blink=self.led.identify,
+            vpn=self._vpn_state,
+            host_config=HostNetwork(self.network_configuration.read, self.reconciler.submit),
+            tags=self._tags,
+            version=__version__,
+        )
+
+    def _vpn_state(self) -> tuple[bool, bool]:
+        found = self._vpn.state()
+        return found.enabled, found.connected
+
+    def _refresh(self, force: bool, cancel: bool) -> None:
+        """Apply the target anew; nobody waits for the answer."""
+        self.reconciler.submit(Apply(force, cancel))
+
+    def _rotate_key(self, key: str) -> str:
+        """A new key for the old one. Local tools that use the device's own key get it, too; a
+        service gets its own when a target is applied next."""
+        fresh = self.store.rotate_key(key)
+        if fresh == self.store.global_key():
+            self._leave_key()
+        return fresh
 
     def _known_apps(self) -> frozenset[int]:
         kept = [each.target for each in self.published.current.targets.values() if each.target]

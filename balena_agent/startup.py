@@ -1,4 +1,4 @@
-"""What an agent finds at its start: its own memory, and what the peer left on the device.
+"""What an agent finds at its start: the clocks, its own memory, what the peer left on the device.
 
 Theory: nothing here may keep the agent from starting. What cannot be read is told and left out; a
 target that is left out is as if it had never come, so nothing is changed on its account.
@@ -7,6 +7,7 @@ target that is left out is as if it had never come, so nothing is changed on its
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +23,16 @@ from .runtime.policy import Memory
 from .store import Store
 
 _log = logging.getLogger(__name__)
+
+
+class SystemClock:
+    """ports.Clock with the machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
 
 
 def remembered(store: Store, facts: HostFacts) -> Memory:

@@ -32,11 +32,9 @@ _FORM_KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)\Z")
 _FORM_FIELDS = 1000
 
 
-def read_body(environ: Mapping[str, Any], limit: int = BODY_LIMIT) -> dict[str, Json]:
-    """The object in a request's body; {} for an empty one or one that is neither JSON nor form.
-
-    An array counts as an object without members. Raises InvalidInput.
-    """
+def read_body(environ: Mapping[str, Any], limit: int = BODY_LIMIT) -> dict[str, Json] | list[Json]:
+    """The object or array in a request's body; {} for an empty one or one that is neither JSON nor
+    form. Raises InvalidInput."""
     content_type = str(environ.get("CONTENT_TYPE") or "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-www-form-urlencoded"):
@@ -111,14 +109,14 @@ def _decoded(raw: bytes, content_type: str) -> str:
         raise InvalidInput(f"the body is not text in {charset}") from error
 
 
-def _from_json(text: str) -> dict[str, Json]:
+def _from_json(text: str) -> dict[str, Json] | list[Json]:
     try:
         found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
     if not isinstance(found, (dict, list)):
         raise InvalidInput("the body must be a JSON object or array")
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _no_constant(name: str) -> Json:

@@ -3,9 +3,12 @@
 Theory: an endpoint is a function `Request -> Answer` that raises `AgentError`s. The contract has
 several shapes for one error (spec 10 §1.3), so each endpoint names the shape of its family:
 
-    query_failure    v2 queries          {"status": "failed", "message": ...}
-    action_failure   v2 and v1 actions   text where the caller can change something, else JSON
-    go_failure       reboot, shutdown    {"Data": "", "Error": ...}
+    query_failure    v2 queries             {"status": "failed", "message": ...}
+    action_failure   v2 actions             text where the caller can change something, else JSON
+    single_failure   v1 start and stop      the same, but a key out of scope is told as text, too
+    text_failure     PATCH of host-config   text, whatever it is
+    server_failure   what the cloud answers the shape of queries, always with 500
+    go_failure       reboot, shutdown       {"Data": "", "Error": ...}
 
 Invariant: a text answer holds only characters that the cloud's proxy lets through (spec 10 §9).
 """
@@ -20,7 +23,9 @@ from dataclasses import dataclass, field
 from ..core.errors import (
     AccessDenied,
     AgentError,
+    InvalidInput,
     Locked,
+    NoSuchApp,
     Refused,
     RefusedByHost,
     Unavailable,
@@ -44,7 +49,8 @@ _NO_NAME = ("", "null", "undefined")
 @dataclass(frozen=True, slots=True)
 class Request:
     """What an endpoint may know. `snapshot` was taken when the request came in; `who` describes
-    the caller for the journal; `path` holds the parameters of the path."""
+    the caller for the journal; `path` holds the parameters of the path. `key` is the key that came
+    along, good or not. `listed` tells that the body was an array."""
 
     snapshot: Snapshot
     scope: Scope = EVERYTHING
@@ -52,6 +58,8 @@ class Request:
     query: Mapping[str, list[str]] = field(default_factory=dict)
     body: Mapping[str, Json] = field(default_factory=dict)
     who: str = ""
+    key: str | None = field(default=None, repr=False)
+    listed: bool = False
 
     def flag(self, name: str) -> bool:
         """A boolean of the body (spec 10 §4)."""
@@ -122,6 +130,23 @@ def action_failure(error: AgentError) -> Answer:
     if isinstance(error, (AccessDenied, Locked)) or status == 503:
         return _retry_later(failed(error.message, status), error)
     return text_answer(error.message, status)
+
+
+def single_failure(error: AgentError) -> Answer:
+    if isinstance(error, AccessDenied):
+        return text_answer(error.message, 401)
+    if isinstance(error, NoSuchApp):
+        return text_answer(error.message, 400)
+    return action_failure(error)
+
+
+def text_failure(error: AgentError) -> Answer:
+    return _retry_later(text_answer(error.message, _status(error)), error)
+
+
+def server_failure(error: AgentError) -> Answer:
+    status = 400 if isinstance(error, InvalidInput) else 500
+    return failed(error.message, status)
 
 
 def go_failure(error: AgentError) -> Answer:

@@ -22,12 +22,14 @@ from urllib.parse import parse_qs
 import bottle
 
 from ..core.errors import AccessDenied, AgentError, Broken, InvalidInput
-from ..core.scopes import Scope
+from ..core.scopes import EVERYTHING, Scope
 from ..core.snapshot import NOT_ASKED, Snapshot
 from ..runtime.state import Published
 from .apps import Apps
-from .auth import Auth, Caller, passed_key
+from .around import Around
+from .auth import Auth, Caller, is_local, passed_key
 from .body import BODY_LIMIT, drain, read_body
+from .device import Device
 from .exchange import (
     HTML_TYPE,
     TEXT_TYPE,
@@ -37,7 +39,9 @@ from .exchange import (
     failed,
     text_answer,
 )
+from .ours import Ours
 from .patience import Patience, Submit
+from .single import SingleApp
 from .streams import Stream
 from .v1 import V1, Healthy
 from .v2 import V2
@@ -48,6 +52,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
 _OPEN = frozenset({"/ping", "/v1/healthy"})
+_OPEN_LOCALLY = frozenset({"/metrics"})
 _BODY_IGNORED = frozenset({"/v1/blink", "/v1/regenerate-api-key"})
 _READS = ("GET", "HEAD")
 _DEFECT = "An error inside the agent; its journal has the details"
@@ -80,16 +85,21 @@ def build(
     healthy: Healthy = lambda: True,
     settings: Settings | None = None,
     more: Iterable[Endpoint] = (),
+    around: Around | None = None,
 ) -> Application:
     """The whole API. `submit` is the reconciler's; `healthy` says whether the agent is well;
-    `more` are endpoints that need more than these."""
-    chosen = settings or Settings()
+    `more` are endpoints that need more than these, `around` is what lies outside of the
+    snapshot."""
+    chosen, outside = settings or Settings(), around or Around()
     patience = Patience(submit, chosen.held_requests)
     endpoints = (
         *V1(patience, healthy, chosen.answer_limit).endpoints(),
+        *SingleApp(published, patience, chosen.answer_limit).endpoints(),
+        *Device(outside).endpoints(),
         *V2(patience, chosen.compat_version, chosen.answer_limit).endpoints(),
         *more,
         *Apps(patience, chosen.answer_limit).endpoints(),
+        *Ours(outside.version).endpoints(),
     )
     return Application(published, auth, endpoints, patience, chosen.body_limit)
 
@@ -156,11 +166,15 @@ class Application:
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
         caller = Caller(environ.get("REMOTE_ADDR", ""), environ.get("SERVER_ADDR", ""))
         key = passed_key(query, environ.get("HTTP_AUTHORIZATION", ""))
-        scope = self._scope(snapshot, caller, key)
+        local = path in _OPEN_LOCALLY and is_local(caller)
+        scope = EVERYTHING if local else self._scope(snapshot, caller, key)
         ignored = path in _BODY_IGNORED and method == "POST"
         body = {} if ignored else self._body(environ)
         environ.get(HEARD, _nothing)()
-        environ[_REQUEST] = Request(snapshot, scope, {}, query, body, _who(caller, scope))
+        members = body if isinstance(body, dict) else {}
+        environ[_REQUEST] = Request(
+            snapshot, scope, {}, query, members, _who(caller, scope), key, body is not members
+        )
 
     def _snapshot(self) -> Snapshot:
         """The current state. Just after the start the first look at the engine is waited for, a
@@ -179,7 +193,7 @@ class Application:
             text = f"Unexpected error: {error.message}"
             raise _response(text_answer(text, 503, HTML_TYPE)) from error
 
-    def _body(self, environ: Mapping[str, Any]) -> dict[str, Any]:
+    def _body(self, environ: Mapping[str, Any]) -> dict[str, Any] | list[Any]:
         try:
             return read_body(environ, self._body_limit)
         except InvalidInput as error:
@@ -261,7 +275,8 @@ def printable(text: str) -> str:
 def _log_request(method: str, path: str, status: str, seconds: float) -> None:
     """One line per request, without the query, which may hold the key (spec 10 §1). What is asked
     every few seconds by watchdogs and monitors is for debugging only."""
-    level = logging.DEBUG if path.lower().rstrip("/") in _OPEN else logging.INFO
+    asked_often = _OPEN | _OPEN_LOCALLY
+    level = logging.DEBUG if path.lower().rstrip("/") in asked_often else logging.INFO
     if not _log.isEnabledFor(level):
         return
     code, took, shown = status.partition(" ")[0], seconds * 1000, printable(path)

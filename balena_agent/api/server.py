@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import queue
+import selectors
 import socket
 import threading
 import time
@@ -27,6 +28,7 @@ import cheroot.wsgi
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
+from .hearing import WAITING_CONNECTIONS, Heads, Slow, shut_oldest
 from .http import HEARD, STREAM, Application
 from .streams import Stream
 
@@ -35,9 +37,6 @@ _log = logging.getLogger(__name__)
 WORKERS = 12
 BACKLOG = 128
 HEADER_LIMIT = 16 * 1024
-HEARING_LIMIT = 30.0
-"""Seconds in which a client must have sent its whole request."""
-
 KEPT_CONNECTIONS = 64
 """Idle connections that are kept open; with more, answers close theirs."""
 
@@ -62,6 +61,25 @@ class _Request(cheroot.server.HTTPRequest):
 
     def __init__(self, server: Any, conn: Any) -> None:
         super().__init__(server, conn, proxy_mode=True)
+
+    def read_request_line(self) -> bool:
+        """A path such as `//[` is an error of the library's parser; it is the client's."""
+        try:
+            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+        except ValueError:
+            self.simple_response("400 Bad Request")
+            return False
+
+    def read_request_headers(self) -> bool:
+        """Also refuse a length that is none: what would be taken for a request without a body
+        could be a reboot that nobody asked for."""
+        if not super().read_request_headers():  # type: ignore[no-untyped-call]
+            return False
+        length = self.inheaders.get(b"Content-Length")
+        if length is not None and (not length.isdigit() or b"Transfer-Encoding" in self.inheaders):
+            self.simple_response("400 Bad Request")
+            return False
+        return True
 
     def simple_response(self, status: Any, msg: str = "") -> None:
         """Cheroot calls this for everything that never becomes a request of the application."""
@@ -88,16 +106,18 @@ class _Connection(cheroot.server.HTTPConnection):
 
     RequestHandlerClass = _Request
     handed_over = False
+    head_seen = 0
+    last_used: float | None = None
 
     def communicate(self) -> bool:
-        self.server.heard_since[self] = time.monotonic()
+        self.server.slow.heard_since[self] = time.monotonic()
         try:
             return bool(super().communicate())  # type: ignore[no-untyped-call]
         finally:
             self.heard()
 
     def heard(self) -> None:
-        self.server.heard_since.pop(self, None)
+        self.server.slow.heard_since.pop(self, None)
 
     def hand_over(self, stream: Stream, chunked: bool) -> None:
         """Give the client to a stream: what follows is not this worker's matter any more."""
@@ -150,26 +170,33 @@ class _Server(cheroot.wsgi.Server):
     max_request_body_size = 4 * BODY_LIMIT
     expiration_interval = _SWEEP
     keep_alive_conn_limit = KEPT_CONNECTIONS
-    heard_since: dict[_Connection, float]
-    """Connections whose request is being read, and since when (monotonic)."""
-
+    slow: Slow
+    heads: Heads
     admits: Admits
+    _connections: Any
     bind_error: OSError | None = None
     """Why the last address could not be bound; Cheroot itself only keeps the words."""
 
     def process_conn(self, conn: Any) -> None:
-        """Called by the acceptor for each request that comes in. Cheroot limits only the pause
-        between two bytes: so whoever is slower in all than `HEARING_LIMIT` is shut out here, before
-        slow clients hold all workers."""
-        if not self.admits(_own_address(conn.socket)):
+        """Called by the acceptor for each connection that is new or has something to read, and by
+        workers for those that have sent more than one request at once."""
+        fresh = conn.last_used is None
+        if fresh and not self.admits(_own_address(conn.socket)):
             conn.close()
             return
-        now = time.monotonic()
-        for other, since in list(self.heard_since.items()):
-            if now - since > HEARING_LIMIT:
-                with contextlib.suppress(OSError):
-                    other.socket.shutdown(socket.SHUT_RDWR)
-        super().process_conn(conn)
+        self.slow.relieve()
+        if fresh or not (conn.rfile.has_data() or self.heads.ready(conn)):
+            self._let_wait(conn)
+        else:
+            super().process_conn(conn)
+
+    def _let_wait(self, conn: Any) -> None:
+        """Back to the selector, which gives up on it when it is silent for too long."""
+        manager = self._connections
+        conn.last_used = conn.last_used or time.time()
+        manager._selector.register(conn.socket.fileno(), selectors.EVENT_READ, data=conn)
+        if len(manager._selector) > WAITING_CONNECTIONS:
+            shut_oldest([c for _, c in manager._selector.connections if c is not self])
 
     def _serve_unservicable(self) -> None:
         """Cheroot's thread for connections beyond its limit; it gives it no name."""
@@ -271,7 +298,8 @@ class HttpServer:
             shutdown_timeout=1,
         )
         server.gateway = _Gateway
-        server.heard_since = {}
+        server.slow = Slow(lambda: server.requests.idle == 0)
+        server.heads = Heads(HEADER_LIMIT)
         server.admits = self._admits
         return server
 

@@ -1,4 +1,4 @@
-"""The endpoints under `/v2` (spec 10 §8.14, §8.16, §8.18-§8.20, §8.26), and the plan: ours.
+"""The endpoints under `/v2` (spec 10 §8.14-§8.16, §8.18-§8.20, §8.26), and the plan: ours.
 
 Theory: reads are pages of the published snapshot; actions are commands whose outcome is awaited.
 The order in which a request is checked is part of the contract (spec 10 §8.16), because it decides
@@ -14,7 +14,6 @@ from ..core.describe import plan_state
 from ..core.errors import (
     AccessDenied,
     DeadlineExceeded,
-    EngineUnavailable,
     InvalidInput,
     NotInLocalMode,
 )
@@ -29,10 +28,16 @@ from ..core.intent import (
 from ..core.jsonread import Json, whole_number
 from ..core.lookup import find_service
 from ..core.preview import preview, preview_state
-from ..core.report import applications_state, container_ids, local_target_state, state_status
-from ..core.snapshot import Snapshot
+from ..core.report import (
+    application_state,
+    applications_state,
+    container_ids,
+    local_target_state,
+    state_status,
+)
 from ..core.status import local_mode
 from ..core.target import read_local
+from .checks import NO_SERVICE_NAMED, STOP_MARGIN, engine_needed, grace
 from .exchange import (
     Answer,
     Endpoint,
@@ -46,15 +51,8 @@ from .exchange import (
 from .pages import Pages
 from .patience import Patience
 
-NO_SERVICE_NAMED = (
-    "serviceName or imageId parameters were not provided or the app is multi-container."
-    " Use the v2 service action endpoints."
-)
 NO_SUCH_SERVICE = "Could not find service with that name"
 NOT_LOCAL = "Target state can only set when device is in local mode"
-
-STOP_MARGIN = 5.0
-"""Seconds beyond a container's grace period for which an answer waits for its stop."""
 
 _ACTIONS = "/v2/applications/<app_id>/"
 
@@ -73,6 +71,7 @@ class V2:
         return (
             Endpoint("GET", "/v2/version", lambda _: self._version, query_failure),
             Endpoint("GET", "/v2/applications/state", self.applications, query_failure),
+            Endpoint("GET", _ACTIONS + "state", self.application, query_failure),
             Endpoint("GET", "/v2/state/status", self.status, query_failure),
             Endpoint("GET", "/v2/state/plan", self.plan, query_failure),
             Endpoint("POST", "/v2/state/plan", self.preview, query_failure),
@@ -88,14 +87,27 @@ class V2:
 
     def applications(self, request: Request) -> Answer:
         """Target apps by name; 503 without the engine."""
-        _engine_needed(request.snapshot)
+        engine_needed(request.snapshot)
         return self._pages.get(
             "applications", request, lambda now, scope: applications_state(now, scope.in_scope)
         )
 
+    def application(self, request: Request) -> Answer:
+        """One app by image ids. An app that the key does not reach does not exist: 409."""
+        raw = request.path["app_id"]
+        app_id = whole_number(raw)
+        if not app_id:
+            return failed(f"Invalid application ID: {raw}", 400)
+        if request.snapshot.engine_error:
+            return failed(f"Unable to retrieve state for application ID: {app_id}", 500)
+        shown = request.scope.in_scope(app_id) and application_state(request.snapshot, app_id)
+        if not shown:
+            return failed(f"Application ID does not exist: {app_id}", 409)
+        return json_answer(shown)
+
     def status(self, request: Request) -> Answer:
         """One app, its containers and images, and whether the device is settled."""
-        _engine_needed(request.snapshot)
+        engine_needed(request.snapshot)
         return self._pages.get(
             "status", request, lambda now, scope: state_status(now, scope.in_scope)
         )
@@ -113,7 +125,7 @@ class V2:
         """
         if not request.scope.everything:
             raise AccessDenied("Unauthorized")
-        _engine_needed(request.snapshot)
+        engine_needed(request.snapshot)
         target = read_local(_without_force(request))
         return json_answer(
             {"status": "success", **preview_state(preview(request.snapshot, target))}
@@ -121,7 +133,7 @@ class V2:
 
     def container_id(self, request: Request) -> Answer:
         """All container ids by service, or the one asked for; `serviceName` beats `service`."""
-        _engine_needed(request.snapshot)
+        engine_needed(request.snapshot)
         asked = request.query.get("serviceName", request.query.get("service"))
         if asked is None:
             return self._pages.get(
@@ -139,7 +151,7 @@ class V2:
 
     def target_state(self, request: Request) -> Answer:
         """The target in a form that can be posted back (spec 20 §3.3)."""
-        _engine_needed(request.snapshot)
+        engine_needed(request.snapshot)
         return self._pages.get(
             "target",
             request,
@@ -158,7 +170,7 @@ class V2:
         """
         if not local_mode(request.snapshot):
             raise NotInLocalMode(NOT_LOCAL)
-        _engine_needed(request.snapshot)
+        engine_needed(request.snapshot)
         document = _without_force(request)
         target = read_local(document)
         raw = json.dumps(document, separators=(",", ":"))
@@ -179,7 +191,7 @@ class V2:
         """Stop a service. Answers when it has stopped or, as the peer always does, while it is
         still stopping: after the grace period that the service was promised."""
         key = _service(request, app_id)
-        patience = min(self._limit, _grace(request.snapshot, key) + STOP_MARGIN)
+        patience = min(self._limit, grace(request.snapshot, key) + STOP_MARGIN)
         self._patience.ask(StopService(key, request.flag("force")), patience)
         return text_answer("OK")
 
@@ -212,15 +224,5 @@ def _service(request: Request, app_id: int) -> ServiceKey:
     service, image_id = request.text("serviceName"), request.number("imageId") or None
     if service is None and image_id is None:
         raise InvalidInput(NO_SERVICE_NAMED)
-    _engine_needed(request.snapshot)
+    engine_needed(request.snapshot)
     return find_service(request.snapshot, app_id, service, image_id)
-
-
-def _grace(snapshot: Snapshot, key: ServiceKey) -> int:
-    mine = [c.stop_timeout for c in snapshot.observed.containers.values() if c.key == key]
-    return max(mine, default=10)
-
-
-def _engine_needed(snapshot: Snapshot) -> None:
-    if snapshot.engine_error:
-        raise EngineUnavailable(f"The container engine is not answering: {snapshot.engine_error}")

@@ -30,9 +30,11 @@ class SetTarget:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Look at everything and try again now, whatever back-off is pending."""
+    """Look at everything and try again now, whatever back-off is pending. `cancel` also gives up
+    the downloads under way: they begin anew if they are still wanted."""
 
     force: bool = False
+    cancel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,10 @@ class Node:
         return default
 
 
+_DIGITS = 64
+"""More characters than any number of ours has: Python refuses to read very long ones."""
+
+
 def whole_number(value: Json) -> int | None:
     """The integer meant by a JSON number or a numeric text, else None (spec 10 §4)."""
     if isinstance(value, bool):
@@ -129,7 +133,7 @@ def whole_number(value: Json) -> int | None:
         return int(value) if value.is_integer() else None
     if isinstance(value, int):
         return value
-    if isinstance(value, str) and _INTEGER.match(value):
+    if isinstance(value, str) and len(value) <= _DIGITS and _INTEGER.match(value):
         return int(value.split(".")[0])
     return None
 

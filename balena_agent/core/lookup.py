@@ -26,7 +26,7 @@ def find_service(
     compared: old clients send stale ones. NoSuchApp without any container of the app, NotFound
     when no container matches or when the target release does not have the service.
     """
-    containers = _containers_of(snapshot, app_id)
+    containers = containers_of(snapshot, app_id)
     if not containers:
         raise NoSuchApp(APP_NOT_FOUND)
     chosen = _choose(containers, service, image_id)
@@ -38,7 +38,8 @@ def find_service(
     raise NotFound(NOT_IN_RELEASE)
 
 
-def _containers_of(snapshot: Snapshot, app_id: int) -> list[Container]:
+def containers_of(snapshot: Snapshot, app_id: int) -> list[Container]:
+    """The containers of an app that have a name of ours, by service."""
     known = [c for c in snapshot.observed.containers.values() if c.app_id == app_id and c.name]
     return sorted(known, key=lambda container: (container.service, container.id))
 

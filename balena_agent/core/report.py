@@ -180,6 +180,95 @@ def _old_image_entry(view: View, container: Container, image_id: int) -> dict[st
     }
 
 
+def application_state(snapshot: Snapshot, app_id: int) -> dict[str, Json] | None:
+    """`GET /v2/applications/:id/state` (spec 10 §8.15); None when nothing of the app is here.
+
+    Keys are image ids: during an update old and new ones stand side by side.
+    """
+    view = view_of(snapshot)
+    services = _by_image_id(view, app_id)
+    if not services:
+        return None
+    commit = snapshot.commits.get(_uuid_of(view, app_id))
+    shown: dict[str, Json] = {"commit": commit} if commit else {}
+    local = {str(app_id): {"services": {str(key): value for key, value in services.items()}}}
+    return shown | {"local": local, "dependent": {}}
+
+
+def _by_image_id(view: View, app_id: int) -> dict[int, dict[str, Json]]:
+    """What is here of one app, by image id: images of the target, over them containers."""
+    found: dict[int, dict[str, Json]] = {}
+    for app in target_apps(view.snapshot):
+        for service in app.release.services.values() if app.release else ():
+            if app.app_id == app_id and app.release and _is_listed(view, app, service):
+                status, progress = view.service_status(app, app.release, service)
+                found[service.image_id] = _entry(status, app.release.release_id, progress)
+    seen: set[int] = set()
+    for known in view.containers.values():
+        for container in known:
+            if container.app_id != app_id or container.name is None:
+                continue
+            image_id, status = container.name.image_id, view.container_status(container)
+            status = "Handing over" if image_id in seen else status
+            found[image_id] = _entry(status, container.name.release_id, None)
+            seen.add(image_id)
+    return found
+
+
+def _entry(status: str, release_id: int, progress: int | None) -> dict[str, Json]:
+    return {"status": status, "releaseId": release_id, "download_progress": progress}
+
+
+def device_state(
+    snapshot: Snapshot, addresses: tuple[str, ...] = (), macs: tuple[str, ...] = ()
+) -> dict[str, Json]:
+    """`GET /v1/device` (spec 10 §8.11). Commit and status are those of the first app, the status
+    that of its first service; `Running` is called `Idle` here."""
+    view, facts = view_of(snapshot), snapshot.facts
+    document: dict[str, Json] = {
+        "api_port": facts.api_port,
+        "ip_address": " ".join(addresses),
+        "os_version": facts.os_name,
+        "mac_address": " ".join(macs),
+        "supervisor_version": facts.compat_version,
+        "update_pending": applying(snapshot),
+        "update_failed": snapshot.update_failed,
+        "update_downloaded": snapshot.update_downloaded,
+    }
+    if not addresses:
+        del document["ip_address"]
+    ids = {app.app_id for app in target_apps(snapshot)}
+    ids |= {c.app_id for known in view.containers.values() for c in known}
+    here = {app_id: found for app_id in ids if (found := _by_image_id(view, app_id))}
+    if not here:
+        return document
+    first = min(here)
+    commit = snapshot.commits.get(_uuid_of(view, first))
+    if commit and not applying(snapshot):
+        document["commit"] = commit
+    service = here[first][min(here[first])]
+    status = service["status"]
+    document["status"] = "Idle" if status == "Running" else status
+    document["download_progress"] = service["download_progress"]
+    return document
+
+
+def single_app(snapshot: Snapshot, container: Container) -> dict[str, Json]:
+    """`GET /v1/apps/:id` (spec 10 §8.10) of an app's only container. The variables are those that
+    the container really has, but for its API keys."""
+    variables = container.spec.fields.get("Env") or {}
+    name = container.name
+    document: dict[str, Json] = {"appId": container.app_id}
+    if commit := snapshot.commits.get(container.app_uuid) or (name and name.commit):
+        document["commit"] = commit
+    return document | {
+        "containerId": container.id,
+        "env": {key: value for key, value in variables.items() if key not in INJECTED_KEYS},
+        "imageId": container.spec.image,
+        "releaseId": name.release_id if name else None,
+    }
+
+
 def container_ids(snapshot: Snapshot, apps: InScope) -> dict[str, str]:
     """Container ids by service name (spec 10 §8.19). Of several containers the newest counts,
     of several apps with one service name the one with the highest id."""

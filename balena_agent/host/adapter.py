@@ -7,7 +7,7 @@ by the module of its subject.
 
 from __future__ import annotations
 
-from ..core.errors import Locked
+from ..core.errors import AgentError, Locked
 from ..core.hostconfig import HostConfig
 from ..core.names import EXTRA_FIRMWARE
 from ..core.observed import HostState
@@ -74,8 +74,7 @@ class MachineHost:
             case RequestReboot():
                 self._refuse_during_update(step.force)
                 self._refuse_over_flocks(step.force)
-                self._breadcrumbs.consume()
-                self._logind.reboot(step.force)
+                self._reboot(step.force)
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
@@ -83,6 +82,16 @@ class MachineHost:
                 self._settings.perform(step)
             case SetNetworkConfig():
                 self._network.set(step.change)
+
+    def _reboot(self, force: bool) -> None:
+        """Word of the peer's kind must not outlive the reboot, but has to outlive a refusal."""
+        consumed = self._breadcrumbs.consume()
+        try:
+            self._logind.reboot(force)
+        except AgentError:
+            if consumed:
+                self._breadcrumbs.add(())
+            raise
 
     def state(self) -> HostState:
         """How it stands with the boot, from a few small local files."""

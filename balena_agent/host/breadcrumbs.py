@@ -73,15 +73,16 @@ class Breadcrumbs:
                     with contextlib.suppress(OSError):
                         path.unlink()
 
-    def consume(self) -> None:
+    def consume(self) -> bool:
         """The reboot is about to be asked for. The peer's file would outlive it where /tmp is on
         disk, and a clock that starts anew would have the next boot heed it: so ours, which cannot,
-        takes its place. Never fails: what is left is only told again."""
+        takes its place. Says whether it was there. Never fails: what is left is only told again."""
         if not self.boot_id or not self._peers_counts():
-            return
+            return False
         with self._mutex, contextlib.suppress(Unavailable, OSError):
-            self._leave_ours((*self.reasons(), "word was left from outside"))
+            self._leave_ours(self.reasons() or ("word was left from outside",))
             self._peers.unlink()
+        return True
 
     def reasons(self) -> tuple[str, ...]:
         """Why the reboot is required, as far as we left word."""

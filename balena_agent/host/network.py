@@ -7,7 +7,6 @@ not addresses *of the device* and are left out (spec 10 §8.11).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import ipaddress
 import os
@@ -21,12 +20,11 @@ _SIOCGIFADDR = 0x8915
 _IFNAMSIZ = 16
 _GLOBAL_SCOPE = "00"
 _ETHERNET = "1"
-_NO_ADDRESS = "00:00:00:00:00:00"
-_MAC_LIMIT = 900
 _INNER = re.compile(
     r"lo|docker.*|balena.*|rce.*|tun.*|resin-vpn|resin-dns|resin-redsocks|supervisor0|veth.*"
     r"|br-[0-9a-f]{12}"
 )
+_ETHERNET = "1"
 _INTERFACES = "/sys/class/net"
 _IF_INET6 = Path("/proc/net/if_inet6")
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
@@ -54,30 +52,6 @@ def is_on(address: str, names: Iterable[str]) -> bool:
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     plain = mapped or found
     return plain.is_loopback or str(plain) in {*_ipv4(names), *_ipv6(names, scope="")}
-
-
-def mac_addresses(interfaces: str = _INTERFACES) -> str:
-    """The hardware addresses of the device's own interfaces, upper case, joined by blanks; at most
-    900 characters, which is what the cloud takes (spec 30 §11.3). Never raises."""
-    found: list[str] = []
-    with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(interfaces)):
-            address = _hardware_address(Path(interfaces) / name)
-            if address and address not in found and not _INNER.fullmatch(name):
-                found.append(address)
-    while len(" ".join(found)) > _MAC_LIMIT:
-        found.pop()
-    return " ".join(found)
-
-
-def _hardware_address(interface: Path) -> str:
-    """Of an Ethernet-like interface that is not a part of another one; "" for others."""
-    with contextlib.suppress(OSError):
-        if (interface / "type").read_text().strip() != _ETHERNET or (interface / "master").exists():
-            return ""
-        address = (interface / "address").read_text().strip().upper()
-        return "" if address == _NO_ADDRESS else address
-    return ""
 
 
 def _ipv4(names: Iterable[str]) -> Iterator[str]:
@@ -125,3 +99,23 @@ def reserve_port(
 def _covers(part: str, port: int) -> bool:
     low, _, high = part.partition("-")
     return int(low) <= port <= int(high or low)
+
+
+def mac_addresses(top: Path = Path(_INTERFACES)) -> tuple[str, ...]:
+    """MAC addresses of the device's own interfaces: upper case, each once, by the names of the
+    interfaces (spec 30 §11.3). Members of a bridge or bond show its master's. Never raises."""
+    found: dict[str, None] = {}
+    try:
+        names = sorted(os.listdir(top))
+    except OSError:
+        return ()
+    for name in names:
+        try:
+            ethernet = (top / name / "type").read_text().strip() == _ETHERNET
+            address = (top / name / "address").read_text().strip().upper()
+        except OSError:
+            continue  # gone, or not an interface
+        member = (top / name / "master").exists()
+        if ethernet and not member and not _INNER.fullmatch(name) and address.strip("0:"):
+            found[address] = None
+    return tuple(found)

@@ -48,7 +48,8 @@ _log = logging.getLogger(__name__)
 
 class Commands:
     """See the module. `compile` gives the desired state as of the newest target and look, `wake`
-    asks for another turn."""
+    asks for another turn. `forget` makes the next one compile everything: a key that was rotated
+    reaches its service when a target is applied, not while the caller still talks to us."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Commands:
         world: World,
         compile: Callable[[], Desired],
         wake: Callable[[Touch], None],
+        forget: Callable[[], None],
     ) -> None:
         self._present = present
         self._store = store
@@ -69,6 +71,7 @@ class Commands:
         self._world = world
         self._compile = compile
         self._wake = wake
+        self._forget = forget
         self._orders = OrderBook()
         self._accepted: list[Future[str]] = []
 
@@ -159,6 +162,7 @@ class Commands:
     def _apply(self, force: bool) -> None:
         self._ledger.forgive()
         self._damper.forgive()
+        self._forget()
         if force:
             intent = self._present.now.intent
             self._present.change(intent=replace(intent, force=intent.force | {""}))

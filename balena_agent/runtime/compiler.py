@@ -38,7 +38,7 @@ class Compiler:
         return Desired(found, asked=target is not None)
 
     def forget(self) -> None:
-        """Compile everything anew next time (an API key was changed)."""
+        """Compile everything anew next time: an API key may be another one."""
         self._done = {}
 
     def _app(self, app: App, facts: HostFacts) -> DesiredApp:

@@ -30,7 +30,7 @@ from ..core.errors import (
     RefusedByHost,
     StillProcessing,
 )
-from ..core.intent import Command, Intent
+from ..core.intent import Apply, Command, Intent
 from ..core.jsonread import truth
 from ..core.looks import Patch, Touch
 from ..core.names import REQUIRES_REBOOT
@@ -149,6 +149,7 @@ class Reconciler:
             self._world,
             self._compiled,
             self._mailbox.wake,
+            self._compiler.forget,
         )
         self._housekeeping = Housekeeping(
             self._present, self._world, self._notes, self._damper, self._commands
@@ -245,6 +246,8 @@ class Reconciler:
             case Looked():
                 self._looked(message)
             case Given():
+                if isinstance(message.command, Apply) and message.command.cancel:
+                    self._under_way.give_up_unwanted(())
                 self._commands.take(message)
             case StopServices(answer=answer):
                 self._stop_answers.append(answer)

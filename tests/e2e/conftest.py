@@ -19,7 +19,7 @@ from e2e_device import Device, evidence
 from e2e_targets import UUID
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-FIXTURES = ("device", "rough")
+FIXTURES = ("device", "rough", "api_device")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +63,12 @@ def shared_device() -> Iterator[Device]:
 @pytest.fixture(scope="session")
 def rough_device() -> Iterator[Device]:
     yield from _made("rough")
+
+
+@pytest.fixture(scope="module")
+def api_device() -> Iterator[Device]:
+    """A device that may be made a managed one, for the tests of one module."""
+    yield from _made("api")
 
 
 @pytest.fixture

@@ -105,7 +105,11 @@ class Device:
         """Wait until the agent answers and has seen the engine."""
         self.machine.wait_agent(seconds)
         asked = "the agent sees the engine"
-        self.until(lambda: self.api("GET", "/v2/state/status").status == 200, seconds, asked)
+
+        def answers() -> bool:  # a managed device answers nobody else
+            return self.api("GET", "/v2/state/status", inside=True).status == 200
+
+        self.until(answers, seconds, asked)
 
     # -- HTTP
 

@@ -329,7 +329,7 @@ def test_H13_H24_a_change_waits_for_a_reboot_whatever_the_clock_says(device: Boa
     device.until(lambda: device.read("config.txt") == after, 10, "it is written")
     said = "a reboot is needed for HOST_CONFIG_gpu_mem"
     device.until(lambda: said in device.status_text(), 10, "a reboot is needed")
-    assert device.machine.inner_path(CRUMB).exists()
+    device.until(lambda: device.machine.inner_path(CRUMB).exists(), 5, "others can see it too")
     device.exec("touch", "-d", "1970-01-02", CRUMB)
     device.restart()
     device.until(lambda: said in device.status_text(), 10, "it is still needed")

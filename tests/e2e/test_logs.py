@@ -119,8 +119,10 @@ def test_outside_local_mode_there_is_only_the_first_line(device: Device) -> None
             with pytest.raises(TimeoutError):
                 logs.line()
     finally:
-        config.unlink()
         conf.write_text(kept)
+        config.write_text("{}")  # a file that is merely lost would not make it forget the cloud
+        device.restart()
+        config.unlink()
         device.restart()
 
 

@@ -14,8 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import device_states
 import pytest
 
+from balena_agent.api import hearing
 from balena_agent.api import server as server_module
 from balena_agent.api.auth import Auth
+from balena_agent.api.hearing import is_whole
 from balena_agent.api.http import Application, build
 from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
@@ -213,13 +215,29 @@ def test_a_header_just_below_the_limit(server: HttpServer, connect: Connect) -> 
 
 
 @pytest.mark.parametrize(
-    "line", [b"nonsense\r\n\r\n", b"GET /ping FTP/1.1\r\n\r\n", b"\x16\x03\r\n"]
+    "line",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /ping FTP/1.1\r\n\r\n",
+        b"\x16\x03\r\n",
+        b"GET //[ HTTP/1.1\r\n\r\n",
+    ],
 )
 def test_garbage(server: HttpServer, line: bytes, connect: Connect) -> None:
     client = connect(server.port)
     client.wire.sendall(line)
     status, headers, body = client.receive()
     assert (status, body, headers["connection"]) == (400, b"", "close")
+
+
+@pytest.mark.parametrize("length", ["-5", "1_0", "x", "", "+1", "5\r\nTransfer-Encoding: chunked"])
+def test_a_length_that_is_none(
+    server: HttpServer, asked: Asked, connect: Connect, length: str
+) -> None:
+    client = connect(server.port)
+    client.wire.sendall(f"POST /v1/reboot HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+    assert client.receive()[0] == 400
+    assert not asked.event.is_set()
 
 
 def test_oversized_body_leaves_the_connection_usable(server: HttpServer, connect: Connect) -> None:
@@ -310,29 +328,93 @@ def test_stop_ends_though_a_client_holds_on(
     assert not http_threads()
 
 
-def test_slow_clients_cannot_hold_all_workers(
-    server: HttpServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each sends a byte now and then, for ever; together they have every worker."""
-    slow = [connect(server.port) for _ in range(WORKERS)]
-    for client in slow:
-        client.wire.sendall(b"GET /ping HTTP/1.1\r\nX-Slow: ")
-    assert server._server is not None
-    heard = server._server.heard_since
-    deadline = time.monotonic() + 5
-    while len(heard) < WORKERS and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(heard) == WORKERS
-    monkeypatch.setattr(server_module, "HEARING_LIMIT", 0.0)
+def ping_in_time(server: HttpServer, connect: Connect) -> None:
     client = connect(server.port)
     client.send("GET /ping")
     assert client.receive()[0] == 200
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET /ping HTTP/1.1\r\nX-Slow: ", b"GET /pi"])
+def test_unfinished_heads_hold_no_worker(server: HttpServer, connect: Connect, sent: bytes) -> None:
+    slow = [connect(server.port) for _ in range(2 * WORKERS)]
+    for client in slow:
+        client.wire.sendall(sent)
+    ping_in_time(server, connect)
+    assert server._server is not None
+    assert len(server._server.slow.heard_since) < 2, "the ping at most"
+    for part in (b"a\r\n", b"\r", b"\n"):
+        slow[-1].wire.sendall(part if sent.endswith(b": ") else b"")
+        ping_in_time(server, connect)
+    if sent.endswith(b": "):
+        assert slow[-1].receive()[0] == 200
+
+
+def test_a_head_that_ends_early_costs_nothing(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
+    client.wire.sendall(b"GET /ping HTTP/1.1\r\nHo")
+    ping_in_time(server, connect)
+    client.wire.shutdown(socket.SHUT_WR)
+    client.wire.settimeout(5)
+    client.wire.recv(1000)  # an answer or an end, but at once
+
+
+def test_a_head_in_single_bytes_is_understood(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
+    for _ in range(2):
+        for byte in b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n":
+            client.wire.sendall(bytes([byte]))
+        assert client.receive()[0] == 200
+
+
+def test_too_many_waiting_connections_cost_the_oldest(
+    server: HttpServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "WAITING_CONNECTIONS", 5)
+    many = [connect(server.port) for _ in range(8)]
+    assert many[0].wire.recv(1) == b""
+    ping_in_time(server, connect)
+
+
+@pytest.mark.parametrize(
+    ("head", "whole"),
+    [
+        (b"", True),
+        (b"GET / HTTP/1.1", False),
+        (b"GET / HTTP/1.1\r\n", False),
+        (b"GET / HTTP/1.1\r\nA: b\r\n", False),
+        (b"GET / HTTP/1.1\r\nA: b\r\n\r\n", True),
+        (b"GET / HTTP/1.1\n", True),
+        (b"nonsense\r\n", True),
+        (b"\r\n", True),
+        (b"\x16\x03\x01", False),
+        (b"x" * 100, True),
+    ],
+)
+def test_what_a_worker_can_deal_with(head: bytes, whole: bool) -> None:
+    assert is_whole(head, 100) is whole
+
+
+def test_slow_bodies_cannot_hold_all_workers(
+    server: HttpServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they have every worker; whoever comes then shuts them out."""
+    monkeypatch.setattr(hearing, "PRESSED_LIMIT", 0.05)
+    slow = [connect(server.port) for _ in range(WORKERS)]
+    for client in slow:
+        client.wire.sendall(b"POST /v1/update HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    assert server._server is not None
+    heard = server._server.slow.heard_since
+    deadline = time.monotonic() + 5
+    while len(heard) < WORKERS and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(heard) == WORKERS
+    ping_in_time(server, connect)
+
+
 def test_a_request_that_was_heard_may_take_its_time(
     server: HttpServer, asked: Asked, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "HEARING_LIMIT", 0.0)
+    monkeypatch.setattr(hearing, "HEARING_LIMIT", 0.0)
     patient = connect(server.port)
     waiting_for_its_command(patient, asked)
     other = connect(server.port)

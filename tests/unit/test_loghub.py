@@ -116,7 +116,7 @@ def test_a_reader_waits_for_a_queue_that_is_being_emptied(
 ) -> None:
     monkeypatch.setattr(loghub, "PATIENCE", 60.0)
     subscription, counts = listen(hub), []
-    timer = threading.Timer(0.02, lambda: counts.append(len(subscription.take())))
+    timer = threading.Timer(0.5, lambda: counts.append(len(subscription.take())))
     timer.start()
     journal.say(*("x" for _ in range(loghub.QUEUED_LINES)))
     assert counts == [loghub.QUEUED_LINES]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from balena_agent.host.metrics import Meter, Metrics
-from balena_agent.host.network import mac_addresses
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -98,18 +97,3 @@ def test_low_voltage(tmp_path: Path) -> None:
     chip = "sys/class/hwmon/hwmon3"
     tree(tmp_path, {f"{chip}/name": "rpi_volt", f"{chip}/in0_lcrit_alarm": "1\n"})
     assert Meter("/", str(tmp_path)).read().is_undervolted
-
-
-def test_hardware_addresses(tmp_path: Path) -> None:
-    def interface(name: str, address: str, kind: str = "1") -> dict[str, str]:
-        return {f"{name}/type": kind, f"{name}/address": address}
-
-    tree(tmp_path, {
-        **interface("eth0", "02:00:00:00:00:0a"), **interface("wlan0", "02:00:00:00:00:0b"),
-        **interface("wlan1", "02:00:00:00:00:0b"), **interface("lo", "00:00:00:00:00:00", "772"),
-        **interface("docker0", "02:00:00:00:00:0c"), **interface("veth12", "02:00:00:00:00:0d"),
-        **interface("dummy0", "00:00:00:00:00:00"), **interface("port1", "02:00:00:00:00:0e"),
-        "port1/master": "",
-    })  # fmt: skip
-    assert mac_addresses(str(tmp_path)) == "02:00:00:00:00:0A 02:00:00:00:00:0B"
-    assert mac_addresses(str(tmp_path / "none")) == ""

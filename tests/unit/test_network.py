@@ -35,3 +35,25 @@ def test_the_port_is_reserved_once_beside_what_others_reserved(tmp_path: Path) -
     assert network.reserve_port(1, table) == ""
     assert table.read_text() == "1"
     assert "cannot be reserved" in network.reserve_port(1, tmp_path / "none" / "x")
+
+
+def test_mac_addresses_are_those_of_the_device_itself(tmp_path: Path) -> None:
+    def interface(name: str, address: str, kind: str = "1", master: bool = False) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "address").write_text(address + "\n")
+        (tmp_path / name / "type").write_text(kind + "\n")
+        if master:
+            (tmp_path / name / "master").mkdir()
+
+    interface("eth1", "02:00:5e:10:00:02")
+    interface("eth0", "02:00:5e:10:00:01")
+    interface("wlan0", "02:00:5e:10:00:01")
+    interface("lo", "00:00:00:00:00:00", "772")
+    interface("dummy0", "00:00:00:00:00:00")
+    interface("docker0", "02:42:00:00:00:01")
+    interface("veth12", "02:42:00:00:00:02")
+    interface("wg0", "", "65534")
+    interface("eth2", "02:00:5e:10:00:03", master=True)
+    (tmp_path / "bonding_masters").write_text("")
+    assert network.mac_addresses(tmp_path) == ("02:00:5E:10:00:01", "02:00:5E:10:00:02")
+    assert network.mac_addresses(tmp_path / "none") == ()

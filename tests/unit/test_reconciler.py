@@ -17,6 +17,7 @@ from balena_agent.core.errors import (
     Unavailable,
 )
 from balena_agent.core.intent import (
+    Apply,
     ConfigureNetwork,
     Power,
     RestartService,
@@ -234,6 +235,46 @@ def test_a_download_that_no_plan_wants_is_cancelled() -> None:
         agent.post({"local": {"apps": {}}})
         agent.settled()
         assert cancelled.is_set()
+
+
+def test_an_update_with_cancel_begins_its_downloads_anew() -> None:
+    cancelled, begun = threading.Event(), threading.Event()
+
+    def slow(step, ticket):  # type: ignore[no-untyped-def]
+        if isinstance(step, Fetch) and not begun.is_set():
+            ticket.on_cancel(cancelled.set)
+            begun.set()
+            assert cancelled.wait(DEADLINE)
+
+    with rig(observed()) as agent:
+        agent.engine.before = slow
+        agent.post(target(service("main")))
+        assert begun.wait(DEADLINE)
+        agent.reconciler.submit(Apply()).result(DEADLINE)
+        assert not cancelled.is_set()
+        agent.reconciler.submit(Apply(cancel=True)).result(DEADLINE)
+        agent.settled()
+        assert cancelled.is_set()
+        assert agent.containers() == {"main": "running"}
+
+
+def test_a_rotated_key_reaches_its_service_with_the_next_update() -> None:
+    """Not at once: the service itself may have asked, and would not live to see the answer."""
+    keys = {"main": "old"}
+    label = {"io.balena.features.supervisor-api": "1"}
+    with rig(keys=lambda app, name: keys[name]) as here:
+        here.post(target(service("main", labels=label)))
+        here.settled()
+        before = here.ids()
+        keys["main"] = "new"
+        here.reconciler.wake(Touch(everything=True))
+        here.settled()
+        assert here.ids() == before
+        here.reconciler.submit(Apply()).result(DEADLINE)
+        here.until(lambda _: here.ids() != before, "the container is made anew")
+        here.settled()
+        (container,) = here.engine.observed.containers.values()
+        assert container.spec.fields["Env"]["BALENA_SUPERVISOR_API_KEY"] == "new"
 
 
 def test_a_failing_step_backs_off_and_does_not_hold_up_other_services() -> None:

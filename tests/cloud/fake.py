@@ -1,0 +1,197 @@
+"""An HTTP server that stands in for the cloud (spec 31): state, tags, registration.
+
+Theory: a test sets what the cloud knows (`targets`, `tags`, `keys`) and how it behaves (`status`,
+`delay`), then looks at `requests`: every one is recorded with its body, its headers and the moment
+of its arrival. `stop` and `start` take the cloud away and bring it back under the same address.
+Answers have the shapes of the real one; rules that nothing depends on are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Json = dict[str, Any]
+Answer = tuple[int, Any]
+
+_UUID_OF_FILTER = re.compile(r"uuid eq '([0-9a-f]+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request. `at` is monotonic; `headers` have lower-case names."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: Any
+    at: float
+
+
+@dataclass
+class FakeCloud:
+    """`keys`: device keys that are accepted, by device uuid. `targets`: what a device shall be, by
+    uuid. `tags`: by uuid, each `{"id", "tag_key", "value"}`. `reports`: what devices said."""
+
+    address: str = "127.0.0.1"
+    keys: dict[str, str] = field(default_factory=dict)
+    targets: dict[str, Json] = field(default_factory=dict)
+    tags: dict[str, list[Json]] = field(default_factory=dict)
+    reports: list[Json] = field(default_factory=list)
+    requests: list[Recorded] = field(default_factory=list)
+    status: int = 0
+    """When set, every request is answered with it."""
+
+    delay: float = 0.0
+    port: int = 0
+    _server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:{self.port}"
+
+    def __enter__(self) -> FakeCloud:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve; a second time does nothing."""
+        if self._server is None:
+            self._server = _server(self, self.address, self.port)
+            self.port = self._server.server_address[1]
+            serve = self._server.serve_forever
+            threading.Thread(target=serve, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Whoever connects from now on is refused."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+    def asked(self, method: str, path: str) -> list[Recorded]:
+        """The requests to a path (a regular expression), oldest first."""
+        return [r for r in self.requests if r.method == method and re.fullmatch(path, r.path)]
+
+    # -- what it answers
+
+    def answer(self, request: Recorded) -> Answer:
+        time.sleep(self.delay)
+        if self.status:
+            return self.status, "out of order"
+        if request.path == "/device/register" and request.method == "POST":
+            return self._register(request.body)
+        uuid = self._device(request.headers)
+        if uuid is None:
+            return 401, "Unauthorized"
+        path, method = request.path, request.method
+        if method == "GET" and path in (f"/device/v3/{uuid}/state", f"/device/v2/{uuid}/state"):
+            return self._state(uuid, request.headers)
+        if method == "PATCH" and path == "/device/v3/state":
+            self.reports.append(request.body)
+            return 200, "OK"
+        if method == "PATCH" and path == "/device/v3/tags":
+            return self._set_tags(uuid, request.body)
+        if method == "GET" and path == "/v7/device_tag":
+            return self._get_tags(request.query)
+        return 404, "Not found"
+
+    def _device(self, headers: Json) -> str | None:
+        """The device that a request's key belongs to."""
+        key = headers.get("authorization", "").removeprefix("Bearer ")
+        return next((uuid for uuid, known in self.keys.items() if known == key and key), None)
+
+    def _register(self, body: Any) -> Answer:
+        if not isinstance(body, dict) or not body.get("uuid") or not body.get("application"):
+            return 400, "uuid and application are needed"
+        if body["uuid"] in self.keys:
+            return 409, "The device is registered already"
+        self.keys[body["uuid"]] = body.get("api_key") or sha256(body["uuid"].encode()).hexdigest()
+        return 201, {"id": 1000 + len(self.keys), "uuid": body["uuid"],
+                     "api_key": self.keys[body["uuid"]]}  # fmt: skip
+
+    def _state(self, uuid: str, headers: Json) -> Answer:
+        """The target, or 304 for a device that has it already (see `_Handler` for the ETag)."""
+        target = self.targets.get(uuid)
+        if target is None or headers.get("if-none-match") == etag(target):
+            return 304, None
+        return 200, target
+
+    def _set_tags(self, uuid: str, body: Any) -> Answer:
+        values = body.get(uuid) if isinstance(body, dict) else None
+        if not isinstance(values, dict) or not values:
+            return 400, "no tags"
+        known = self.tags.setdefault(uuid, [])
+        for name, value in values.items():
+            entry = next((tag for tag in known if tag["tag_key"] == name), None)
+            if entry is None:
+                known.append({"id": 1 + max((t["id"] for t in known), default=0), "tag_key": name,
+                              "value": value})  # fmt: skip
+            else:
+                entry["value"] = value
+        return 200, "OK"
+
+    def _get_tags(self, query: str) -> Answer:
+        found = _UUID_OF_FILTER.search(unquote(parse_qs(query).get("$filter", [""])[0]))
+        return 200, {"d": self.tags.get(found[1], []) if found else []}
+
+
+def etag(document: Any) -> str:
+    return f'"{sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]}"'
+
+
+def _server(cloud: FakeCloud, address: str, port: int) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def handle_any(self) -> None:
+            parts = urlsplit(self.path)
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            try:
+                body = json.loads(raw) if raw else None
+            except ValueError:
+                body = raw
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = Recorded(
+                self.command, parts.path, parts.query, headers, body, time.monotonic()
+            )
+            cloud.requests.append(request)
+            self.say(*cloud.answer(request))
+
+        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = handle_any  # noqa: N815
+
+        def say(self, status: int, document: Any) -> None:
+            text = document if isinstance(document, str) else json.dumps(document)
+            body = b"" if document is None else text.encode()
+            kind = "text/plain" if isinstance(document, str) else "application/json"
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            if status == 200:
+                self.send_header("ETag", etag(document))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+        def handle_error(self, *_: object) -> None:
+            """A client that did not wait for its answer is no news."""
+
+    return Server((address, port), Handler)

@@ -1,0 +1,147 @@
+"""Every case of the device API on a virtual device: the numbered ones of spec 10, and the table of
+endpoints. One test per case, in the order of the data file, which groups them by device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import api_cases
+import pytest
+from api_cases import load, problems
+from cloud import FakeCloud
+from device.client import Answer
+from e2e_api import DEVICE_KEY, UUID, Stage
+from e2e_device import Device
+from e2e_targets import Json
+
+ORDER = ("M1", "M2", "U", "L")
+TAG = {"id": 5, "tag_key": "loc", "value": "lab"}
+
+LATER = {
+    "A61": "health does not look at the cloud yet",
+}
+
+
+def _marked(case: Json) -> object:
+    reason = LATER.get(case["id"], "")
+    marks = [pytest.mark.xfail(strict=False, reason=reason)] if reason else []
+    return pytest.param(case, id=f"test_{case['id']}", marks=marks)
+
+
+def _in_order() -> list[Json]:
+    """By device; what leaves a device behind that plays nothing any more comes last."""
+
+    def rank(case: Json) -> tuple[bool, int, bool]:
+        setup = case.get("setup", ())
+        return "last" in setup, ORDER.index(case["fx"]), "slow" in setup
+
+    return sorted(load(), key=rank)
+
+
+@pytest.fixture(scope="module")
+def stage(api_device: Device) -> Iterator[Stage]:
+    address = api_device.machine.link.outer_address
+    with FakeCloud(address, keys={UUID: DEVICE_KEY}, tags={UUID: [dict(TAG)]}) as cloud:
+        yield Stage(api_device, cloud)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_secrets(stage: Stage) -> Iterator[None]:
+    """After all cases the journal has neither a key nor a traceback in it."""
+    yield
+    keys = stage.seen_keys | {DEVICE_KEY}
+    said = stage.device.said("-b", "all")
+    assert "Traceback" not in said
+    assert [key[:4] for key in keys if len(key) > 8 and key in said] == []
+
+
+@pytest.mark.parametrize("case", [_marked(case) for case in _in_order()])
+def test_case(stage: Stage, case: Json) -> None:
+    stage.play(case)
+    stage.cloud.tags[UUID] = [dict(TAG)]
+    keys = stage.keys()
+    with stage.prepared(case):
+        reply = stage.ask(case, keys)
+        assert list(problems(case, reply)) == []
+    if reply.status in (200, 202, 204) and case["method"] != "GET":
+        stage.rest()
+
+
+# -- what takes more than one request
+
+
+def ask(stage: Stage, method: str, path: str, key: str, body: Json | None = None) -> Answer:
+    return stage.device.api(method, path, body, key=key, timeout=60)
+
+
+def test_a_service_renews_its_own_key(stage: Stage) -> None:
+    """Old key out, new key in, at once; the container lives on, until the next update."""
+    stage.play({"fx": "M1"})
+    old, container = stage.keys()["A"], stage.device.of("main")["Id"]
+    fresh = ask(stage, "POST", "/v1/regenerate-api-key", old).text
+    assert fresh != old
+    assert ask(stage, "GET", "/v2/device/name", old).status == 401
+    assert ask(stage, "GET", "/v2/device/name", fresh).status == 200
+    assert list(ask(stage, "GET", "/v2/applications/state", fresh).json()) == ["fleet1"]
+    assert ask(stage, "POST", "/v2/applications/99999/stop-service", fresh, {}).status == 401
+    stage.settle()
+    assert stage.device.of("main")["Id"] == container
+    assert ask(stage, "POST", "/v1/update", fresh, {}).status == 204
+    renewed = lambda: stage.device.of("main").get("Id", container) != container  # noqa: E731
+    stage.device.until(renewed, 20, "the container is made anew")
+    stage.settle()
+    assert stage.keys()["A"] == fresh
+    stage.seen_keys |= {old, fresh}
+
+
+def test_the_devices_key_is_renewed_for_local_tools_too(stage: Stage) -> None:
+    stage.play({"fx": "M1"})
+    old = stage.keys()["G"]
+    fresh = ask(stage, "POST", "/v1/regenerate-api-key", old).text
+    assert stage.device.machine.api_key == fresh != old
+    assert ask(stage, "GET", "/v2/version", old).status == 401
+    stage.device.restart()
+    assert stage.device.machine.api_key == fresh
+    assert ask(stage, "GET", "/v2/version", fresh).status == 200
+    stage.seen_keys |= {old, fresh}
+
+
+def test_a_stop_and_a_start_without_a_pause(stage: Stage) -> None:
+    stage.play({"fx": "M1"})
+    key = stage.keys()["G"]
+    for path, body in (("/v1/apps/1011", {}), ("/v2/applications/1011", {"serviceName": "main"})):
+        suffix = "-service" if body else ""
+        assert ask(stage, "POST", f"{path}/stop{suffix}", key, body).status == 200
+        assert ask(stage, "POST", f"{path}/start{suffix}", key, body).status == 200
+        stage.settle()
+        assert stage.device.running("main")
+
+
+def test_tags_reach_the_cloud(stage: Stage) -> None:
+    stage.play({"fx": "M1"})
+    key = stage.keys()["A"]
+    assert ask(stage, "PATCH", "/v2/device/tags", key, {"rack": "12"}).status == 202
+    known = lambda: {t["tag_key"]: t["value"] for t in stage.cloud.tags[UUID]}  # noqa: E731
+    stage.device.until(lambda: known().get("rack") == "12", 40, "the cloud has it")
+    (sent, *_) = stage.cloud.asked("PATCH", "/device/v3/tags")
+    assert sent.headers["authorization"] == f"Bearer {DEVICE_KEY}"
+
+
+def test_metrics_for_a_process_of_the_host(stage: Stage) -> None:
+    stage.play({"fx": "M1"})
+    device = stage.device
+    inside = device.api("GET", "/metrics", key="", inside=True)
+    assert inside.status == 200 and "balena_agent_engine_up 1" in inside.text
+    assert device.api("GET", "/metrics", key="").status == 401
+
+
+def test_the_runner_by_itself(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one would point it at another implementation."""
+    stage.play({"fx": "M1"})
+    words = ["--base", f"http://{stage.device.machine.address}:48484", "--fixture", "M1",
+             "--only", "A1", "--only", "A7", "--only", "A23", "--only", "E1"]  # fmt: skip
+    keys = [f"--key={name}={key}" for name, key in stage.keys().items()]
+    assert api_cases.main([*words, *keys]) == 0
+    assert "4 cases, 0 not as written" in capsys.readouterr().out
+    assert api_cases.main([*words, "--key=A=wrong"]) == 1
+    assert "A23 GET /v2/version: status 401" in capsys.readouterr().out

@@ -1,0 +1,98 @@
+"""The description of the API and the API: every route is in it, and nothing else but what is
+known to come."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+import device_states
+import pytest
+
+from balena_agent.api.auth import Auth
+from balena_agent.api.http import build
+from balena_agent.runtime.state import Published
+
+DOCUMENT: dict[str, Any] = json.loads((files("balena_agent.api") / "openapi.json").read_text())
+LATER = {
+    ("POST", "/v1/restart"),
+    ("POST", "/v1/purge"),
+    ("POST", "/v2/applications/{}/restart"),
+    ("POST", "/v2/applications/{}/purge"),
+    ("GET", "/v2/cleanup-volumes"),
+    ("POST", "/v2/journal-logs"),
+    ("GET", "/v2/local/logs"),
+}
+"""Described already, served soon."""
+
+
+class NoKeys:
+    def global_key(self) -> str:
+        return ""
+
+    def service_key(self, app_id: int, service: str) -> str:
+        return ""
+
+    def scopes_of(self, key: str) -> None:
+        return None
+
+
+def routes() -> set[tuple[str, str]]:
+    app = build(Published(device_states.m1()), lambda command: None, Auth(NoKeys()))  # type: ignore[arg-type,return-value]
+    return {(r.method, re.sub(r"<.*?>", "{}", r.rule).lower()) for r in app.bottle.routes}
+
+
+def described() -> set[tuple[str, str]]:
+    return {
+        (method.upper(), re.sub(r"{.*?}", "{}", path).lower())
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+    }
+
+
+def test_every_route_is_described() -> None:
+    assert routes() - described() == set()
+
+
+def test_everything_described_is_served_or_known_to_come() -> None:
+    assert described() - routes() - LATER == set()
+
+
+def operations() -> list[Any]:
+    return [
+        pytest.param(operation, id=operation["operationId"])
+        for path in DOCUMENT["paths"].values()
+        for operation in path.values()
+    ]
+
+
+def test_operations_have_ids_of_their_own() -> None:
+    ids = [parameter.id for parameter in operations()]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("operation", operations())
+def test_answers_are_described(operation: dict[str, Any]) -> None:
+    closed = operation.get("security") != []
+    assert ("401" in operation["responses"]) == closed
+    for answer in operation["responses"].values():
+        assert "$ref" in answer or answer["description"]
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        found = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return found + [each for inner in value.values() for each in references(inner)]
+    return (
+        [each for inner in value for each in references(inner)] if isinstance(value, list) else []
+    )
+
+
+def test_references_lead_somewhere() -> None:
+    for reference in references(DOCUMENT):
+        found: Any = DOCUMENT
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+        assert found
