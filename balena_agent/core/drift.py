@@ -130,7 +130,7 @@ def beyond_repair(draft: Draft, container: Container, ignored: frozenset[str]) -
     error = draft.situation.failed.get(identity(update))
     if error is None:
         return ""
-    draft.wanted.add(identity(update))  # so that its failure is not forgotten
+    draft.remembered.add(identity(update))  # so that its failure is not forgotten
     return f"{update.cause}, and cannot be changed back: {error}"
 
 

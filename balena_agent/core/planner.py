@@ -210,7 +210,7 @@ def _plan_app(
     ground = Ground(
         app,
         containers,
-        frozenset(present - replaced.keys()) | around.shared,
+        frozenset(present - replaced.keys() - _going(draft.situation)) | around.shared,
         replaced,
         around.leftovers,
         around.api_fault,
@@ -227,6 +227,15 @@ def _plan_app(
 _UNDER_LOCK = ("create", "start", "stop", "remove", "rename", "retire", "reinstate",
                "await-handover", "disconnect")  # fmt: skip
 """What is done, or follows on something that was done, under the update locks."""
+
+
+def _going(situation: Situation) -> set[str]:
+    """Networks and volumes whose removal is under way, be it that nobody wants it any more."""
+    return {
+        step.engine_name
+        for step in situation.running.values()
+        if isinstance(step, (RemoveNetwork, RemoveVolume))
+    }
 
 
 def _release_locks(draft: Draft, app: DesiredApp) -> None:

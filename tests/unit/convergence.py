@@ -441,7 +441,7 @@ def run(case: Case, planner: Planner = plan) -> str:
         _obey(case, desired, tick)
         case.origins |= to_note(desired, case.world, case.origins)
         found = planner(desired, case.world, situation(case, tick))
-        case.failed &= found.wanted
+        case.failed &= found.wanted | found.remembered
         if problem := _clash(found, case):
             return problem
         _cancel(case, found)
