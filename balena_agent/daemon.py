@@ -18,7 +18,8 @@ import contextlib
 import faulthandler
 import gc
 import logging
-import queue
+import os
+import select
 import signal
 import sys
 import threading
@@ -102,9 +103,9 @@ class Daemon:
     def __init__(self, settings: Settings, notify: Notify) -> None:
         self._settings = settings
         self._stop = threading.Event()
-        # A signal handler may run while this very thread is inside of any lock, that of an Event
-        # too: this queue is the one thing that it may touch.
-        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # A signal that comes just before a thread begins to wait for a lock is not heard before
+        # the wait is over. Python writes every signal into this pipe, which can be waited for.
+        self._ended, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._failure = ""
         self._reported: tuple[str, ...] = ()
         self._interval = watchdog_interval()
@@ -179,7 +180,8 @@ class Daemon:
     def run(self) -> int:
         """Serve until told to stop. 0 after an orderly stop, 1 after a failure."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ended.put(None))
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         try:
             self._start()
             self._serve()
@@ -228,8 +230,7 @@ class Daemon:
     def _serve(self) -> None:
         """The main thread: feed the watchdog while every worker proves its work."""
         while not self._stop.is_set():
-            with contextlib.suppress(queue.Empty):
-                self._ended.get(timeout=self._interval / 3)
+            if select.select([self._ended], [], [], self._interval / 3)[0]:
                 self._stop.set()
             self._pet()
 
@@ -478,7 +479,7 @@ class Daemon:
     def _bus_lost(self, reason: str) -> None:
         if not self._stop.is_set():
             self._failure = f"the system bus is lost ({reason})"
-            self._ended.put(None)
+            os.write(self._end, b"\0")
 
 
 def _places(settings: Settings) -> Places:
