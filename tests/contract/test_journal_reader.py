@@ -294,7 +294,7 @@ def test_what_journald_suppresses_is_told(follower: Follower) -> None:
     assert count + len(follower.of("web")) == 20_001
 
 
-def test_h52_a_long_line_is_one_line(follower: Follower) -> None:
+def test_H52_a_long_line_is_one_line(follower: Follower) -> None:
     follower.follow()
     script = "i=0; while [ $i -lt 4000 ]; do printf 0123456789; i=$((i+1)); done; echo; printf tail"
     run("docker", "start", container(follower, "web", script))
