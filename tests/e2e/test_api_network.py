@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from e2e_device import Device
+from e2e_device import UNIT, Device
 from e2e_targets import Json, service, target
 
 NETWORK = "supervisor0"
@@ -38,7 +38,10 @@ def test_S59_the_network_of_the_api_is_made_again_under_its_user(
     device.apply(target(service("one", 1, labels=API), service("two", 2)))
     one, two = device.of("one")["Id"], device.of("two")["Id"]
     before = network(device)["Id"]
+    # All at once for the agent, which would put the first half right before the second is done.
+    device.exec("systemctl", "kill", "--signal=STOP", UNIT)
     harm(device)  # type: ignore[operator]
+    device.exec("systemctl", "kill", "--signal=CONT", UNIT)
     device.until(lambda: device.of("one").get("Id") not in (None, one), 60, "one is made anew")
     device.settled()
     assert device.running("one", "two")
