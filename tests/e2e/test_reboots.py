@@ -40,7 +40,7 @@ def test_S55_a_pending_reboot_is_asked_for_once(rough: Device) -> None:
     earlier = asked(rough, "-b", "0")
     boot = rough.boot_id()
     rough.exec("rm", UPDATE)
-    rough.until(lambda: rough.boot_id() != boot, 90, "the device has rebooted")
+    rough.until(lambda: rough.boot_id() != boot, 150, "the device has rebooted")
     rough.ready()
     rough.settled()
     assert rough.ids() == before
@@ -82,7 +82,7 @@ def test_H24_a_stepped_clock_does_not_make_a_reboot_forgotten(rough: Device) -> 
     rough.until(lambda: told in str(rough.plan()["waits"]), 30, "it is still required")
     assert rough.of("two")["State"] == "created"
     rough.exec("rm", UPDATE)
-    rough.until(lambda: rough.boot_id() != boot, 90, "the device has rebooted")
+    rough.until(lambda: rough.boot_id() != boot, 150, "the device has rebooted")
     rough.ready()
     rough.settled()
     assert rough.running("one", "two")
