@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from ..core.errors import InvalidInput, NotFound, Unavailable
 from ..core.jsonread import Json, truth
 from ..core.report import device_state
-from ..core.status import device_config
 from .around import Around
 from .checks import engine_needed
 from .exchange import (
@@ -31,7 +30,6 @@ from .pages import Pages
 _ADDRESSES_KEPT = 5.0
 """Seconds for which the addresses of the device count as known."""
 
-_INSTANT = ("SUPERVISOR_INSTANT_UPDATE_TRIGGER", "INSTANT_UPDATE_TRIGGER")
 _BAD_TAGS = "Invalid tags body, must be an object like `{[tagKey: string]: string}`"
 _BAD_HOST_CONFIG = "Could not parse host config input to a valid format:"
 
@@ -78,10 +76,8 @@ class Device:
     def update(self, request: Request) -> Answer:
         """204 when the target is fetched and applied, in the background; 202 when updates do not
         come at once on this device and nothing happens."""
-        config = device_config(request.snapshot)
-        instant = next((config[name] for name in _INSTANT if name in config), "true")
         force = request.flag("force")
-        if not (truth(instant) or force):
+        if not (request.snapshot.settings.instant_updates or force):
             return text_answer("Accepted", 202, TEXT_TYPE)
         self._around.refresh(force, request.flag("cancel"))
         return Answer(204)

@@ -18,11 +18,11 @@ from dataclasses import replace
 
 from ..core.errors import InvalidInput, NotFound, Unavailable
 from ..core.journalquery import JournalQuery, read_query
-from ..core.jsonread import Json, truth
+from ..core.jsonread import Json
 from ..core.logline import Source, ndjson
 from ..core.lookup import container_source
 from ..core.snapshot import Snapshot
-from ..core.status import device_config, local_mode
+from ..core.status import local_mode
 from .exchange import Answer, Endpoint, Request, query_failure
 from .log_feeds import FIELDS, ServiceFeed, Subscription
 from .streams import Feed, OpenFeed, Streams
@@ -136,8 +136,7 @@ class LogStreams:
 
 def lines_wanted(snapshot: Snapshot) -> bool:
     """Whether the local log stream is on (spec 10 §8.26)."""
-    control = device_config(snapshot).get("SUPERVISOR_LOG_CONTROL") or "true"
-    return local_mode(snapshot) and truth(control)
+    return local_mode(snapshot) and snapshot.settings.log_control
 
 
 def _containers(snapshot: Snapshot, service: str) -> tuple[str, ...]:

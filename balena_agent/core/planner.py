@@ -373,12 +373,12 @@ def _all_locks(
 ) -> list[Draft]:
     """Take the update locks of every app that has containers; empty when we hold them all."""
     drafts = []
-    for uuid, mine in sorted(world.items()):
-        if mine.containers and mine.app_id not in situation.locked:
-            draft = Draft(situation, busy, uuid, mine.app_id)
-            names = tuple(sorted(mine.containers))
-            overridden = force or situation.override_locks
-            draft.emit(TakeLocks(uuid, mine.app_id, names, overridden, f"{why} was asked for"))
+    overridden = force or situation.override_locks
+    cause = f"{why} was asked for"
+    for app in _owners(world):
+        if app.app_id not in situation.locked:
+            draft = Draft(situation, busy, app.uuid, app.app_id)
+            draft.emit(TakeLocks(app.uuid, app.app_id, app.services, overridden, cause))
             drafts.append(draft)
     return drafts
 
