@@ -37,6 +37,7 @@ from .api.server import HttpServer
 from .config import Settings
 from .core import heritage
 from .core.access import cloud_access
+from .core.borrowed import possessions_from_json
 from .core.describe import status_line
 from .core.desired import DesiredService
 from .core.errors import AgentError
@@ -63,6 +64,7 @@ from .host.systemd import Systemd
 from .peer import FILE as PEER_FILE
 from .peer import read_peer
 from .runtime import preload
+from .runtime.borrowing import KEY as BEFORE_LOCAL_MODE
 from .runtime.executor import show_name
 from .runtime.policy import Memory, Policy
 from .runtime.preload import Preload
@@ -271,6 +273,7 @@ class Daemon:
             self.store.tolerated(),
             self.store.fetch_failures(),
             targets,
+            possessions_from_json(self.store.setting(BEFORE_LOCAL_MODE)),
         )
 
     def _prepare(self, service: DesiredService) -> None:

@@ -57,6 +57,7 @@ from ..core.target import images_of
 from ..watchdog import Watchdog
 from . import telling
 from .adoption import Adoption
+from .borrowing import Borrowing
 from .commands import Commands
 from .compiler import Compiler, ServiceKeys
 from .damper import Damper
@@ -147,6 +148,7 @@ class Reconciler:
             self._world,
             self._compiled,
             self._mailbox.wake,
+            Borrowing(store, self._ledger, memory.before_local_mode),
         )
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
