@@ -153,6 +153,8 @@ def test_nothing_goes_while_only_the_user_has_spoken() -> None:
     with rig(facts=MANAGED) as agent:
         borrowed(agent)
         world, store = agent.engine.observed, agent.store
+    spare = Volume("5_spare", 5, "5", "spare", VolumeSpec())
+    world = replace(world, volumes={**world.volumes, "5_spare": spare})
     old = KeptTarget("f", read_local(FLEET))
     targets = {"https://old.example.org": old, "local": KeptTarget("m", read_local(MINE))}
     before = possessions_from_json(store.settings[KEY])
