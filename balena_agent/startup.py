@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .core import heritage
+from .core.borrowed import possessions_from_json
 from .core.errors import AgentError
 from .core.jsonread import parse_object
 from .core.observed import HostFacts
@@ -19,6 +20,7 @@ from .core.sources import LOCAL, PRELOAD, KeptTarget, in_force
 from .core.target import Target, read_local
 from .peer import read_peer
 from .runtime import preload
+from .runtime.borrowing import KEY as BEFORE_LOCAL_MODE
 from .runtime.policy import Memory
 from .store import Store
 
@@ -53,6 +55,7 @@ def remembered(store: Store, facts: HostFacts) -> Memory:
         store.tolerated(),
         store.fetch_failures(),
         targets,
+        possessions_from_json(store.setting(BEFORE_LOCAL_MODE)),
     )
 
 

@@ -32,8 +32,9 @@ from ..core.intent import (
 )
 from ..core.looks import Touch
 from ..core.snapshot import NOT_ASKED
-from ..core.sources import KeptTarget, in_force
+from ..core.sources import LOCAL, KeptTarget, in_force
 from . import app_orders, telling
+from .borrowing import Borrowing
 from .damper import Damper
 from .ledger import Ledger
 from .lookout import Lookout
@@ -62,6 +63,7 @@ class Commands:
         compile: Callable[[], Desired],
         wake: Callable[[Touch], None],
         forget: Callable[[], None],
+        borrowing: Borrowing,
     ) -> None:
         self._present = present
         self._store = store
@@ -72,6 +74,7 @@ class Commands:
         self._compile = compile
         self._wake = wake
         self._forget = forget
+        self._borrowing = borrowing
         self._orders = OrderBook()
         self._accepted: list[Future[str]] = []
 
@@ -131,6 +134,12 @@ class Commands:
             unjudged = {uuid for uuid, _ in now.intent.stopped}
         intent = pruned(now.intent, observed, wanted, unjudged)
         self.intend(pruned_of_apps(intent, observed, now.desired))
+        intent, forget = self._borrowing.turn(self._present.now, observed)
+        self.intend(intent)
+        if forget:
+            kept = {name: each for name, each in now.targets.items() if name != LOCAL}
+            self._bring_in_force(kept)
+            self._wake(Touch(everything=True))
 
     def power_accepted(self) -> None:
         self._orders.power_accepted()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..core.borrowed import Possessions
 from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
@@ -30,6 +31,7 @@ class Memory:
     tolerated: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     fetch_failures: Mapping[str, FetchFailure] = field(default_factory=dict)
     targets: Mapping[str, KeptTarget] = field(default_factory=dict)
+    before_local_mode: Possessions | None = None
 
     def all_targets(self) -> Mapping[str, KeptTarget]:
         """Of all sources, the one in force among them."""

@@ -65,6 +65,12 @@ class Store(Protocol):
     def save_target(self, source: str, raw: str) -> None:
         """Durable when it returns."""
 
+    def forget_target(self, source: str) -> None:
+        """Drop what one source asked for; durable when it returns."""
+
+    def set_setting(self, key: str, value: Json) -> None:
+        """Durable when it returns; None removes it."""
+
     def save_stopped(self, stopped: Mapping[ServiceKey, str]) -> None: ...
 
     def save_commit(self, app_uuid: str, app_id: int, commit: str) -> None: ...

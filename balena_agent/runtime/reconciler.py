@@ -56,6 +56,7 @@ from ..core.steps import (
 from ..watchdog import Watchdog
 from . import telling
 from .adoption import Adoption
+from .borrowing import Borrowing
 from .commands import Commands
 from .compiler import Compiler, ServiceKeys
 from .damper import Damper
@@ -150,6 +151,7 @@ class Reconciler:
             self._compiled,
             self._mailbox.wake,
             self._compiler.forget,
+            Borrowing(store, self._ledger, memory.before_local_mode),
         )
         self._housekeeping = Housekeeping(
             self._present, self._world, self._notes, self._damper, self._commands

@@ -127,6 +127,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.full: AgentError | None = None
         self.targets: dict[str, str] = {}
+        self.settings: dict[str, Json] = {}
         self.stopped: dict[ServiceKey, str] = {}
         self.commits: dict[str, str] = {}
         self.specs: dict[str, ContainerSpec] = {}
@@ -140,6 +141,14 @@ class FakeStore:
     def save_target(self, source: str, raw: str) -> None:
         self._check()
         self.targets[source] = raw
+
+    def forget_target(self, source: str) -> None:
+        self._check()
+        self.targets.pop(source, None)
+
+    def set_setting(self, key: str, value: Json) -> None:
+        self._check()
+        self.settings[key] = value
 
     def save_stopped(self, stopped: Mapping[ServiceKey, str]) -> None:
         self._check()

@@ -273,10 +273,18 @@ def test_an_app_without_services_is_there_with_its_volume() -> None:
         settled_with(agent, app(data={}))
         assert ask(agent, RestartApp(1)) == "restarted"
         assert ask(agent, PurgeApp(1)) == "purged"
+        assert done(agent, RemoveVolume) == ["remove-volume volume 1_data"]
         agent.settled()
         assert done(agent, RemoveVolume, CreateVolume) == [
             "remove-volume volume 1_data", "create-volume volume 1_data",
         ]  # fmt: skip
+
+
+def test_a_purge_of_an_app_without_services_can_fail_too() -> None:
+    with rig() as agent:
+        settled_with(agent, app(data={}))
+        agent.engine.fail("remove-volume", EngineFailed("device or resource busy", 500), 1)
+        refused(agent, PurgeApp(1), EngineFailed, "busy")
 
 
 def test_an_app_that_could_not_come_back_is_not_taken_down() -> None:

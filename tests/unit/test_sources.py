@@ -105,7 +105,8 @@ def test_a_device_goes_into_local_mode_and_back() -> None:
         assert agent.published.current.targets.keys() == {CLOUD, "local"}
         give(agent, CLOUD, fleet, {})
         assert agent.containers() == {"fleet": "running"}
-        assert agent.store.targets.keys() == {CLOUD, "local"}
+        agent.until(lambda s: s.targets.keys() == {CLOUD}, "the user's target is forgotten")
+        assert agent.store.targets.keys() == {CLOUD}
 
 
 def test_images_of_the_cloud_stay_while_a_user_has_the_device() -> None:
