@@ -111,7 +111,7 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`keep_images`: whether images that no target names are left alone;
+    """`keep_images`: whether images that no target names are left alone; `auto`: without a cloud;
     `cleanup_peer_supervisor_images`: whether those of the peer may go too."""
 
     socket: str

@@ -1,10 +1,15 @@
 """What local mode leaves behind on a device of a cloud, and what of it goes again (spec 20 §25).
 
-Theory: while a user has the device, nothing of the cloud's is removed, and the user's volumes come
-on top. So what there was is noted when local mode begins. When it has ended containers and
-networks follow the target as ever; volumes, which otherwise nobody ever removes, go if they were
-not there before and no target that stays declares them. All of it is read off the note and the
+Theory: while a user has the device, nothing of the cloud's is removed, and what the user brings
+comes on top. So what there was is noted when local mode begins. When it has ended containers and
+networks of ours follow the target as ever. Volumes and images, which otherwise stay, go if they
+were not there before and no target that stays names them: volumes of ours, and images of whatever
+kind, for builds on the device leave many without a name. All of it is read off the note and the
 world in every turn: a death in the middle leaves only less to do.
+
+Deviation: the peer also removes containers, networks and volumes that are not of its making. We
+leave them, as everywhere: whoever made them by hand removes them by hand. What they use stays too,
+because the engine refuses to remove it, and nothing waits for that.
 
 Invariants: without a note nothing goes; nothing that a container uses goes, and nothing at all
 while it is not known what some target declares.
@@ -15,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .cleanup import declared, used
+from .cleanup import declared
 from .desired import Desired
+from .images import meant, of_peer
 from .jsonread import Json
 from .names import EXTRA_FIRMWARE
-from .observed import NO_APP, Observed
-from .target import Target
+from .observed import NO_APP, Container, Observed
+from .target import Target, images_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +62,56 @@ def possessions_from_json(raw: Json) -> Possessions | None:
     return Possessions(*(frozenset(map(str, kind or ())) for kind in kinds))
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Volumes (engine names) and images (ids) that local mode has left."""
+
+    volumes: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.volumes or self.images)
+
+    def __or__(self, other: Left) -> Left:
+        return Left(self.volumes | other.volumes, self.images | other.images)
+
+    def __sub__(self, other: Left) -> Left:
+        return Left(self.volumes - other.volumes, self.images - other.images)
+
+
 def left_behind(
     before: Possessions, observed: Observed, targets: Iterable[Target | None]
-) -> frozenset[str] | None:
-    """Engine names of the volumes that local mode has left. `targets` are those that stay; None
-    among them is one that cannot be read. None: it is not known."""
+) -> Left | None:
+    """What was not there before and no target names. `targets` are those that stay; None among
+    them is one that cannot be read. None: it is not known."""
     known = list(targets)
     if None in known:
         return None
-    keep = before.volumes | {EXTRA_FIRMWARE}
-    keep |= {name for target in known if target for name in declared(target)}
+    there = [target for target in known if target]
+    keep = before.volumes | {EXTRA_FIRMWARE} | {n for each in there for n in declared(each)}
     mine = {v.engine_name for v in observed.volumes.values() if v.app_id != NO_APP}
-    return frozenset(mine - keep)
+    named = meant({name for each in there for name in images_of(each)}, observed)
+    theirs = {i.id for i in observed.images.values() if not of_peer(i)}
+    return Left(frozenset(mine - keep), frozenset(theirs - before.images - named))
 
 
-def free(volumes: frozenset[str], observed: Observed) -> frozenset[str]:
-    """Those that no container uses."""
-    return volumes - used(observed)
+def used(observed: Observed) -> Left:
+    """What containers of ours use."""
+    return _used_by(observed.containers.values())
+
+
+def kept(observed: Observed, desired: Desired) -> Left:
+    """What is used by containers that nobody is going to replace: of an app that is left as it is,
+    and those that bear a name which is not of our making."""
+    rejected = {app.app_id for app in desired.apps if app.problem}
+    containers = observed.containers.values()
+    return _used_by(c for c in containers if c.name is None or c.app_id in rejected)
+
+
+def _used_by(containers: Iterable[Container]) -> Left:
+    specs = [container.spec for container in containers]
+    volumes = frozenset(name for spec in specs for name in spec.volumes)
+    return Left(volumes, frozenset(spec.image for spec in specs))
 
 
 def has_visitors(observed: Observed, desired: Desired) -> bool:

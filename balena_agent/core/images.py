@@ -1,12 +1,13 @@
 """The rules for images: which go, which are kept as the base of a delta, how many come at a time.
 
 Theory (spec 20 §13.1, §18.4-18.6): an image is kept while a target names it, a container uses it,
-or it is the base from which a wanted one can be made. Three kinds may go, and only where images
+or it is the base from which a wanted one can be made. Four kinds may go, and only where images
 are not kept:
 
     leftovers  a reference that a target of ours once named, and nobody needs
     strays     what was fetched for us and no reference leads to any more
     the peer's supervisor, and only if the administrator said so: without it there is no way back
+    what came with local mode (borrowed.py), name by name: no mark tells whose an image is
 
 Tidying never keeps an update from its end: what cannot be removed because somebody uses it, and a
 stray that cannot be removed at all, is left in peace for an hour without a word in the plan.
@@ -48,13 +49,15 @@ class FetchFailure:
 
 @dataclass(frozen=True, slots=True)
 class Unneeded:
-    """What may go: references that we own, ids without a name, references of the peer's. `awaited`
-    are those leftovers whose removal is worth waiting for: not the ones that others hold."""
+    """What may go: references that we own, ids without a name, references of the peer's, one name
+    or else the id of each image that came with local mode. `awaited` are those leftovers whose
+    removal is worth waiting for: not the ones that others hold."""
 
     leftovers: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     awaited: tuple[str, ...] = ()
+    borrowed: tuple[str, ...] = ()
 
 
 class Bases:
@@ -107,20 +110,27 @@ def unneeded(
 ) -> Unneeded:
     """What nobody needs: neither a target, nor a container, nor a creation under way, nor a
     delta. An app that is left as it is keeps all it has."""
-    if situation.keep_images or any(app.problem for app in desired.apps):
+    if situation.keep_images:
         return Unneeded()
-    wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
     index = _by_name(observed)
     needed = _needed(desired, observed, situation, index, bases)
+    theirs = [i for key, i in observed.images.items() if key in situation.intent.images - needed]
+    if any(app.problem for app in desired.apps):
+        return Unneeded(borrowed=tuple(names_of(image)[0] for image in theirs))
+    wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
     known = {name: _meant(index, name) for name in sorted(situation.owned_images - wanted)}
     left = tuple(name for name, image_id in known.items() if image_id and image_id not in needed)
     awaited = tuple(name for name in left if not _muted(RemoveImage(name), situation))
+    # One name of an image at a time: the engine is confused by more (spec 60 §2.5).
+    going = {known[name] for name in left}
+    borrowed = tuple(names_of(image)[0] for image in theirs if image.id not in going)
     if any(isinstance(step, Fetch) for step in situation.running.values()):
-        return Unneeded(left, awaited=awaited)  # what comes just now may have no name yet
+        # What comes just now may have no name yet.
+        return Unneeded(left, awaited=awaited, borrowed=borrowed)
     free = [image for image in observed.images.values() if image.id not in needed]
     strays = tuple(image.id for image in free if image.nameless and image.obtained)
     peers = tuple(_peer_supervisors(free)) if situation.remove_peer else ()
-    return Unneeded(left, strays, peers, awaited)
+    return Unneeded(left, strays, peers, awaited, borrowed)
 
 
 def tidy(draft: Draft, found: Unneeded) -> None:
@@ -131,6 +141,8 @@ def tidy(draft: Draft, found: Unneeded) -> None:
         draft.emit(RemoveImage(image_id, "no name leads to it any more"))
     for reference in found.peers:
         draft.emit(RemoveImage(reference, "an image of the peer's supervisor"))
+    for reference in found.borrowed:
+        draft.emit(RemoveImage(reference, "it came with local mode, which has ended"))
 
 
 def mute(step: Step, error: AgentError) -> bool:
@@ -181,10 +193,25 @@ def _needed(
     return needed
 
 
+def names_of(image: Image) -> list[str]:
+    """By what an image can be removed, one after the other: tags, else digests, else its id."""
+    return sorted(image.tags) or sorted(image.digests) or [image.id]
+
+
+def meant(references: Iterable[str], observed: Observed) -> frozenset[str]:
+    """Ids of the images that references mean."""
+    index = _by_name(observed)
+    return frozenset(_meant(index, reference) for reference in references)
+
+
+def of_peer(image: Image) -> bool:
+    """Whether it is the peer's supervisor."""
+    return any(_PEER.match(name) for name in names_of(image))
+
+
 def _peer_supervisors(images: Iterable[Image]) -> Iterator[str]:
     for image in images:
-        names = sorted(image.tags) or sorted(image.digests)
-        yield from (name for name in names if _PEER.match(name))
+        yield from (name for name in names_of(image) if _PEER.match(name))
 
 
 # ---- deltas --------------------------------------------------------------------------------------

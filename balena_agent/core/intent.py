@@ -125,6 +125,7 @@ class Intent:
     force     apps (uuids; "" = all) whose update locks are overridden until they are settled
     renewals  apps (ids) that are taken down whole, and what of them is still to go
     cleanup   volumes (engine names) that go because nobody needs them
+    images    images (ids) that go unless somebody needs them: they came with local mode
     power     the reboot or power-off that is under way
     network   the change of the host's name or proxy that is under way
     """
@@ -135,6 +136,7 @@ class Intent:
     force: frozenset[str] = frozenset()
     renewals: Mapping[int, Renewal] = field(default_factory=dict)
     cleanup: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
     power: Power | None = None
     network: ConfigureNetwork | None = None
 

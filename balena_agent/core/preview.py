@@ -218,7 +218,8 @@ class _Images:
 def _situation(snapshot: Snapshot, target: Target) -> Situation:
     """What the next plan would stand on, if nothing were under way and nothing had failed."""
     owned = snapshot.standing.owned_images | {normal_image(name) for name in images_of(target)}
-    intent = replace(snapshot.intent, power=None, renewals={}, cleanup=frozenset())
+    none: frozenset[str] = frozenset()
+    intent = replace(snapshot.intent, power=None, renewals={}, cleanup=none, images=none)
     steps = plan_host(target.config, snapshot.facts.managed, snapshot.host).steps
     return replace(
         snapshot.standing, intent=intent, owned_images=owned, damped={}, host_steps=steps

@@ -3,28 +3,36 @@
 Theory: level-triggered like everything else. Local mode without a note: take one, before anything
 is planned. A note without local mode: it has ended, now or while no agent ran. What goes is put
 into the intent, where the planner finds it; when nothing is left the user's target and the note
-are forgotten, which makes the end durable.
+are forgotten, which makes the end durable. What turns out not to go, because a stranger uses it
+say, is spared: it does not hold up the end. Should the user come back before the end, nothing goes
+any more.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..core.borrowed import (
+    Left,
     Possessions,
-    free,
     has_visitors,
+    kept,
     left_behind,
     possessions,
+    used,
 )
 from ..core.errors import AgentError
+from ..core.images import names_of
 from ..core.intent import Intent
 from ..core.observed import Observed
 from ..core.snapshot import Snapshot
 from ..core.sources import LOCAL
 from ..core.status import lent_to_user
+from ..core.steps import Fetch, Step
 from .ledger import Ledger
+from .policy import Memory, Policy
 from .ports import Store
 
 KEY = "before_local_mode"
@@ -34,24 +42,33 @@ _log = logging.getLogger(__name__)
 
 
 class Borrowing:
-    """See the module. `before` is the note that the store has. Used by one thread."""
+    """See the module. `under_way` gives the steps under way. Used by one thread."""
 
-    def __init__(self, store: Store, ledger: Ledger, before: Possessions | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        memory: Memory,
+        policy: Policy,
+        under_way: Callable[[], Mapping[str, Step]],
+    ) -> None:
         self._store = store
         self._ledger = ledger
-        self._before = before
-        self._told: frozenset[str] = frozenset()
-        self._spared: frozenset[str] = frozenset()
+        self._before: Possessions | None = memory.before_local_mode
+        self._keep_images = policy.keep_images
+        self._under_way = under_way
+        self._told = self._spared = self._asked = Left()
 
     def turn(self, now: Snapshot, observed: Observed) -> tuple[Intent, bool]:
         """The intent after this turn, and whether the user's target is to be forgotten now."""
-        if not now.facts.managed:
-            return now.intent, False
-        if lent_to_user(now):
+        lent = lent_to_user(now)
+        if lent:
             self._begin(observed)
+        if self._before is None:
             return now.intent, False
-        if self._before is None or now.source in ("", LOCAL):
-            return now.intent, False  # as long as nobody else speaks, the user's things are needed
+        if lent or not now.facts.managed or now.source in ("", LOCAL):
+            # As long as nobody else speaks, the user's things are needed.
+            return self._intent(now, Left()), False
         return self._end(now, observed, self._before)
 
     def _begin(self, observed: Observed) -> None:
@@ -59,28 +76,57 @@ class Borrowing:
             before = possessions(observed)
             self._save(before)
             self._before = before
-            self._told = self._spared = frozenset()
+            self._told = self._spared = Left()
 
     def _end(self, now: Snapshot, observed: Observed, before: Possessions) -> tuple[Intent, bool]:
-        others = (kept.target for source, kept in now.targets.items() if source != LOCAL)
+        others = (each.target for source, each in now.targets.items() if source != LOCAL)
         left = left_behind(before, observed, (now.target, *others))
         if left is None:
-            return now.intent, False
-        self._tell(left)
-        self._spared |= {n for n in left if self._ledger.errors_about({f"volume {n}"})}
-        intent = now.intent
-        going = free(left - self._spared, observed)
-        cleanup = (intent.cleanup - self._spared) | going
-        if cleanup != intent.cleanup:
-            intent = replace(intent, cleanup=cleanup)
-        if left - self._spared or has_visitors(observed, now.desired):
+            return self._intent(now, Left()), False
+        if self._keep_images or self._fetching():
+            left = replace(left, images=frozenset())
+        self._tell(left, observed)
+        self._spared |= self._refused(left, observed)
+        left -= self._spared
+        intent = self._intent(now, left - used(observed))
+        waiting = left - kept(observed, now.desired) or self._fetching()
+        if waiting or has_visitors(observed, now.desired):
             return intent, False
         return intent, self._forget()
 
-    def _tell(self, left: frozenset[str]) -> None:
+    def _fetching(self) -> bool:
+        """What comes just now may have no name yet."""
+        return any(isinstance(step, Fetch) for step in self._under_way().values())
+
+    def _intent(self, now: Snapshot, going: Left) -> Intent:
+        """The standing intent with what goes now, and without what went before."""
+        cleanup = (now.intent.cleanup - self._asked.volumes) | going.volumes
+        self._asked = going
+        if (cleanup, going.images) == (now.intent.cleanup, now.intent.images):
+            return now.intent
+        return replace(now.intent, cleanup=cleanup, images=going.images)
+
+    def _refused(self, left: Left, observed: Observed) -> Left:
+        """What could not be removed. It is tried once."""
+
+        def failed(*subjects: str) -> bool:
+            return bool(self._ledger.errors_about(set(subjects)))
+
+        volumes = {name for name in left.volumes if failed(f"volume {name}")}
+        images = {
+            each
+            for each in left.images
+            if failed(*(f"image {name}" for name in names_of(observed.images[each])))
+        }
+        return Left(frozenset(volumes), frozenset(images))
+
+    def _tell(self, left: Left, observed: Observed) -> None:
         """What will go is told before anything goes."""
-        for name in sorted(left - self._told):
-            _log.info("Local mode has ended: volume %s goes, it came with it", name)
+        news = left - self._told
+        named = {f"volume {name}" for name in news.volumes}
+        named |= {f"image {', '.join(names_of(observed.images[i]))}" for i in news.images}
+        for name in sorted(named):
+            _log.info("Local mode has ended: %s goes, it came with it", name)
         self._told |= left
 
     def _forget(self) -> bool:

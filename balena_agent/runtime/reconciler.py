@@ -151,7 +151,7 @@ class Reconciler:
             self._compiled,
             self._mailbox.wake,
             self._compiler.forget,
-            Borrowing(store, self._ledger, memory.before_local_mode),
+            Borrowing(store, self._ledger, memory, policy, self._under_way.steps),
         )
         self._housekeeping = Housekeeping(
             self._present, self._world, self._notes, self._damper, self._commands
