@@ -92,7 +92,14 @@ def left_behind(
     mine = {v.engine_name for v in observed.volumes.values() if v.app_id != NO_APP}
     named = meant({name for each in there for name in images_of(each)}, observed)
     theirs = {i.id for i in observed.images.values() if not of_peer(i)}
-    return Left(frozenset(mine - keep), frozenset(theirs - before.images - named))
+    return Left(frozenset(mine - keep), frozenset(theirs - before.images - {*named.values()}))
+
+
+def found(before: Possessions, target: Target, observed: Observed) -> frozenset[str]:
+    """Image references of the user's target that mean what was there before: that he names them
+    does not make them ours, to be removed when he has gone."""
+    known = meant(images_of(target), observed)
+    return frozenset(name for name, image_id in known.items() if image_id in before.images)
 
 
 def used(observed: Observed) -> Left:

@@ -198,10 +198,10 @@ def names_of(image: Image) -> list[str]:
     return sorted(image.tags) or sorted(image.digests) or [image.id]
 
 
-def meant(references: Iterable[str], observed: Observed) -> frozenset[str]:
-    """Ids of the images that references mean."""
+def meant(references: Iterable[str], observed: Observed) -> dict[str, str]:
+    """Ids of the images that references mean; "" for none."""
     index = _by_name(observed)
-    return frozenset(_meant(index, reference) for reference in references)
+    return {reference: _meant(index, reference) for reference in references}
 
 
 def of_peer(image: Image) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from ..core.borrowed import (
     Left,
     Possessions,
+    found,
     has_visitors,
     kept,
     left_behind,
@@ -70,6 +71,12 @@ class Borrowing:
             # As long as nobody else speaks, the user's things are needed.
             return self._intent(now, Left()), False
         return self._end(now, observed, self._before)
+
+    def found(self, now: Snapshot, observed: Observed) -> frozenset[str]:
+        """See core/borrowed.py; none while the target in force is not the user's."""
+        if self._before is None or now.target is None or now.source != LOCAL:
+            return frozenset()
+        return found(self._before, now.target, observed)
 
     def _begin(self, observed: Observed) -> None:
         if self._before is None:

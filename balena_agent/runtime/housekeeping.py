@@ -14,6 +14,7 @@ import logging
 from ..core.origins import to_note
 from ..core.plan import Plan
 from ..core.target import images_of
+from .borrowing import Borrowing
 from .commands import Commands
 from .damper import Damper
 from .notes import Notes
@@ -27,13 +28,20 @@ class Housekeeping:
     """See the module."""
 
     def __init__(
-        self, present: Present, world: World, notes: Notes, damper: Damper, commands: Commands
+        self,
+        present: Present,
+        world: World,
+        notes: Notes,
+        damper: Damper,
+        commands: Commands,
+        borrowing: Borrowing,
     ) -> None:
         self._present = present
         self._world = world
         self._notes = notes
         self._damper = damper
         self._commands = commands
+        self._borrowing = borrowing
 
     def tidy(self) -> None:
         """Forget what no longer exists: notes on containers, met intents, images without use."""
@@ -48,7 +56,7 @@ class Housekeeping:
         self._notes.came_from(to_note(self._present.now.desired, observed, self._notes.origins))
         self._commands.prune()
         images = images_of(self._present.now.target) if self._present.now.target else frozenset()
-        self._notes.own(images)
+        self._notes.own(images - self._borrowing.found(self._present.now, observed))
         self._notes.disown_absent(images, observed)
 
     def save_commits(self, planned: Plan) -> None:

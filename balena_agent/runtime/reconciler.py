@@ -141,6 +141,7 @@ class Reconciler:
                 update_pending=memory.target is not None,
             )
         )
+        borrowing = Borrowing(store, self._ledger, memory, policy, self._under_way.steps)
         self._commands = Commands(
             self._present,
             store,
@@ -151,10 +152,10 @@ class Reconciler:
             self._compiled,
             self._mailbox.wake,
             self._compiler.forget,
-            Borrowing(store, self._ledger, memory, policy, self._under_way.steps),
+            borrowing,
         )
         self._housekeeping = Housekeeping(
-            self._present, self._world, self._notes, self._damper, self._commands
+            self._present, self._world, self._notes, self._damper, self._commands, borrowing
         )
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 

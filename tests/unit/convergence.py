@@ -181,6 +181,9 @@ def _with_orders(case: Case, rng: random.Random) -> None:
         orders = [(rng.randrange(30), kind(rng.choice((1, 2)), False)) for kind in kinds]
         case.orders = sorted(orders, key=lambda order: order[0])
         case.taken_back = rng.randrange(40) if rng.random() < 0.3 else -1
+    if rng.random() < 0.2:
+        came = frozenset(i for i in sorted(case.world.images) if rng.random() < 0.5)
+        case.intent = replace(case.intent, images=came)
 
 
 def handing_over(seed: int) -> Case:

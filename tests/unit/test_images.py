@@ -7,14 +7,22 @@ from dataclasses import replace
 import pytest
 from test_planner import LOCKED, target, text, there, wanted, world
 
-from balena_agent.core.desired import DesiredService
+from balena_agent.core.desired import Desired, DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import DeadlineExceeded, EngineFailed
 from balena_agent.core.images import Bases, mute
+from balena_agent.core.intent import Intent
 from balena_agent.core.observed import Image, Observed, Obtained
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
-from balena_agent.core.steps import Fetch, RemoveContainer, RemoveImage, identity, verb
+from balena_agent.core.steps import (
+    CreateContainer,
+    Fetch,
+    RemoveContainer,
+    RemoveImage,
+    identity,
+    verb,
+)
 
 REGISTRY = "r.example"
 LEAN = replace(LOCKED, keep_images=False)
@@ -132,6 +140,63 @@ def test_the_peers_images_go_only_if_the_administrator_says_so(told: bool) -> No
     assert not any(
         "supervisor" in li for li in text(target(web), with_images(world(), *images), kept)
     )
+
+
+CAME = replace(LEAN, intent=Intent(images=frozenset({"sha256:came"})))
+
+
+def removals(lines: list[str]) -> list[str]:
+    """What is removed because it came with local mode."""
+    cause = ": it came with local mode, which has ended"
+    found = [li.removeprefix("remove-image ").removesuffix(cause) for li in lines if cause in li]
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("image", "by"),
+    [
+        (Image("sha256:came"), "sha256:came"),
+        (Image("sha256:came", frozenset({"b:2", "a:1"}), frozenset({f"a@{digest('3')}"})), "a:1"),
+        (Image("sha256:came", digests=frozenset({f"a@{digest('3')}"})), f"a@{digest('3')}"),
+    ],
+    ids=["nameless", "by one tag at a time", "by digest"],
+)
+def test_an_image_that_came_with_local_mode_goes_though_nobody_fetched_it(
+    image: Image, by: str
+) -> None:
+    web = wanted("web")
+    seen = with_images(world(there(web)), image)
+    assert removals(text(target(web), seen, CAME)) == [by]
+    assert not removals(text(target(web), seen, LEAN))
+    assert not removals(text(target(web), seen, replace(CAME, keep_images=True)))
+    rejected = replace(target(web).apps[0], problem="too new")
+    assert removals(text(Desired((rejected,)), seen, CAME)) == [by]
+
+
+def test_what_came_with_local_mode_stays_where_it_is_needed() -> None:
+    """By a container, a target, a creation under way, or as the base of a wanted delta."""
+    base = old_image(Obtained(f"{REGISTRY}/old@{digest('1')}", 1, "web"), id="sha256:came")
+    web = missing()
+    assert not removals(text(target(web), with_images(world(), base), replace(CAME, deltas=True)))
+    assert removals(text(target(web), with_images(world(), base), CAME)) == list(base.digests)
+    came = Image("sha256:came", frozenset({"a:1"}))
+    used = there(web, spec=replace(web.spec, image="sha256:came"))
+    assert not removals(text(target(web), with_images(world(used), came), CAME))
+    named = wanted("web", image="a:1")
+    assert not removals(text(target(named), with_images(world(), came), CAME))
+    other = wanted("web")
+    creation = CreateContainer(replace(other, spec=replace(other.spec, image="sha256:came")))
+    busy = replace(CAME, running={identity(creation): creation})
+    assert not removals(text(target(other), with_images(world(), came), busy))
+
+
+def test_two_names_of_one_image_never_go_at_once() -> None:
+    both = Image("sha256:came", frozenset({"a:1", "b:1"}))
+    owned = replace(CAME, owned_images=frozenset({"b:1"}))
+    lines = text(target(), with_images(world(), both), owned)
+    assert [line for line in lines if line.startswith("remove-image")] == [
+        "remove-image b:1: no service uses it"
+    ]
 
 
 def test_which_failures_of_tidying_are_left_in_peace() -> None:
