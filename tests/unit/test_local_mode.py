@@ -223,11 +223,9 @@ def first_world() -> Observed:
 def appear(agent: Rig, *images: Image) -> None:
     """Somebody builds or pulls, past the agent."""
     news = {each.id: each for each in images}
-    agent.engine.change(
-        lambda world: replace(world, images={**world.images, **news}),
-        Touch(images=frozenset(news)),
-    )
-    agent.until(lambda s: news.keys() <= s.observed.images.keys())
+    touch = Touch(images=frozenset(news))
+    agent.engine.change(lambda world: replace(world, images={**world.images, **news}), touch)
+    agent.reconciler.wake(touch)
 
 
 def lent(agent: Rig, *images: Image, mine: dict[str, Any] = HAND) -> None:
@@ -237,6 +235,7 @@ def lent(agent: Rig, *images: Image, mine: dict[str, Any] = HAND) -> None:
     give(agent, "local", mine, {})
     assert agent.containers() == {"mine": "running"}
     appear(agent, *images)
+    agent.until(lambda s: {each.id for each in images} <= s.observed.images.keys())
     agent.settled()
 
 
@@ -343,7 +342,7 @@ def test_nothing_goes_while_the_fleets_image_comes() -> None:
 
         def slowly(step: EngineStep, ticket: Ticket) -> None:
             if identity(step).startswith("fetch"):
-                appear_at_once(agent, Image("sha256:next:latest"))
+                appear(agent, Image("sha256:next:latest"))
                 begun.set()
                 go_on.wait(DEADLINE)
 
@@ -361,13 +360,6 @@ def test_nothing_goes_while_the_fleets_image_comes() -> None:
         assert agent.containers() == {"fleet": "running"}
 
 
-def appear_at_once(agent: Rig, image: Image) -> None:
-    agent.engine.change(
-        lambda world: replace(world, images={**world.images, image.id: image}),
-        Touch(images=frozenset({image.id})),
-    )
-
-
 def test_a_user_who_comes_back_before_the_end_finds_what_is_left() -> None:
     host = FakeHost()
     with rig(first_world(), policy=LEAN, facts=MANAGED, host=host) as agent:
@@ -381,6 +373,7 @@ def test_a_user_who_comes_back_before_the_end_finds_what_is_left() -> None:
         intent = agent.published.current.intent
         assert (intent.images, intent.cleanup) == (frozenset(), frozenset())
         appear(agent, Image("sha256:again"))
+        agent.until(lambda s: "sha256:again" in s.observed.images)
         agent.settled()
         assert agent.containers() == {"mine": "running"}
         assert "sha256:again" in image_ids(agent)
@@ -394,8 +387,9 @@ def test_a_user_who_comes_back_before_the_end_finds_what_is_left() -> None:
 def test_an_app_that_is_left_as_it_is_does_not_hold_up_the_end() -> None:
     """Its new release asks for what the device does not have; what its containers use stays."""
     demanding = json.loads(json.dumps(HAND))
+    needed = {"type": "sw.supervisor", "version": ">99"}
     demanding["local"]["apps"]["5"]["services"]["1"]["contract"] = {
-        "type": "sw.container", "slug": "x", "requires": [{"type": "sw.supervisor", "version": ">99"}]
+        "type": "sw.container", "slug": "x", "requires": [needed]
     }  # fmt: skip
     demanding["local"]["apps"]["5"]["commit"] = "c2"
     both = {**FLEET["local"]["apps"], **demanding["local"]["apps"]}
