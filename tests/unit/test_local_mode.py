@@ -351,8 +351,9 @@ def test_nothing_goes_while_the_fleets_image_comes() -> None:
         agent.reconciler.submit(SetTarget(CLOUD, "next", made)).result(DEADLINE)
         assert begun.wait(DEADLINE)
         agent.until(lambda s: "sha256:next:latest" in s.observed.images)
-        assert "local" in agent.published.current.targets
-        assert agent.published.current.intent.images == frozenset()
+        seen = agent.until(lambda s: s.observed.volumes.keys() == {"1_data"}, "the volume goes")
+        assert not seen.observed.containers
+        assert "local" in seen.targets and seen.intent.images == frozenset()
         go_on.set()
         agent.until(lambda s: "local" not in s.targets, "local mode has ended")
         agent.settled()
@@ -387,11 +388,11 @@ def test_a_user_who_comes_back_before_the_end_finds_what_is_left() -> None:
 def test_an_app_that_is_left_as_it_is_does_not_hold_up_the_end() -> None:
     """Its new release asks for what the device does not have; what its containers use stays."""
     demanding = json.loads(json.dumps(HAND))
+    newer = demanding["local"]["apps"]["5"]
     needed = {"type": "sw.supervisor", "version": ">99"}
-    demanding["local"]["apps"]["5"]["services"]["1"]["contract"] = {
-        "type": "sw.container", "slug": "x", "requires": [needed]
-    }  # fmt: skip
-    demanding["local"]["apps"]["5"]["commit"] = "c2"
+    contract = {"type": "sw.container", "slug": "x", "requires": [needed]}
+    newer.update(commit="c2", volumes={})
+    newer["services"]["1"].update(image="other", volumes=[], contract=contract)
     both = {**FLEET["local"]["apps"], **demanding["local"]["apps"]}
     with rig(first_world(), policy=LEAN, facts=MANAGED) as agent:
         lent(agent, *CAME)
