@@ -71,6 +71,7 @@ class _Around:
 
 def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     """What to do now, and what is waited for."""
+    situation = _without_leaving_locks(situation)
     world = _by_app(desired, observed)
     if situation.stopping:
         return _plan_stopping(desired, observed, situation)
@@ -106,6 +107,7 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     for step in situation.host_steps:
         device.emit(step)
     _orphan_locks(device, {draft.app_id for draft in drafts})
+    _let_locks_go(device)
     supervisor.plan_network(device, desired, observed, api_fault)
     plan_firmware(device, desired, observed)
     images.tidy(device, unneeded)
@@ -250,6 +252,18 @@ def _release_locks(draft: Draft, app: DesiredApp) -> None:
     )
     if not under_way and not draft.wants(*_UNDER_LOCK):
         draft.emit(ReleaseLocks(app.uuid, app.app_id, "nothing left to do"))
+
+
+def _without_leaving_locks(situation: Situation) -> Situation:
+    """Locks that are just given back are as good as gone: nothing may be begun under them."""
+    leaving = {s.app_id for s in situation.running.values() if isinstance(s, ReleaseLocks)}
+    return replace(situation, locked=situation.locked - leaving) if leaving else situation
+
+
+def _let_locks_go(draft: Draft) -> None:
+    for step in draft.situation.running.values():
+        if isinstance(step, ReleaseLocks):
+            draft.let_end(step)
 
 
 def _orphan_locks(draft: Draft, known: set[int]) -> None:

@@ -24,6 +24,7 @@ from balena_agent.core.spec import NetworkSpec, VolumeSpec
 from balena_agent.core.steps import (
     CreateContainer,
     Fetch,
+    ReleaseLocks,
     StartContainer,
     StopContainer,
     identity,
@@ -87,6 +88,16 @@ def test_what_is_right_needs_nothing_and_locks_go_back() -> None:
     web = wanted("web")
     assert text(target(web), world(there(web)), Situation()) == []
     assert text(target(web), world(there(web))) == ["release-locks 1: nothing left to do"]
+
+
+def test_nothing_begins_under_locks_that_are_just_given_back() -> None:
+    web = wanted("web")
+    old = there(web, spec=spec("i1:latest", 0, ["1_default"], [], ""))
+    release = ReleaseLocks("1", 1)
+    found = plan(target(web), world(old), replace(LOCKED, running={identity(release): release}))
+    assert (found.steps, identity(release) in found.wanted) == ((), True)
+    (stop,) = plan(target(web), world(old), LOCKED).steps
+    assert isinstance(stop, StopContainer)
 
 
 def test_a_difference_is_the_cause_of_the_stop() -> None:
