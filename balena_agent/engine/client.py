@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode
 
 from ..core.errors import DeadlineExceeded, EngineFailed, EngineUnavailable
 from .failures import is_missing, refused, translated
+from .library import api_client
 
 API_VERSION = "1.41"
 CALL_LIMIT = 60.0
@@ -74,9 +75,7 @@ class Link:
         return api.get_adapter(api.base_url).get_connection(api.base_url)
 
     def _connected(self) -> Any:
-        from docker import APIClient  # 6 MB: only when there is something to say to the engine
-
-        api = APIClient(
+        api = api_client()(
             base_url=f"unix://{self.socket}",
             version=self.version,
             timeout=self.limit,
