@@ -63,7 +63,8 @@ def locked(device: Device) -> Iterator[str]:
     """A service holds its update lock."""
     path = device.lock("two")
     yield "service: two"
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # gone with the device
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -176,7 +177,7 @@ def test_a_forced_reboot_is_a_reboot(
     with forbid(rough) as why:
         assert why in by_http(rough, False, False)
         assert ask(rough, False, True) == ""
-        boots_again(rough, boots)
+    boots_again(rough, boots)
     rough.until(lambda: rough.running("one", "two"), 20, "the services run again")
     rough.settled()
     assert rough.ids() == before
