@@ -59,6 +59,7 @@ from .engine.adapter import DockerEngine
 from .engine.obtained import Records
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.discovery import announce
 from .host.files import HostFiles, Places
 from .host.firewall import Firewall
 from .host.goodbye import Goodbye
@@ -217,6 +218,8 @@ class Daemon:
         self.goodbye.start()
         self._tags.start()
         self.network_configuration.start()
+        if self._settings.host.announce:
+            announce(self.bus, self.files.facts.api_port, __version__, self.files.profile)
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():

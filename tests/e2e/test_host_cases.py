@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from device.client import Answer
-from e2e_device import Device
+from e2e_device import UNIT, Device
 from e2e_targets import pair
 
 LED = "/run/e2e-led"
@@ -109,3 +109,47 @@ def test_H57_a_bus_that_hangs_harms_nothing_but_what_needs_it(watched: Device) -
     watched.settled()
     assert watched.lock_files() == []
     assert (watched.main_pid(), watched.boot_id(), watched.ids()) == (pid, boot, before)
+
+
+@pytest.fixture
+def announcing(device: Device) -> Iterator[Device]:
+    path = device.machine.inner_path("/etc/balena-agent/agent.conf")
+    kept = path.read_text()
+    path.write_text("[host]\nannounce = yes\n")
+    device.restart()
+    yield device
+    path.write_text(kept)
+    device.restart()
+
+
+def browse(device: Device) -> str:
+    kind = "_balena-agent._tcp"
+    words = ("timeout", "3", "avahi-browse", "--parsable", "--resolve", "--terminate", kind)
+    return device.exec(*words, check=False).stdout
+
+
+def test_the_device_announces_itself_when_it_is_asked_to(announcing: Device) -> None:
+    announcing.until(lambda: ";48484;" in browse(announcing), 20, "it is found")
+    announcing.exec("systemctl", "stop", UNIT)
+    announcing.until(lambda: ";48484;" not in browse(announcing), 20, "it is gone")
+    announcing.exec("systemctl", "start", UNIT)
+    announcing.ready()
+
+
+def test_unasked_it_does_not(device: Device) -> None:
+    assert ";48484;" not in browse(device)
+
+
+def test_H56_without_networkmanager_the_addresses_are_still_told(device: Device) -> None:
+    pid, wire = device.main_pid(), device.machine.address
+    device.exec("systemctl", "stop", "NetworkManager.service")
+    try:
+
+        def told() -> list[str]:
+            answer = device.api("GET", "/v1/device", inside=True)
+            return str(answer.json()["ip_address"]).split()
+
+        device.until(lambda: wire in told(), 30, "the address is told")
+        assert device.main_pid() == pid and device.machine.unit_state(UNIT) == "active"
+    finally:
+        device.exec("systemctl", "start", "NetworkManager.service")
