@@ -71,17 +71,9 @@ class ProxyTrial:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Go on with a trial that an earlier run has begun."""
+        """Go on with a trial that an earlier run has begun. Does not wait."""
         with self._lock:
-            if self._trial is None:
-                return
-            try:
-                self._note(resumed(self._trial, self._boot_id, time.monotonic()))
-                # What was written may not have been taken up before that run's end.
-                self._proxy.set(*self._proxy.read())
-            except AgentError as error:
-                _log.warning("A change of the proxy is on trial: %s", error)
-            self._watch()
+            self._watch(self._resume)
 
     def close(self) -> None:
         """Judge no more; the next run goes on."""
@@ -112,10 +104,21 @@ class ProxyTrial:
             self._memory.set_setting(KEY, to_json(trial))
             self._trial = trial
 
-    def _watch(self) -> None:
+    def _watch(self, work: Callable[[], None] | None = None) -> None:
         if self._trial and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+            self._thread = threading.Thread(target=work or self._run, name="proxy", daemon=True)
             self._thread.start()
+
+    def _resume(self) -> None:
+        with self._lock:
+            try:
+                if self._trial:
+                    self._note(resumed(self._trial, self._boot_id, time.monotonic()))
+                # What was written may not have been taken up before that run's end.
+                self._proxy.set(*self._proxy.read())
+            except AgentError as error:
+                _log.warning("A change of the proxy is on trial: %s", error)
+        self._run()
 
     def _run(self) -> None:
         while not self._closed.wait(self._pause):

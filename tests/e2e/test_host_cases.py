@@ -42,9 +42,10 @@ def test_H41_the_led_blinks_and_is_dark_again(led: Device) -> None:
     assert set(shown) == {"0", "1"} and shown[-1] == "0"
     changes = [at for at, _ in seen]
     apart = [after - before for before, after in itertools.pairwise(changes)]
-    assert 0.15 < statistics.median(apart) < 0.3
-    assert 13 < changes[-1] - begun < 18
-    assert len(changes) > 50
+    # About 200 ms for about 15 s: wide enough for a machine with other work.
+    assert 0.1 < statistics.median(apart) < 0.4
+    assert 12 < changes[-1] - begun < 20
+    assert len(changes) > 35
 
 
 FROZEN_SECONDS = 50.0
