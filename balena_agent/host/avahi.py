@@ -1,8 +1,8 @@
 """Avahi: the agent's own announcement by mDNS, and addresses of `.local` names (spec 30 §14).
 
-Theory: what is announced belongs to a group that Avahi drops together with our connection, with
+Theory: what is announced belongs to groups that Avahi drops together with our connection, with
 itself, and with a change of the host's name. So nothing is remembered but the wish: whenever Avahi
-says that it runs, the group is made anew. An Avahi that is not there, or masked because the device
+says that it runs, they are made anew. An Avahi that is not there, or masked because the device
 shall not be found, is no error: it is told once, and its next start is heard.
 
 The name that is announced is the host's own, as Avahi has it: where another machine has the same,
@@ -64,7 +64,7 @@ class Announcement:
     def __init__(self, bus: Bus, services: Sequence[Announced]) -> None:
         self._bus = bus
         self._services = tuple(services)
-        self._group = ""
+        self._groups: list[str] = []
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._problem = ""
@@ -93,42 +93,54 @@ class Announcement:
 
     async def _publish(self) -> None:
         async with self._turn:
+            problem = ""
             try:
                 await self._free()
                 if await self._server("GetState") == RUNNING:
-                    await self._announce(await self._server("GetHostName"))
-                self._tell("")
+                    problem = await self._announce(await self._server("GetHostName"))
             except AgentError as error:
-                self._tell(error.message)
+                problem = error.message
+            self._tell(problem)
 
-    async def _announce(self, name: str) -> None:
-        self._group = await self._server("EntryGroupNew")
+    async def _announce(self, name: str) -> str:
+        """What could not be announced, and why: somebody else on this host may do so already."""
+        problems = []
         for each in self._services:
-            text = [word.encode() for word in each.text]
-            entry = (ANY, ANY, 0, name, each.kind, "", "", each.port, text)
-            await self._call("AddService", "iiussssqaay", entry)
-            if each.subtype:
-                subtype = (ANY, ANY, 0, name, each.kind, "", each.subtype)
-                await self._call("AddServiceSubtype", "iiussss", subtype)
-        await self._call("Commit")
+            try:
+                await self._announce_one(name, each)
+            except AgentError as error:
+                problems.append(f"{each.kind}: {error.message}")
+        return "; ".join(problems)
+
+    async def _announce_one(self, name: str, each: Announced) -> None:
+        group = await self._server("EntryGroupNew")
+        self._groups.append(group)
+        text = [word.encode() for word in each.text]
+        entry = (ANY, ANY, 0, name, each.kind, "", "", each.port, text)
+        await self._call(group, "AddService", "iiussssqaay", entry)
+        if each.subtype:
+            subtype = (ANY, ANY, 0, name, each.kind, "", each.subtype)
+            await self._call(group, "AddServiceSubtype", "iiussss", subtype)
+        await self._call(group, "Commit")
 
     async def _free(self) -> None:
-        """The former group may have gone with the Avahi that had it."""
-        if self._group:
+        """The former groups may have gone with the Avahi that had them."""
+        while self._groups:
             with contextlib.suppress(AgentError):
-                await self._call("Free")
-        self._group = ""
+                await self._call(self._groups.pop(), "Free")
 
     async def _server(self, member: str) -> Any:
         (found,) = await self._bus.call_async(SERVICE, "/", SERVER, member, timeout=_LIMIT)
         return found
 
-    async def _call(self, member: str, signature: str = "", body: Sequence[object] = ()) -> None:
-        await self._bus.call_async(SERVICE, self._group, GROUP, member, signature, body, _LIMIT)
+    async def _call(
+        self, group: str, member: str, signature: str = "", body: Sequence[object] = ()
+    ) -> None:
+        await self._bus.call_async(SERVICE, group, GROUP, member, signature, body, _LIMIT)
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self._problem:
-            _log.info("The device is not announced by mDNS: %s", problem)
+            _log.info("Not announced by mDNS: %s", problem)
         self._problem = problem
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_it_is_announced_once_avahi_is_there(bus: Bus, caplog: pytest.LogCapture
         with caplog.at_level("INFO"):
             Announcement(bus, announced(48484, "1.2.3", "balenaos")).start()
             deadline = time.monotonic() + 10
-            while "The device is not announced by mDNS" not in caplog.text:
+            while "Not announced by mDNS" not in caplog.text:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
     finally:
@@ -126,3 +127,24 @@ def test_without_an_answer_nobody_can_tell() -> None:
     bus.start()
     bus.close()
     assert Clock(bus).synchronised() is None
+
+
+def test_what_the_host_announces_already_does_not_hold_up_the_rest(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    static = Path("/etc/avahi/services/e2e-ssh.service")
+    static.write_text(
+        '<service-group><name replace-wildcards="yes">%h</name>'
+        f"<service><type>{SSH.kind}</type><port>22</port></service></service-group>"
+    )
+    run("systemctl", "restart", "avahi-daemon.service")
+    try:
+        until_found(SSH.kind)
+        with caplog.at_level("INFO"):
+            Announcement(bus, (SSH, AGENT)).start()
+            until_found(AGENT.kind)
+        assert "Not announced by mDNS: _ssh._tcp: " in caplog.text
+        assert {line[8] for line in found(SSH.kind)} == {"22"}
+    finally:
+        static.unlink()
+        run("systemctl", "restart", "avahi-daemon.service")
