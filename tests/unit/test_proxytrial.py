@@ -200,6 +200,14 @@ def test_a_change_that_never_came_is_forgotten() -> None:
     assert again.host.now == NONE
 
 
+def test_the_note_is_there_before_the_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, noted = World(), []
+    monkeypatch.setattr(world.host, "set", lambda proxy, no_proxy: noted.append(world.kept))
+    world.trial.close()
+    world.trial.set(WRONG, ())
+    assert [from_json(each) for each in noted] == [from_json(world.kept)] != [None]
+
+
 def test_what_the_host_refuses_is_not_on_trial() -> None:
     world = World()
     world.host.refuses = True
