@@ -70,6 +70,9 @@ RULES: Mapping[str, Section] = {
         "hostname": ("path", "/etc/hostname"),
         "led": ("path", "/sys/class/leds/led0/brightness"),
         "firewall": ("boolean", "yes"),
+        "announce": ("boolean", "no"),
+        "proxy_rollback": ("boolean", "yes"),
+        "proxy_rollback_after": ("integer(5, 86400)", "300"),
     },
 }
 
@@ -145,7 +148,9 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Files of the host that facts are read from; whether the agent keeps firewall rules."""
+    """Files of the host that facts are read from; whether the agent keeps firewall rules, and
+    announces itself by mDNS; whether a change of the proxy is taken back when the cloud is out of
+    reach for so many seconds."""
 
     config_json: str
     device_type_json: str
@@ -153,6 +158,9 @@ class Host:
     hostname: str
     led: str
     firewall: bool
+    announce: bool
+    proxy_rollback: bool
+    proxy_rollback_after: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from .api.http import build
 from .api.logs import LogStreams
 from .api.server import HttpServer
 from .api.streams import Streams
+from .cloud.reach import reached
 from .cloud.tags import CloudTags
 from .config import Settings
 from .core.access import cloud_access
@@ -52,18 +53,17 @@ from .core.handover import STRATEGY as HAND_OVER
 from .core.intent import Apply
 from .core.looks import Touch
 from .core.lookup import container_source
-from .core.networkconfig import NAME_LENGTH
 from .core.snapshot import Snapshot
 from .core.status import deltas_wanted, local_mode
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.discovery import announce
 from .host.files import HostFiles, Places
 from .host.firewall import Firewall
 from .host.goodbye import Goodbye
 from .host.handover import Handovers
-from .host.hostname import Hostname
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
 from .host.led import Led
@@ -72,7 +72,6 @@ from .host.logind import Logind
 from .host.machine import write_durable
 from .host.network import addresses, is_on, mac_addresses, reserve_port
 from .host.networkconfig import NetworkConfiguration
-from .host.proxy import HostProxy
 from .host.ssdt import load_tables
 from .host.systemd import Systemd
 from .host.vpn import Vpn
@@ -218,6 +217,9 @@ class Daemon:
             self._thread("ssdt", self._load_tables)
         self.goodbye.start()
         self._tags.start()
+        self.network_configuration.start()
+        if self._settings.host.announce:
+            announce(self.bus, self.files.facts.api_port, __version__, self.files.profile)
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -253,6 +255,7 @@ class Daemon:
         self._file_watch.close()
         self.http.stop()
         self._tags.stop()
+        self.network_configuration.close()
         self.service.stop()
         self.led.close()
         self.engine.close()
@@ -300,14 +303,14 @@ class Daemon:
             Handovers(self._locks).clear(service.app_id, service.name)
 
     def _network_configuration(self) -> NetworkConfiguration:
-        def default_name() -> str:
-            return self.published.current.facts.device_uuid[:NAME_LENGTH]
-
-        hostname = Hostname(
-            self.bus, self.systemd, self._settings.host.hostname, self._remember_name
-        )
-        directory = Path(self._settings.paths.boot) / "system-proxy"
-        return NetworkConfiguration(hostname, HostProxy(self.systemd, str(directory)), default_name)
+        host = self._settings.host
+        return NetworkConfiguration.of(
+            self.bus, self.systemd, host.hostname, f"{self._settings.paths.boot}/system-proxy",
+            self._remember_name,
+            lambda: self.published.current.facts.device_uuid,
+            lambda: reached(self.published.current.facts) if host.proxy_rollback else None,
+            self.store, self.files.breadcrumbs.boot_id, host.proxy_rollback_after,
+        )  # fmt: skip
 
     def _remember_name(self, name: str) -> None:
         """The OS makes the name from config.json at every boot, where there is one."""
@@ -468,8 +471,7 @@ class Daemon:
         http = self.watchdog.pulse("http", self._interval)
         while not self._stop.wait(self._interval / 3):
             try:
-                self.bus.probe(PROBE_SECONDS)
-                bus.beat("ping came back")
+                bus.beat(self.bus.probe(PROBE_SECONDS))
             except AgentError as error:
                 bus.note = error.message
             if self.http.probe(PROBE_SECONDS):

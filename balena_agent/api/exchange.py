@@ -150,7 +150,7 @@ def server_failure(error: AgentError) -> Answer:
 
 
 def go_failure(error: AgentError) -> Answer:
-    status = 423 if isinstance(error, Locked) else 500
+    status = 423 if error.http_status == Locked.http_status else 500
     return json_answer({"Data": "", "Error": error.message}, status)
 
 

@@ -91,6 +91,7 @@ class Bus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: tuple[str, ...] = ()
         self._closing = False
+        self._silent = False
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -199,13 +200,14 @@ class Bus:
         """Own a name on the bus. BusRefusal when another process has it, or policy forbids it."""
         self.run(self._request_name(name), timeout)
 
-    def probe(self, timeout: float = 5.0) -> None:
-        """Prove that the bus thread works: a ping through the bus, back to our own connection.
+    def probe(self, timeout: float = 5.0) -> str:
+        """Prove that the bus thread works, by a ping through the bus to our own connection; what
+        came of it. A bus that does not answer is the world's trouble and no failure of the thread
+        that noticed it in time.
 
-        Raises DeadlineExceeded or BusUnavailable where it does not.
+        DeadlineExceeded: the bus thread itself is stuck. BusUnavailable.
         """
-        name = self._names[0] if self._names else self.unique_name
-        self.call(name, "/", PEER, "Ping", timeout=timeout)
+        return self.run(self._ping(timeout), timeout + _MARGIN)
 
     # -- in the bus thread --------------------------------------------------------------------
 
@@ -296,6 +298,17 @@ class Bus:
 
     async def _daemon(self, member: str, signature: str, *body: Any) -> list[Any]:
         return await self.call_async(DAEMON, DAEMON_PATH, DAEMON, member, signature, body, 10.0)
+
+    async def _ping(self, timeout: float) -> str:
+        name = self._names[0] if self._names else self.unique_name
+        before, self._silent = self._silent, False
+        try:
+            await self.call_async(name, "/", PEER, "Ping", timeout=timeout)
+        except DeadlineExceeded:
+            self._silent = True
+        if before != self._silent:
+            _log.warning("The system bus %s", "is silent" if self._silent else "answers again")
+        return "the bus is silent" if self._silent else "ping came back"
 
     async def _request_name(self, name: str) -> None:
         (answer,) = await self._daemon("RequestName", "su", name, _DO_NOT_QUEUE)

@@ -2,11 +2,12 @@
 
 Theory: Avahi belongs to the OS, and so does what it announces. Hidden means that nobody can start
 it: any call to its bus name would, so it is masked until the next boot at most. Where it is not
-installed there is nothing to hide.
+installed there is nothing to hide. The agent itself announces nothing but where it is asked to.
 """
 
 from __future__ import annotations
 
+from .bus import Bus
 from .systemd import Systemd
 
 UNITS = ("avahi-daemon.socket", "avahi-daemon.service")
@@ -35,3 +36,10 @@ class Discovery:
             self._systemd.mask(present)
         for name in present:
             (self._systemd.start if wanted else self._systemd.stop)(name)
+
+
+def announce(bus: Bus, port: int, version: str, profile: str) -> None:
+    """Announce the device from now on, see avahi.announced. Returns at once, never raises."""
+    from .avahi import Announcement, announced  # most devices never do
+
+    Announcement(bus, announced(port, version, profile)).start()

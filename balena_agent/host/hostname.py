@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 
 from ..core.errors import AgentError, Broken, RefusedByHost, Unavailable
@@ -78,6 +79,7 @@ class Hostname:
                 raise
             _log.info("hostnamed cannot replace %s (%s): writing into it", self._file, refusal)
             self._write_in_place(name)
+        if os.uname().nodename != name:  # hostnamed looks no further when the file has it already
             self._call("SetHostname", name)
         if (found := self.read()) != name:
             raise RefusedByHost(f"the host is still called {found}")

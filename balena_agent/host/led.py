@@ -86,15 +86,15 @@ class Led:
             with self._news:
                 wanted = self._pattern()
                 if not wanted:
+                    give_back()  # before another thread can take it
                     self._thread = None
-                    break
+                    return
                 place = place if wanted is shown else 0
                 shown = wanted
                 lit, seconds = shown[place % len(shown)]
                 place += 1
                 self._write(self._file, bright if lit else "0")
                 self._news.wait(self._within(seconds))
-        give_back()
 
     def _within(self, seconds: float) -> float:
         """So long, but not beyond the end of identifying."""

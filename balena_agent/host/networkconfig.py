@@ -11,20 +11,48 @@ import contextlib
 from collections.abc import Callable
 
 from ..core.errors import AgentError
-from ..core.networkconfig import NetworkChange, NetworkConfig, applied
+from ..core.networkconfig import NAME_LENGTH, NetworkChange, NetworkConfig, applied
+from .bus import Bus
 from .hostname import Hostname
 from .proxy import HostProxy
+from .proxytrial import ProxyTrial, Settings
+from .systemd import Systemd
 
 
 class NetworkConfiguration:
-    """Calls from any thread but the bus thread. `default_name` names a host without a name."""
+    """Calls from any thread but the bus thread. `uuid` names a host without a name."""
 
-    def __init__(
-        self, hostname: Hostname, proxy: HostProxy, default_name: Callable[[], str]
-    ) -> None:
+    def __init__(self, hostname: Hostname, proxy: ProxyTrial, uuid: Callable[[], str]) -> None:
         self._hostname = hostname
         self._proxy = proxy
-        self._default_name = default_name
+        self._uuid = uuid
+
+    @classmethod
+    def of(
+        cls,
+        bus: Bus,
+        systemd: Systemd,
+        hostname_file: str,
+        proxy_directory: str,
+        remember_name: Callable[[str], None],
+        uuid: Callable[[], str],
+        reached: Callable[[], bool | None],
+        memory: Settings,
+        boot_id: str,
+        trial_seconds: float,
+    ) -> NetworkConfiguration:
+        """That of this machine; see Hostname, HostProxy and ProxyTrial for the words."""
+        proxy = ProxyTrial(
+            HostProxy(systemd, proxy_directory), reached, memory, boot_id, trial_seconds
+        )
+        return cls(Hostname(bus, systemd, hostname_file, remember_name), proxy, uuid)
+
+    def start(self) -> None:
+        """Go on with what an earlier run of the agent has left unfinished."""
+        self._proxy.start()
+
+    def close(self) -> None:
+        self._proxy.close()
 
     def read(self) -> NetworkConfig:
         """As the host is now. Unavailable."""
@@ -34,7 +62,7 @@ class NetworkConfiguration:
     def set(self, change: NetworkChange) -> None:
         """InvalidInput, RefusedByHost, Unavailable: then all is as it was."""
         known = self.read()
-        wanted = applied(known, change, self._default_name())
+        wanted = applied(known, change, self._uuid()[:NAME_LENGTH])
         if change.proxy:
             self._proxy.set(wanted.proxy, wanted.no_proxy)
         if change.hostname is None:

@@ -16,11 +16,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import redsocks
 from ..core.errors import AgentError, InvalidInput, RefusedByHost, Unavailable
+from ..core.proxytrial import Files
 from ..core.redsocks import Proxy
 from .machine import write_durable
 from .systemd import Systemd, UnitState
@@ -39,19 +39,6 @@ _UNKNOWN_SECTION = "unknown section"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
-    """The content of the two files; None where there is no such file."""
-
-    conf: str | None
-    no_proxy: str | None
-
-    @classmethod
-    def of(cls, proxy: Proxy | None, no_proxy: Sequence[str]) -> Files:
-        conf = redsocks.render(proxy) if proxy else None
-        return cls(conf, "\n".join(no_proxy) if no_proxy else None)
-
-
 class HostProxy:
     """`directory` is `<boot>/system-proxy`. `steady` is for tests."""
 
@@ -63,7 +50,7 @@ class HostProxy:
 
     def read(self) -> tuple[Proxy | None, tuple[str, ...]]:
         """The proxy, None without redsocks.conf, and what does not go through it."""
-        files = self._files()
+        files = self.files()
         listed = (line.strip() for line in (files.no_proxy or "").splitlines())
         proxy = None if files.conf is None else redsocks.parse(files.conf)
         return proxy, tuple(line for line in listed if line)
@@ -71,7 +58,7 @@ class HostProxy:
     def set(self, proxy: Proxy | None, no_proxy: Sequence[str]) -> None:
         """Make it so. InvalidInput: redsocks refuses the text. RefusedByHost, Unavailable: the
         former files are back."""
-        before, after = self._files(), Files.of(proxy, no_proxy)
+        before, after = self.files(), Files.of(proxy, no_proxy)
         unit = self._systemd.unit(UNIT)
         if after == before and unit.running == (proxy is not None) and not self._stale(unit):
             return
@@ -80,14 +67,18 @@ class HostProxy:
         if after.conf is not None:
             _checked(after.conf)
         try:
-            self._write(after)
-            self._restart(bool(proxy))
+            self.put(after)
         except AgentError as error:
             _log.error("The proxy is put back as it was: %s", error)
             with contextlib.suppress(AgentError):
-                self._write(before)
-                self._restart(before.conf is not None)
+                self.put(before)
             raise
+
+    def put(self, files: Files) -> None:
+        """Write these files, whatever they say, and restart what lives by them. RefusedByHost,
+        Unavailable: they are written, but the units are not as they should be."""
+        self._write(files)
+        self._restart(files.conf is not None)
 
     def _stale(self, unit: UnitState) -> bool:
         """Whether redsocks runs on a file that was written after its start: a change that was
@@ -97,7 +88,8 @@ class HostProxy:
         entered = self._systemd.unit_property(unit.path, "ActiveEnterTimestamp") / 1e6
         return self._conf.stat().st_mtime > float(entered)
 
-    def _files(self) -> Files:
+    def files(self) -> Files:
+        """As they are now. Unavailable."""
         return Files(_text(self._conf), _text(self._no_proxy))
 
     def _write(self, files: Files) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -48,6 +49,10 @@ class Daemon:
         assert self._process.stdout
         self.address = self._process.stdout.readline().strip()  # printed once it listens
         assert self.address, "dbus-daemon did not start"
+
+    def freeze(self, frozen: bool) -> None:
+        """A bus that does not answer, or answers again."""
+        self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()

@@ -257,6 +257,31 @@ def test_loss_of_the_bus_is_told_once_and_nothing_hangs(
     assert not caplog.records
 
 
+def test_H57_a_silent_bus_is_no_failure_of_ours(
+    daemon: Daemon, client: Bus, service: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The probe says so instead of failing; a bus thread that is stuck itself does fail it."""
+    assert client.probe() == "ping came back"
+    daemon.freeze(True)
+    try:
+        assert client.probe(0.2) == "the bus is silent" == client.probe(0.2)
+        with pytest.raises(DeadlineExceeded):
+            client.call(NAME, PATH, FACE, "Echo", timeout=0.2)
+        assert not client.lost
+    finally:
+        daemon.freeze(False)
+    assert client.probe() == "ping came back"
+    assert [record.message for record in caplog.records] == [
+        "The system bus is silent", "The system bus answers again",
+    ]  # fmt: skip
+    released = threading.Event()
+    client.post(released.wait, 10)
+    with pytest.raises(DeadlineExceeded):
+        client.probe(0.2)
+    released.set()
+    assert client.probe() == "ping came back"
+
+
 def test_closing_is_not_a_loss_and_flushes(daemon: Daemon, client: Bus) -> None:
     lost: list[str] = []
     seen: list[Signal] = []

@@ -109,6 +109,13 @@ def test_H35_a_mounted_file_is_written_in_place(hostname: Hostname, tmp_path: Pa
         run("umount", str(ETC))
 
 
+def test_the_name_in_use_is_set_when_the_file_has_it_already(hostname: Hostname) -> None:
+    wanted = ETC.read_text().strip()
+    run("hostname", "bind-2")
+    hostname.set(wanted)
+    assert (os.uname().nodename, hostname.read()) == (wanted, wanted)
+
+
 def test_the_name_is_left_to_the_unit_of_the_os(hostname: Hostname, written: list[str]) -> None:
     unit = UNITS / "balena-hostname.service"
     unit.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")

@@ -192,6 +192,15 @@ class Device:
         states = {name.split("_")[0]: each["State"] for name, each in found.items()}
         return states == dict.fromkeys(names, "running") and len(found) == len(names)
 
+    def stopped_in_order(self, *names: str) -> None:
+        """Insist that the shutdown of the last boot stopped these services one after the other."""
+        cause = "the host is shutting down"
+        stops = [entry for entry in self.journal("-b", "-1") if entry.get("CAUSE") == cause]
+        begun = [entry for entry in stops if str(entry["MESSAGE"]).startswith("Stopping ")]
+        assert tuple(entry["SERVICE"] for entry in begun) == names
+        for above, below in zip(names, begun[1:], strict=False):
+            assert self.ended(above) <= int(below["__REALTIME_TIMESTAMP"]) / 1e6
+
     # -- update locks
 
     def lock_files(self) -> list[str]:

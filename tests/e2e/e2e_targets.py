@@ -7,6 +7,8 @@ from typing import Any
 IMAGE, OTHER_IMAGE = "e2e:1", "e2e:2"
 UUID = "0123456789abcdef0123456789abcdef"
 
+CHAIN = ("web", "api", "db")
+
 Json = dict[str, Any]
 
 
@@ -39,6 +41,16 @@ def apps(numbered: Json) -> Json:
 def pair(release: int = 1, **one: Any) -> Json:
     """The two services `one` and `two`; `one` overrides members of the first."""
     return target(service("one", 1, **one), service("two", 2), release=release)
+
+
+def chain(release: int = 1, restart: str = "no", **more: Any) -> Json:
+    """web needs api, api needs db; `restart` is what the engine shall do with db."""
+    return target(
+        service("web", 1, depends_on=["api"], **more),
+        service("api", 2, depends_on=["db"], **more),
+        service("db", 3, restart=restart, **more),
+        release=release,
+    )
 
 
 def many(count: int, release: int = 1, **more: Any) -> Json:

@@ -181,6 +181,20 @@ def test_H03_a_managed_device_gets_uuid_and_key(device: Board) -> None:
     assert made["deviceApiKey"] not in device.said()
 
 
+def test_H04_what_others_write_meanwhile_survives(device: Board) -> None:
+    device.begin()
+    before = device.exec("hostname").stdout.strip()
+    theirs = json.dumps({"uuid": UUID, "country": "FR", "os": {"sshKeys": ["k"]}})
+    balena_os.write(device.machine, "/mnt/boot/config.json", theirs)
+    try:
+        body = {"network": {"hostname": "kiosk-4"}}
+        answer = device.api("PATCH", "/v1/device/host-config", body, timeout=60.0)
+        assert answer.status == 200, answer
+        assert device.config() == {**json.loads(theirs), "hostname": "kiosk-4"}
+    finally:
+        device.exec("balena-agentctl", "hostname", before)
+
+
 def test_H05_H06_an_interrupted_write_is_finished_or_cleared_away(device: Board) -> None:
     content = json.dumps({"uuid": "b" * 32})
     digest = hashlib.md5(content.encode()).hexdigest()

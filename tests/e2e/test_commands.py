@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from device import enter
-from e2e_device import BUS, LOCK_FILES, MANAGER, ROOT, Device
+from e2e_device import LOCK_FILES, Device
 from e2e_targets import OTHER_IMAGE, pair, service, target
 
 LOCKED = "Lockfile exists for { appId: 1, service: one }"
@@ -211,74 +210,6 @@ def test_a_lock_refuses_commands_with_423(device: Device) -> None:
     path.unlink()
     device.apply(pair())
     assert device.ids() == before and device.running("one", "two")
-
-
-@pytest.fixture
-def blocked(device: Device) -> Iterator[Device]:
-    """A device on which another program forbids a shutdown."""
-    words = ("systemd-inhibit", "--what=shutdown", "--who=keeper", "--why=burning", "--mode=block")
-    holder = device.machine.popen(*words, "sh", "-c", "echo held; sleep 3600")
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    yield device
-    enter.stop(holder)
-    holder.wait()
-
-
-def test_a_refused_reboot_leaves_an_agent_that_works(blocked: Device) -> None:
-    blocked.apply(pair())
-    boot, pid = blocked.boot_id(), blocked.main_pid()
-    answer = blocked.api("POST", "/v1/reboot", {}, timeout=30)
-    assert answer.status in (423, 500)
-    assert answer.json()["Data"] == ""
-    assert "keeper" in answer.json()["Error"] and "burning" in answer.json()["Error"]
-    assert "keeper" in blocked.call("Reboot", "b", "false", check=False)
-    done = blocked.exec("balena-agentctl", "reboot", check=False)
-    assert done.returncode == 1 and "keeper" in done.stderr
-    assert (blocked.boot_id(), blocked.main_pid()) == (boot, pid)
-    blocked.until(lambda: blocked.lock_files() == [], 10, "the locks are given back")
-    blocked.apply(CHANGED, seconds=15)
-    assert blocked.running("one", "two")
-    assert blocked.action("restart", serviceName="two").status == 200
-
-
-def by_http(device: Device) -> None:
-    answer = device.api("POST", "/v1/reboot", {"force": True}, timeout=30)
-    assert (answer.status, answer.json()) == (202, {"Data": "OK", "Error": ""})
-
-
-def by_bus(device: Device) -> None:
-    device.busctl("call", BUS, ROOT, MANAGER, "Reboot", "b", "true")
-
-
-def by_command(device: Device) -> None:
-    assert device.exec("balena-agentctl", "reboot", "--force").returncode == 0
-
-
-@pytest.mark.parametrize("ask", [by_http, by_bus, by_command])
-def test_a_forced_reboot_is_a_reboot(rough: Device, ask: Callable[[Device], None]) -> None:
-    rough.apply(pair())
-    before, boot = rough.ids(), rough.boot_id()
-    boots = rough.machine.status["boots"]
-    rough.lock("one")
-    assert rough.api("POST", "/v1/reboot", {}).status == 423
-    ask(rough)
-    rough.until(lambda: rough.machine.status["boots"] > boots, 60, "it boots again")
-    rough.ready()
-    assert rough.boot_id() != boot
-    rough.until(lambda: rough.running("one", "two"), 20, "the services run again")
-    rough.settled()
-    assert rough.ids() == before
-    assert rough.lock_files() == []
-
-
-def test_the_device_can_be_switched_off(rough: Device) -> None:
-    rough.apply(pair())
-    answer = rough.api("POST", "/v1/shutdown", {}, timeout=30)
-    assert answer.status == 202, answer
-    rough.machine.wait_until(lambda: not rough.machine.on, 60, "it is off")
-    rough.machine.up()
-    rough.ready()
-    rough.until(lambda: rough.running("one", "two"), 20, "the services run again")
 
 
 def test_keys_open_what_they_are_for(device: Device) -> None:

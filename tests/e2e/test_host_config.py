@@ -97,7 +97,12 @@ def test_H36_a_users_lock_keeps_the_name(device: Device) -> None:
     done = device.exec("balena-agentctl", "hostname", "locked-1", check=False)
     assert done.returncode == 3 and "service: one" in done.stderr
     assert device.exec("hostname").stdout == before
-    device.exec("balena-agentctl", "hostname", "locked-1", "--force")
+    body: dict[str, Any] = {"network": {"hostname": "locked-1"}}
+    refused = device.api("PATCH", "/v1/device/host-config", body, timeout=60.0)
+    assert refused.status == 423 and "one" in refused.text
+    assert device.exec("hostname").stdout == before
+    body["force"] = True
+    assert device.api("PATCH", "/v1/device/host-config", body, timeout=60.0).status == 200
     assert device.exec("hostname").stdout == "locked-1\n"
     device.exec("balena-agentctl", "hostname", before.strip(), "--force")
     assert device.settled() and device.lock_files() == []
@@ -125,3 +130,117 @@ def test_the_configuration_is_read_back(device: Device, server: Server) -> None:
         "type": "http-connect", "ip": outer, "port": 9, "noProxy": ["192.0.2.0/24"],
     }  # fmt: skip
     assert device.exec("cat", NO_PROXY).stdout == "192.0.2.0/24"
+
+
+SAMPLE: dict[str, Any] = {
+    "type": "socks5", "ip": "10.20.30.40", "port": 1080, "login": "kiosk", "password": "s3cret",
+    "noProxy": ["192.0.2.10", "198.51.100.0/24"],
+}  # fmt: skip
+WRITTEN = """\
+base {
+\tlog_debug = off;
+\tlog_info = on;
+\tlog = stderr;
+\tdaemon = off;
+\tredirector = iptables;
+}
+
+redsocks {
+\ttype = socks5;
+\tip = 10.20.30.40;
+\tport = 1080;
+\tlogin = "kiosk";
+\tpassword = "s3cret";
+\tlocal_ip = 127.0.0.1;
+\tlocal_port = 12345;
+}
+"""
+
+
+def patch(device: Device, proxy: Any, status: int = 200, **network: Any) -> str:
+    body = {"network": {**network, **({} if proxy is None else {"proxy": proxy})}}
+    answer = device.api("PATCH", "/v1/device/host-config", body, timeout=60.0)
+    assert answer.status == status, answer
+    return answer.text
+
+
+def shown(device: Device) -> dict[str, Any]:
+    return dict(device.api("GET", "/v1/device/host-config").json()["network"])
+
+
+def both(device: Device) -> tuple[str, str]:
+    """The two files; "" where there is none."""
+    found = (device.exec("cat", name, check=False).stdout for name in (CONF, NO_PROXY))
+    return next(found), next(found)
+
+
+def running(device: Device) -> bool:
+    return device.machine.unit_state("redsocks.service") == "active"
+
+
+def test_H25_H26_H27_a_proxy_is_written_to_the_letter(device: Device, server: Server) -> None:
+    patch(device, SAMPLE)
+    assert both(device) == (WRITTEN, "192.0.2.10\n198.51.100.0/24")
+    assert running(device) and shown(device)["proxy"] == SAMPLE
+    patch(device, {"port": 1081})
+    assert both(device)[0] == WRITTEN.replace("1080", "1081")
+    patch(device, {"password": "a=b=c"})
+    patch(device, {"ip": "10.20.30.41"})
+    assert 'password = "a=b=c";' in both(device)[0]
+    assert shown(device)["proxy"] == {
+        **SAMPLE, "port": 1081, "password": "a=b=c", "ip": "10.20.30.41",
+    }  # fmt: skip
+    assert "a=b=c" not in device.said() and "s3cret" not in device.said()
+
+
+def test_H28_H29_the_proxy_and_its_exceptions_go_alone(device: Device, server: Server) -> None:
+    patch(device, SAMPLE)
+    pid = device.show("MainPID", unit="redsocks.service")["MainPID"]
+    patch(device, {"noProxy": SAMPLE["noProxy"]})
+    assert device.show("MainPID", unit="redsocks.service")["MainPID"] == pid, "nothing is new"
+    for _ in range(2):
+        patch(device, {"noProxy": ["192.0.2.11"]})
+        assert both(device) == (WRITTEN, "192.0.2.11")
+    patch(device, {})
+    assert both(device) == ("", "192.0.2.11") and not running(device)
+    patch(device, {"noProxy": []})
+    assert both(device) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"password": 'a"b'}, {"password": "a\nb"}, {"type": "ftp"}, {"noProxy": ["example.org"]},
+     {"port": 0}, {"ip": "10.0.0.1;x"}, {"dns": "9.9.9.9:53"}],
+    ids=str,
+)  # fmt: skip
+def test_H30_what_would_break_a_file_is_refused(
+    device: Device, server: Server, wrong: dict[str, Any]
+) -> None:
+    patch(device, SAMPLE)
+    told = patch(device, {**SAMPLE, **wrong}, status=400)
+    assert next(iter(wrong)) in told
+    assert both(device) == (WRITTEN, "192.0.2.10\n198.51.100.0/24") and running(device)
+
+
+def test_H31_without_the_proxys_unit_nothing_is_half_done(device: Device, server: Server) -> None:
+    unit = device.machine.inner_path("/run/systemd/system/redsocks.service")
+    unit.unlink()
+    unit.symlink_to("/dev/null")
+    device.exec("systemctl", "daemon-reload")
+    answer = device.api("PATCH", "/v1/device/host-config", {"network": {"proxy": SAMPLE}})
+    assert answer.status >= 500 and "redsocks.service is masked" in answer.text
+    assert both(device) == ("", "") and "proxy" not in shown(device)
+
+
+def test_H32_H34_the_host_name_over_http(device: Device) -> None:
+    before = device.exec("hostname").stdout.strip()
+    try:
+        patch(device, None, hostname="kiosk-7")
+        assert shown(device)["hostname"] == "kiosk-7"
+        assert device.exec("hostnamectl", "--static").stdout == "kiosk-7\n"
+        assert device.exec("uname", "-n").stdout == "kiosk-7\n"
+        for wrong in ("bad name", "a..b", "-x", "x" * 65):
+            assert "hostname" in patch(device, None, status=400, hostname=wrong)
+        assert device.exec("uname", "-n").stdout == "kiosk-7\n"
+    finally:
+        device.exec("balena-agentctl", "hostname", before)

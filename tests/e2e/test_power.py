@@ -6,19 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from e2e_device import Device
-from e2e_targets import OTHER_IMAGE, Json, service, target
-
-CHAIN = ("web", "api", "db")
-
-
-def chain(release: int = 1, restart: str = "no", **more: object) -> Json:
-    """web needs api, api needs db; `restart` is what the engine shall do with db."""
-    return target(
-        service("web", 1, depends_on=["api"], **more),
-        service("api", 2, depends_on=["db"], **more),
-        service("db", 3, restart=restart, **more),
-        release=release,
-    )
+from e2e_targets import CHAIN, OTHER_IMAGE, chain, service, target
 
 
 def test_an_orderly_reboot_stops_in_order_and_starts_again(rough: Device) -> None:
@@ -29,12 +17,7 @@ def test_an_orderly_reboot_stops_in_order_and_starts_again(rough: Device) -> Non
     rough.until(lambda: rough.running(*CHAIN), 20, "the services run again")
     rough.settled()
     assert rough.ids() == before
-    cause = "the host is shutting down"
-    stops = [entry for entry in rough.journal("-b", "-1") if entry.get("CAUSE") == cause]
-    begun = [entry for entry in stops if str(entry["MESSAGE"]).startswith("Stopping ")]
-    assert tuple(entry["SERVICE"] for entry in begun) == CHAIN
-    for above, below in zip(CHAIN, begun[1:], strict=False):
-        assert rough.ended(above) <= int(below["__REALTIME_TIMESTAMP"]) / 1e6
+    rough.stopped_in_order(*CHAIN)
 
 
 def test_what_a_user_stopped_stays_stopped_over_a_reboot(rough: Device) -> None:

@@ -52,6 +52,7 @@ from balena_agent.core.plan import Plan, Wait
 from balena_agent.core.scopes import EVERYTHING, Scope
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.steps import RemoveImage, StartContainer
+from balena_agent.host.logind import BlockedByHost
 from balena_agent.runtime.state import Published
 
 CASES = load()
@@ -361,6 +362,7 @@ def test_forced_power_without_the_engine() -> None:
         (EngineUnavailable("gone"), 503, 503, 500),
         (EngineFailed("no space"), 503, 503, 500),
         (RefusedByHost("not now"), 503, 503, 500),
+        (BlockedByHost("Blocked by updater: busy"), 503, 503, 423),
         (Cancelled("new target"), 503, 503, 500),
         (Broken("bug"), 503, 503, 500),
     ],

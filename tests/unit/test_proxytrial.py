@@ -1,0 +1,249 @@
+"""A change of the proxy on trial: the decision for every turn, and the host's side of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from balena_agent.cloud.client import RefusedByCloud
+from balena_agent.cloud.reach import reached
+from balena_agent.core.errors import RefusedByHost, Unavailable
+from balena_agent.core.jsonread import Json
+from balena_agent.core.observed import HostFacts
+from balena_agent.core.proxytrial import (
+    Files,
+    Trial,
+    Verdict,
+    begun,
+    from_json,
+    judged,
+    resumed,
+    to_json,
+)
+from balena_agent.core.redsocks import Proxy, parse
+from balena_agent.host.proxytrial import KEY, ProxyTrial
+
+NONE = Files(None, None)
+OLD, NEW, NEWER = Files("old", None), Files("new", "10.0.0.1"), Files("newer", None)
+TRIAL = Trial(OLD, "boot", 100.0)
+
+
+def test_a_change_is_on_trial_where_the_cloud_was_reached() -> None:
+    assert begun(None, OLD, NEW, True, "boot", 100.0) == TRIAL
+    assert begun(None, OLD, NEW, False, "boot", 100.0) is None
+    assert begun(None, OLD, NEW, None, "boot", 100.0) is None
+    assert begun(None, OLD, OLD, True, "boot", 100.0) is None
+
+
+def test_a_second_change_keeps_what_worked_and_gets_a_while_of_its_own() -> None:
+    assert begun(TRIAL, NEW, NEWER, None, "boot", 150.0) == Trial(OLD, "boot", 150.0)
+    assert begun(TRIAL, NEW, OLD, None, "boot", 150.0) is None
+    assert begun(TRIAL, NEW, NEW, None, "boot", 150.0) == TRIAL
+
+
+def test_a_reboot_gives_the_change_a_while_of_its_own() -> None:
+    assert resumed(TRIAL, "boot", 5.0) == TRIAL
+    assert resumed(TRIAL, "next boot", 5.0) == Trial(OLD, "next boot", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("current", "answer", "now", "verdict"),
+    [
+        (NEW, True, 101.0, Verdict.CONFIRM),
+        (NEW, True, 999.0, Verdict.CONFIRM),
+        (NEW, None, 101.0, Verdict.CONFIRM),
+        (NEW, False, 399.9, Verdict.WAIT),
+        (NEW, False, 400.0, Verdict.REVERT),
+        (OLD, False, 101.0, Verdict.CONFIRM),
+        (OLD, False, 999.0, Verdict.CONFIRM),
+    ],
+)
+def test_the_verdict(current: Files, answer: bool | None, now: float, verdict: Verdict) -> None:
+    assert judged(TRIAL, current, answer, now, 300.0) is verdict
+
+
+@pytest.mark.parametrize("trial", [None, TRIAL, Trial(NONE, "", 0.0), Trial(NEW, "b", 1.5)])
+def test_a_trial_survives_the_store(trial: Trial | None) -> None:
+    assert from_json(to_json(trial)) == trial
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, "x", [], {}, {"before": {}, "boot": 1, "since": 1}, {"before": [], "boot": "", "since": 1},
+     {"before": {"conf": 1}, "boot": "", "since": 1}],
+)  # fmt: skip
+def test_what_is_no_trial_is_none(value: Json) -> None:
+    assert from_json(value) is None
+
+
+# ---- the host's side -----------------------------------------------------------------------------
+
+RIGHT = Proxy({"type": "socks5", "ip": "192.0.2.1", "port": "1080"})
+WRONG = Proxy({"type": "socks5", "ip": "192.0.2.2", "port": "1080"})
+SECONDS = 0.1
+
+
+class FakeHost:
+    """The files, and what the units make of them."""
+
+    def __init__(self) -> None:
+        self.now = NONE
+        self.refuses = False
+
+    def read(self) -> tuple[Proxy | None, tuple[str, ...]]:
+        return parse(self.now.conf) if self.now.conf else None, ()
+
+    def files(self) -> Files:
+        return self.now
+
+    def set(self, proxy: Proxy | None, no_proxy: Sequence[str]) -> None:
+        self.put(Files.of(proxy, no_proxy))
+
+    def put(self, files: Files) -> None:
+        if self.refuses:
+            raise RefusedByHost("redsocks.service is failed")
+        self.now = files
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.kept: dict[str, Json] = {}
+
+    def setting(self, key: str) -> Json:
+        return self.kept.get(key)
+
+    def set_setting(self, key: str, value: Json) -> None:
+        self.kept[key] = value
+
+
+class World:
+    """A cloud that is reached through every proxy but the wrong one."""
+
+    def __init__(self, boot: str = "boot", host: Any = None, memory: Any = None) -> None:
+        self.host: FakeHost = host or FakeHost()
+        self.memory: Memory = memory or Memory()
+        self.cloud: bool | None = True
+        self.trial = ProxyTrial(self.host, self.reached, self.memory, boot, SECONDS)
+
+    def reached(self) -> bool | None:
+        return self.cloud and self.host.now != Files.of(WRONG, ())
+
+    @property
+    def kept(self) -> Json:
+        return self.memory.kept.get(KEY)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def no_thread() -> bool:
+    return all(thread.name != "proxy" for thread in threading.enumerate())
+
+
+def test_a_change_that_works_is_confirmed(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.trial.set(RIGHT, ())
+    until(lambda: world.kept is None, "confirmed")
+    until(no_thread, "nothing is left to do")
+    assert world.trial.read() == (RIGHT, ())
+    assert not caplog.records
+
+
+def test_a_change_that_cuts_off_is_taken_back(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.trial.set(RIGHT, ())
+    until(lambda: world.kept is None, "confirmed")
+    world.trial.set(WRONG, ())
+    assert world.trial.read() == (WRONG, ())
+    assert world.kept is not None
+    until(lambda: world.kept is None, "taken back")
+    assert world.trial.read() == (RIGHT, ())
+    until(no_thread, "nothing is left to do")
+    told = [record.message for record in caplog.records]
+    assert told == ["Proxy change reverted: the cloud could not be reached for 0.1 s after it"]
+
+
+@pytest.mark.parametrize("cloud", [False, None])
+def test_without_a_cloud_before_nothing_is_tried(cloud: bool | None) -> None:
+    world = World()
+    world.cloud = cloud
+    world.trial.set(WRONG, ())
+    assert world.kept is None and no_thread()
+
+
+@pytest.mark.parametrize("boot", ["boot", "next boot"])
+def test_a_trial_goes_on_after_a_restart(boot: str) -> None:
+    world = World()
+    world.trial.close()
+    world.trial.set(WRONG, ())
+    again = World(boot, world.host, world.memory)
+    again.trial.start()
+    until(lambda: again.kept is None, "taken back")
+    assert again.host.now == NONE
+
+
+def test_a_change_that_never_came_is_forgotten() -> None:
+    world = World()
+    world.memory.kept[KEY] = to_json(Trial(NONE, "boot", 0.0))
+    world.cloud = False
+    again = World("boot", world.host, world.memory)
+    again.trial.start()
+    until(lambda: again.kept is None, "forgotten")
+    assert again.host.now == NONE
+
+
+def test_the_note_is_there_before_the_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, noted = World(), []
+    monkeypatch.setattr(world.host, "set", lambda proxy, no_proxy: noted.append(world.kept))
+    world.trial.close()
+    world.trial.set(WRONG, ())
+    assert [from_json(each) for each in noted] == [from_json(world.kept)] != [None]
+
+
+def test_what_the_host_refuses_is_not_on_trial() -> None:
+    world = World()
+    world.host.refuses = True
+    with pytest.raises(RefusedByHost):
+        world.trial.set(WRONG, ())
+    assert world.kept is None and no_thread()
+
+
+def test_what_cannot_be_put_back_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.trial.set(WRONG, ())
+    world.host.refuses = True
+    until(lambda: "cannot be put back yet" in caplog.text, "told")
+    world.host.refuses = False
+    until(lambda: world.kept is None, "taken back")
+    assert world.host.now == NONE
+
+
+# ---- whether the cloud answers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "found"), [(200, True), (401, True), (404, True), (407, False), (502, False)]
+)
+def test_only_an_answer_of_the_cloud_counts(status: int, found: bool) -> None:
+    def ask(*words: object) -> Json:
+        if status == 200:
+            return None
+        raise RefusedByCloud("no", status)
+
+    assert reached(HostFacts(api_endpoint="https://api.example.org"), ask) is found
+
+
+def test_silence_and_no_cloud() -> None:
+    def ask(*words: object) -> Json:
+        raise Unavailable("nobody there")
+
+    assert reached(HostFacts(api_endpoint="https://api.example.org"), ask) is False
+    assert reached(HostFacts(), ask) is None
