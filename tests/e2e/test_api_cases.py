@@ -28,7 +28,7 @@ LATER = {
 
 def _marked(case: Json) -> object:
     reason = LATER.get(case["id"], "")
-    marks = [pytest.mark.xfail(strict=False, reason=reason)] if reason else []
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
     return pytest.param(case, id=f"test_{case['id']}", marks=marks)
 
 

@@ -63,8 +63,8 @@ _HOST_CONFIG = "/v1/device/host-config"
 
 def needs_a_server(case: dict[str, Any]) -> bool:
     """The body of a stream is written by the server: tests/e2e/test_api_cases.py plays it."""
-    opened = ("GET", "/v2/local/logs"), ("POST", "/v2/journal-logs")
-    return (case["method"], case["path"]) in opened and 200 in case["status"]
+    opened = ("/v2/local/logs", "/v2/journal-logs")
+    return case["path"] in opened and case["method"] != "OPTIONS" and 200 in case["status"]
 
 
 CASES = [case for case in load() if not needs_a_server(case)]
