@@ -123,6 +123,7 @@ def until(stream: http.client.HTTPResponse, service: str, text: str) -> list[Jso
     them."""
     seen: list[Json] = []
     while not seen or (seen[-1].get("serviceName", ""), text) != (service, seen[-1]["message"]):
+        assert len(seen) < 100, seen[-8:]
         raw = stream.readline()
         assert raw.endswith(b"\n"), "the stream never ends by itself"
         seen.append(json.loads(raw))
@@ -142,7 +143,7 @@ def build(device: Device, service: str, word: str, pulled: bool = False) -> str:
 
 def member(number: int, service: str, image: str, **compose: Any) -> Json:
     return {
-        "environment": {}, "labels": {}, **compose, "imageId": number, "serviceName": service,
+        "environment": {}, "labels": {}, "tty": False, **compose, "imageId": number, "serviceName": service,
         "serviceId": number, "image": image, "running": True,
     }  # fmt: skip
 
@@ -250,7 +251,7 @@ def test_a_project_without_a_composition(device: Device, cli: Cli) -> None:
     assert made["HostConfig"]["RestartPolicy"]["Name"] == "always"
     mounted = {each["Destination"]: each for each in made["Mounts"]}
     assert mounted["/data"]["Name"] == "1_resin-data"
-    assert {"/lib/modules", "/lib/firmware", "/host/run/dbus"} <= set(mounted)
+    assert "/host/run/dbus" in mounted
     variables = dict(each.split("=", 1) for each in made["Config"]["Env"])
     assert variables["RESIN_SUPERVISOR_ADDRESS"] == variables["BALENA_SUPERVISOR_ADDRESS"]
     assert variables["BALENA_SUPERVISOR_ADDRESS"].endswith(":48484")
