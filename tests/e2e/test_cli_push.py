@@ -143,8 +143,8 @@ def build(device: Device, service: str, word: str, pulled: bool = False) -> str:
 
 def member(number: int, service: str, image: str, **compose: Any) -> Json:
     return {
-        "environment": {}, "labels": {}, "tty": False, **compose, "imageId": number, "serviceName": service,
-        "serviceId": number, "image": image, "running": True,
+        "environment": {}, "labels": {}, "tty": False, **compose, "imageId": number,
+        "serviceId": number, "serviceName": service, "image": image, "running": True,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from e2e.api_cases import load, problems, sent
 from balena_agent.api.around import Around, NoCloud
 from balena_agent.api.auth import Auth
 from balena_agent.api.body import BODY_LIMIT
+from balena_agent.api.exchange import proxied
 from balena_agent.api.host_config import HostNetwork
 from balena_agent.api.http import Application, Settings, build
 from balena_agent.api.logs import LogStreams
@@ -303,6 +304,12 @@ def before(case: dict[str, Any]) -> list[dict[str, Any]]:
     earlier = CASES[: CASES.index(case)]
     done = (each for each in earlier if 200 in each["status"])
     return [each for each in done if (each["path"], each["fx"]) == (_HOST_CONFIG, case["fx"])]
+
+
+def test_texts_lose_what_the_clouds_proxy_does_not_pass() -> None:
+    assert proxied("$.network.proxy.dns: why") == "network.proxy.dns: why"
+    assert proxied(LOCK_TEXT) == "Lockfile exists for appId: 1011, service: main"
+    assert proxied('a "b" {"c": 1}') == "a ?b? ??c?: 1?"
 
 
 # -- what becomes of a request
