@@ -43,6 +43,9 @@ RETRY_AFTER = 5
 """Seconds after which a caller may try again what the world did not allow now."""
 
 _NOT_PROXIED = re.compile(r"[^A-Za-z0-9\s:'.?!,/-]")
+_DECORATION = re.compile(r"\$\.|\{ | \}")
+"""What says nothing: the root of a path, and braces."""
+
 _NO_NAME = ("", "null", "undefined")
 
 
@@ -114,7 +117,7 @@ def text_answer(text: str, status: int = 200, content_type: str = HTML_TYPE) -> 
 
 def proxied(text: str) -> str:
     """A text as it passes the cloud's proxy, which refuses whole answers for one character."""
-    return _NOT_PROXIED.sub("?", text)
+    return _NOT_PROXIED.sub("?", _DECORATION.sub("", text))
 
 
 def failed(message: str, status: int) -> Answer:

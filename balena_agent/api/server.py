@@ -96,6 +96,14 @@ class _Request(cheroot.server.HTTPRequest):
             self.conn.wfile.write("\r\n".join((*lines, "", "")).encode("latin-1") + body)
             _linger(self.conn.socket)
 
+    def send_headers(self) -> None:
+        """The application has read what there was of the body. A client that still owes some was
+        too slow: nothing more can be read from it, so its connection ends with the answer."""
+        chunks_left = self.chunked_read and not self.rfile.closed
+        if chunks_left or getattr(self.rfile, "remaining", 0) > 0:
+            self.close_connection = True
+        super().send_headers()
+
     def _declared_length(self) -> int:
         text = self.inheaders.get(b"Content-Length", b"")
         return int(text) if text.isdigit() else 0

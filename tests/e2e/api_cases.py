@@ -33,7 +33,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 DATA = Path(__file__).parents[1] / "data" / "api-cases.json"
-LARGE = "@11MiB"
+_LARGE = {"@9MiB": 9 << 20, "@11MiB": 11 << 20}
+"""Bodies that are too long to be written down, and how long their one text is."""
 
 Json = dict[str, Any]
 
@@ -88,11 +89,15 @@ def sent(case: Json, keys: Mapping[str, str]) -> tuple[str, bytes | None, dict[s
     if case.get("auth"):
         headers["Authorization"] = f"Bearer {keys.get(case['auth'], 'badkey')}"
     raw = case.get("raw")
-    body = b'"' + b"x" * (11 << 20) + b'"' if raw == LARGE else raw.encode() if raw else None
+    body = _large(raw) if raw in _LARGE else raw.encode() if raw else None
     if "body" in case:
         body = json.dumps(case["body"]).encode()
         headers["Content-Type"] = "application/json"
     return filled(case["path"], keys), body, headers
+
+
+def _large(raw: str) -> bytes:
+    return b'{"x":"' + b"x" * _LARGE[raw] + b'"}'
 
 
 def problems(case: Json, reply: Reply) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """10,000 malformed requests, slow clients and half-open connections: the agent does not mind.
 
 What is sent is made from a fixed seed, so a failure can be had again. All the time somebody else
-asks `/ping` and `/v2/version`, as a watchdog would, and never waits long.
+asks `/ping`, as a watchdog would, and never waits long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from e2e_targets import pair
 PORT = 48484
 REQUESTS = 10_000
 WORKERS = 8
-HALF_OPEN, SLOW_HEADS, SLOW_BODIES = 200, 40, 20
+HALF_OPEN, SLOW_HEADS, SLOW_BODIES, SILENT_BODIES = 200, 40, 12, 2
 GROWTH = 5 * 1024
 """kB"""
 PATIENCE = 3.0
@@ -46,6 +46,25 @@ WRONG_TYPES = (
     b'{"local":{"apps":{"1":{"services":[]}}}}', b'{"a":{"b":[]}}', b'{"a b":"c"}',
     b'{"appId":"' + b"9" * 5000 + b'"}', b'{"local":{"apps":{"x":{}}}}',
 )  # fmt: skip
+"""None of these is a target."""
+
+NO_TARGETS = (
+    *WRONG_TYPES[:3], b'{"local":{"apps":{"1":{"services":[]}}}}', b'{"local":{"apps":{"x":{}}}}',
+    b'{"local":{"name":"\\n"}}', b'{"local":[{}]}', b'{"local":{"config":{"1 A":"b"}}}',
+)  # fmt: skip
+NO_TAGS = (b'{"a":5}', b'{"a b":"c"}', b'{"a":{"b":[]}}', b'["a"]', b'{"a":null}')
+NO_NETWORKS = (
+    b'{"network":"x"}', b'{"network":[]}', b'{}', b'{"network":{"hostname":5}}',
+    b'{"network":{"hostname":"a b"}}', b'{"network":{"proxy":"x"}}',
+    b'{"network":{"proxy":{"type":"x"}}}', b'{"network":{"proxy":{"port":{}}}}',
+)  # fmt: skip
+NO_QUERIES = (
+    b'{"unit":["a"]}',
+    b'{"format":{}}',
+    b'{"format":"x"}',
+    b'{"since":"$(id)"}',
+    b'{"count":[[1]]}',
+)
 
 
 def request(method: bytes, path: bytes, headers: bytes = b"", body: bytes = b"") -> bytes:
@@ -63,6 +82,11 @@ def malformed(dice: random.Random, key: bytes) -> bytes:
         lambda: request(b"POST", b"/v2/applications/1/stop-service", auth + JSON,
                         dice.choice(WRONG_TYPES[3:])),
         lambda: request(b"POST", b"/v2/state/plan", auth + JSON, dice.choice(WRONG_TYPES[:3])),
+        lambda: request(b"POST", b"/v2/local/target-state", auth + JSON, dice.choice(NO_TARGETS)),
+        lambda: request(b"PATCH", b"/v2/device/tags", auth + JSON, dice.choice(NO_TAGS)),
+        lambda: request(b"PATCH", b"/v1/device/host-config", auth + JSON,
+                        dice.choice(NO_NETWORKS)),
+        lambda: request(b"POST", b"/v2/journal-logs", auth + JSON, dice.choice(NO_QUERIES)),
         lambda: request(b"GET", b"/v%d/%x" % (dice.randrange(9), dice.getrandbits(64)), auth),
         lambda: request(b"GET", b"/" + bytes(dice.randrange(33, 127) for _ in range(60)), auth),
         lambda: request(b"GET", b"/ping", b"X: " + b"y" * dice.randrange(10_000, 40_000) + b"\r\n"),
@@ -73,6 +97,10 @@ def malformed(dice: random.Random, key: bytes) -> bytes:
         lambda: b"GET /ping HTTP/9.9\r\n\r\n",
         lambda: b"GET /ping HTTP/1.1\r\nno colon\r\n\r\n",
         lambda: request(b"POST", path, auth + JSON + b"Transfer-Encoding: chunked\r\n") + b"zz\r\n",
+        lambda: request(b"POST", path, auth + JSON + b"Transfer-Encoding: chunked\r\n")
+        + b"%x\r\n{" % dice.getrandbits(70),
+        lambda: request(b"POST", path, auth + JSON + b"Content-Length: 1\r\n", b"{]"),
+        lambda: request(b"GET", b"/ping", b"X-Nul: a\0b\r\nX-Old: a\r\n folded\r\n"),
         lambda: b"POST " + path + b" HTTP/1.1\r\n" + auth + b"Content-Length: -5\r\n\r\n",
         lambda: b"POST " + path + b" HTTP/1.1\r\n" + auth + JSON + b"Content-Length: 9\r\n\r\n{",
         lambda: request(b"GET", b"/v2/containerId?serviceName=%ff%00" + b"&a=b" * 300, auth),
@@ -130,16 +158,22 @@ def besieged(address: str, key: bytes) -> Iterator[None]:
     """Clients that connect and say nothing, or little, and go on with it."""
     ended = threading.Event()
 
-    def drip(opening: bytes, count: int) -> None:
+    def drip(opening: bytes, drop: bytes, count: int) -> None:
         wires: list[socket.socket] = []
         while not ended.wait(0.2):
             while len(wires) < count:
                 wires.append(socket.create_connection((address, PORT), 10))
                 wires[-1].sendall(opening)
+                wires[-1].setblocking(False)
             for wire in list(wires):
                 try:
-                    wire.sendall(b"x" if opening else b"")
-                except OSError:  # it was shut out: it comes again
+                    wire.send(drop)
+                    gone = not wire.recv(1)
+                except BlockingIOError:
+                    gone = False
+                except OSError:
+                    gone = True
+                if gone:  # it was shut out: it comes again
                     wires.remove(wire)
                     wire.close()
         for wire in wires:
@@ -147,12 +181,16 @@ def besieged(address: str, key: bytes) -> Iterator[None]:
 
     head = b"GET /v2/version HTTP/1.1\r\nX-Slow: "
     body = b"POST /v1/update HTTP/1.1\r\nAuthorization: Bearer " + key + b"\r\n" + JSON
+    known = body + b"Content-Length: 100000\r\n\r\n{"
+    chunks = body + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n{"
     clients = [
         threading.Thread(target=drip, args=args)
         for args in (
-            (b"", HALF_OPEN),
-            (head, SLOW_HEADS),
-            (body + b"Content-Length: 100000\r\n\r\n{", SLOW_BODIES),
+            (b"", b"", HALF_OPEN),
+            (head, b"x", SLOW_HEADS),
+            (known, b"x", SLOW_BODIES),
+            (known, b"", SILENT_BODIES),
+            (chunks, b"", SILENT_BODIES),
         )
     ]
     for client in clients:
@@ -171,6 +209,11 @@ def resident(device: Device) -> int:
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found
     return int(found[1])
+
+
+def connections(device: Device) -> int:
+    words = ("ss", "-tnH", "state", "established", "sport", "=", f":{PORT}")
+    return len(device.exec(*words).stdout.splitlines())
 
 
 def attack(device: Device, count: int, seed: int) -> int:
@@ -207,12 +250,13 @@ def test_slow_and_silent_clients_keep_nobody_out(device: Device) -> None:
     pid, before = device.main_pid(), resident(device)
     address, key = device.machine.address, device.machine.api_key.encode()
     with besieged(address, key):
-        time.sleep(1.0)  # the siege shall be complete: nobody can see that from outside
+        device.until(lambda: connections(device) >= HALF_OPEN, 20, "the siege is complete")
         with Watch(address) as watch:
             attack(device, 500, seed=2)
             time.sleep(12.0)  # longer than idle connections live
         assert device.api("GET", "/v2/version", timeout=PATIENCE).status == 200
         assert device.action("restart", serviceName="one").status == 200
+        assert connections(device) >= HALF_OPEN, "they come again and again"
     assert watch.failures == [] and max(watch.times) < PATIENCE
     assert len(watch.times) > 50
     device.until(lambda: resident(device) - before < GROWTH, 30, "the memory is given back")

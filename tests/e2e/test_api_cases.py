@@ -4,6 +4,7 @@ endpoints. One test per case, in the order of the data file, which groups them b
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import api_cases
 import pytest
@@ -18,8 +19,7 @@ ORDER = ("M1", "M2", "U", "L")
 TAG = {"id": 5, "tag_key": "loc", "value": "lab"}
 
 LATER = {
-    "A61": "health does not look at the cloud yet",
-    "A166": "a stream without an end: tests/e2e/test_logs.py plays it",
+    "A61": "health has no link to the cloud yet whose last fetch it could judge",
     **dict.fromkeys(
         ("A71", "A72", "A73", "A74"),
         "the redsocks of this device, Debian's, has no dnsu2t: it cannot serve DNS",
@@ -29,7 +29,7 @@ LATER = {
 
 def _marked(case: Json) -> object:
     reason = LATER.get(case["id"], "")
-    marks = [pytest.mark.xfail(strict=False, reason=reason)] if reason else []
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
     return pytest.param(case, id=f"test_{case['id']}", marks=marks)
 
 
@@ -130,6 +130,45 @@ def test_tags_reach_the_cloud(stage: Stage) -> None:
     stage.device.until(lambda: known().get("rack") == "12", 40, "the cloud has it")
     (sent, *_) = stage.cloud.asked("PATCH", "/device/v3/tags")
     assert sent.headers["authorization"] == f"Bearer {DEVICE_KEY}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/restart", {"appId": 1011}), ("/v2/applications/1011/restart", {})]
+)
+def test_two_restarts_at_once_are_done_one_after_the_other(
+    stage: Stage, path: str, body: Json
+) -> None:
+    stage.play({"fx": "M1"})
+    key, before = stage.keys()["G"], stage.device.of("main")["Id"]
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, stage, "POST", path, key, body) for _ in range(2)]
+        assert [(each.result().status, each.result().text) for each in asked] == [(200, "OK")] * 2
+    assert stage.device.running("main") and stage.device.of("main")["Id"] != before
+    stage.settle()
+
+
+def test_the_key_of_an_app_cleans_up_that_app_alone(stage: Stage) -> None:
+    stage.play({"fx": "M2"})
+    device, key = stage.device, stage.keys()["A"]
+    others = {"2022_old", "extra-firmware", "strange", "3033_keep"}
+    for name in (*others, "1011_old"):
+        device.engine("POST", "/volumes/create", {"Name": name})
+    try:
+        answer = ask(stage, "GET", "/v2/cleanup-volumes", key)
+        assert (answer.status, answer.json()) == (200, {"status": "success"})
+        left = device.volumes()
+        assert others <= left and "1011_old" not in left
+    finally:
+        for name in ("2022_old", "extra-firmware", "strange"):
+            device.engine("DELETE", f"/volumes/{name}?force=1")
+
+
+def test_a_target_shows_nobodys_key(stage: Stage) -> None:
+    stage.play({"fx": "M2"})
+    keys = stage.keys()
+    for name in "GAB":
+        text = ask(stage, "GET", "/v2/local/target-state", keys[name]).text
+        assert not [other for other in "GAB" if keys[other] in text]
 
 
 def test_metrics_for_a_process_of_the_host(stage: Stage) -> None:

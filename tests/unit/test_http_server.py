@@ -411,6 +411,27 @@ def test_slow_bodies_cannot_hold_all_workers(
     ping_in_time(server, connect)
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+     "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"],
+)  # fmt: skip
+def test_a_body_that_never_ends_ends_the_connection(
+    server: HttpServer, connect: Connect, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    assert server._server is not None
+    server._server.timeout = 0.1
+    client = connect(server.port)
+    head = f"POST /v1/update HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\n"
+    client.wire.sendall(f"{head}Content-Type: application/json\r\n{body}".encode())
+    status, headers, answer = client.receive()
+    assert (status, headers["connection"]) == (503, "close")
+    assert b"ended before its time" in answer
+    assert client.closed
+    ping_in_time(server, connect)
+    assert "Traceback" not in caplog.text
+
+
 def test_a_request_that_was_heard_may_take_its_time(
     server: HttpServer, asked: Asked, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
