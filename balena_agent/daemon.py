@@ -61,9 +61,9 @@ from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
 from .host.machine import write_durable
 from .host.network import addresses, is_on, mac_addresses, reserve_port
-from .host.watch import FileWatch
 from .hostside import HostSide
 from .peer import FILE as PEER_FILE
+from .runtime.connectivity import Connectivity
 from .runtime.executor import show_name
 from .runtime.guard import Guard
 from .runtime.loghub import Batch, Deliver, LogHub, Reader
@@ -98,7 +98,7 @@ class Daemon:
         self.watchdog = Watchdog(notify)
         self.store = Store(settings.paths.store)
         self.bus = Bus(on_lost=self._bus_lost)
-        self.host = HostSide(settings, self.store, self.bus)
+        self.host = HostSide(settings, self.store, self.bus, self._host_looked)
         self.files = self.host.files
         facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
@@ -141,11 +141,10 @@ class Daemon:
             self.bus,
             self.published,
             self.reconciler.submit,
-            Facts(version=__version__, healthy=self._healthy, addresses=addresses),
+            Facts(version=__version__, healthy=self._healthy, addresses=self._addresses),
             Machine(self.host.network.read, self.host.led.identify),
             open_log=self._log_streams.open_pipe,
         )
-        self._file_watch = FileWatch(self.files.directories, self._look_at_files)
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
     # ---- life -----------------------------------------------------------------------------
@@ -180,13 +179,14 @@ class Daemon:
         self.service.start()
         self._leave_key()
         self.published.subscribe(self._tell_status)
+        self.published.subscribe(Connectivity(self.host.led.warn).seen)
         self._tell_status(self.published.current)
         self.watchdog.ready()
         if not self.store.targets() and self._preload.read():
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
         self.reconciler.start()
-        self._file_watch.start()
+        self.host.start()
         if self.files.acpi_tables:
             self._thread("ssdt", self.host.load_tables)
         self.goodbye.start()
@@ -223,11 +223,10 @@ class Daemon:
         if self.guard:
             self.guard.close()
         self.streams.close()
-        self._file_watch.close()
         self.http.stop()
         self._tags.stop()
         self.service.stop()
-        self.host.led.close()
+        self.host.close()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
         self.goodbye.close()
@@ -323,6 +322,7 @@ class Daemon:
             vpn=self.host.vpn,
             host_config=HostNetwork(self.host.network.read, self.reconciler.submit),
             tags=self._tags,
+            hardware=self.host.hardware.read,
             version=__version__,
         )
 
@@ -374,14 +374,14 @@ class Daemon:
     def _thread(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=body, name=name, daemon=True).start()
 
-    def _look_at_files(self) -> None:
-        """Somebody may have written one of the host's files."""
-        before = self.files.problems
-        if self.files.refresh():
-            for problem in self.files.problems:
-                if problem not in before:
-                    _log.warning("Settings: %s", problem)
-            self.reconciler.new_facts(self.files.facts)
+    def _addresses(self) -> tuple[str, ...]:
+        """As of the last look at the host, in no time."""
+        return self.published.current.facts.addresses or addresses()
+
+    def _host_looked(self, new: bool) -> None:
+        """Somebody may have changed something on the host."""
+        if new:
+            self.reconciler.new_facts(self.host.facts)
             self._tell_status(self.published.current)
         if self.files.facts.api_port != self.http.port:
             self._listen_anew()

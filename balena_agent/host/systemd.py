@@ -64,10 +64,10 @@ class Systemd:
         """Whether the whole host is going down."""
         return self.system_state() == "stopping"
 
-    def units(self, names: Iterable[str]) -> Mapping[str, UnitState]:
+    def units(self, names: Iterable[str], timeout: float = 25.0) -> Mapping[str, UnitState]:
         """The states of units, by the names asked for; `not-found` is a state as well."""
         wanted = list(names)
-        (rows,) = self._call("ListUnitsByNames", "as", (wanted,))
+        (rows,) = self._call("ListUnitsByNames", "as", (wanted,), timeout)
         return {
             row[0]: UnitState(name=row[0], load=row[2], active=row[3], sub=row[4], path=row[6])
             for row in rows

@@ -12,6 +12,7 @@ import pytest
 
 from balena_agent.core.errors import InvalidInput, RefusedByHost
 from balena_agent.core.redsocks import Proxy, render
+from balena_agent.core.switches import PERSISTENT, VOLATILE
 from balena_agent.host.bus import Bus
 from balena_agent.host.discovery import Discovery
 from balena_agent.host.hostname import Hostname
@@ -246,10 +247,10 @@ def test_H55_the_journal_is_kept_without_a_reboot(systemd: Systemd) -> None:
     keeping = JournalKeeping(systemd)
     kept, fleeting = Path("/var/log/journal"), Path("/run/log/journal")
     try:
-        keeping.keep(True)
+        keeping.keep(PERSISTENT)
         run("systemd-cat", "-t", "probe", "echo", "kept")
         until(lambda: has_line(kept, "kept"), "in /var")
-        keeping.keep(False)
+        keeping.keep(VOLATILE)
         run("systemd-cat", "-t", "probe", "echo", "fleeting")
         until(lambda: has_line(fleeting, "fleeting"), "in /run")
         assert not has_line(kept, "fleeting")
