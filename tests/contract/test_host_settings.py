@@ -302,14 +302,16 @@ def test_a_unit_that_does_not_run_after_its_start_is_told(switches: Switchboard)
 
 @contextlib.contextmanager
 def without_unit(name: str) -> Iterator[None]:
-    file = Path("/lib/systemd/system", name)
-    hidden = file.with_suffix(".hidden")
-    file.rename(hidden)
+    """Neither the unit nor the old script that systemd would make one from."""
+    files = (Path("/lib/systemd/system", name), Path("/etc/init.d", Path(name).stem))
+    for file in files:
+        file.rename(f"{file}.hidden")
     run("systemctl", "daemon-reload")
     try:
         yield
     finally:
-        hidden.rename(file)
+        for file in files:
+            Path(f"{file}.hidden").rename(file)
         run("systemctl", "daemon-reload")
 
 
