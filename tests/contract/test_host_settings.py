@@ -300,18 +300,26 @@ def test_a_unit_that_does_not_run_after_its_start_is_told(switches: Switchboard)
         run("systemctl", "daemon-reload")
 
 
+def test_a_unit_is_known_by_its_alias(systemd: Systemd) -> None:
+    names = ("dbus-org.freedesktop.Avahi.service", "no-such-unit.service", "avahi-daemon.service")
+    found = systemd.units(names)
+    assert tuple(found) == names
+    assert found[names[0]].name == "avahi-daemon.service" and found[names[0]].exists
+    assert found[names[1]].load == "not-found"
+
+
 @contextlib.contextmanager
 def without_unit(name: str) -> Iterator[None]:
     """Neither the unit nor the old script that systemd would make one from."""
     files = (Path("/lib/systemd/system", name), Path("/etc/init.d", Path(name).stem))
     for file in files:
-        file.rename(f"{file}.hidden")
+        run("mv", str(file), f"/root/{file.name}")
     run("systemctl", "daemon-reload")
     try:
         yield
     finally:
         for file in files:
-            Path(f"{file}.hidden").rename(file)
+            run("mv", f"/root/{file.name}", str(file))
         run("systemctl", "daemon-reload")
 
 
