@@ -28,7 +28,5 @@ class Connectivity:
         if bool(before) == bool(self._trouble):
             return
         self._warn(bool(self._trouble))
-        if self._trouble:
-            _log.warning("%s (%s)", WAITING, self._trouble)
-        else:
-            _log.info(OK)
+        # No warning, since those are told once a minute at most: each change has happened anew.
+        _log.info(f"{WAITING} ({self._trouble})" if self._trouble else OK)
