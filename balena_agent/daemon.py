@@ -46,10 +46,8 @@ from .cloud.tags import CloudTags
 from .config import Settings
 from .core.access import cloud_access
 from .core.describe import status_line
-from .core.desired import DesiredService
 from .core.errors import AgentError
 from .core.firewall import INTERFACES
-from .core.handover import STRATEGY as HAND_OVER
 from .core.intent import Apply
 from .core.looks import Touch
 from .core.lookup import container_source
@@ -57,26 +55,16 @@ from .core.snapshot import Snapshot
 from .core.status import deltas_wanted, local_mode
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records
-from .host.adapter import MachineHost
 from .host.bus import Bus
-from .host.discovery import announce
-from .host.files import HostFiles, Places
 from .host.firewall import Firewall
 from .host.goodbye import Goodbye
-from .host.handover import Handovers
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
-from .host.led import Led
-from .host.locks import UpdateLocks
-from .host.logind import Logind
 from .host.machine import write_durable
 from .host.network import addresses, is_on, mac_addresses, reserve_port
-from .host.networkconfig import NetworkConfiguration
-from .host.ssdt import load_tables
-from .host.systemd import Systemd
-from .host.vpn import Vpn
-from .host.watch import FileWatch
+from .hostside import HostSide
 from .peer import FILE as PEER_FILE
+from .runtime.connectivity import Connectivity
 from .runtime.executor import show_name
 from .runtime.guard import Guard
 from .runtime.loghub import Batch, Deliver, LogHub, Reader
@@ -110,7 +98,11 @@ class Daemon:
         self._interval = watchdog_interval()
         self.watchdog = Watchdog(notify)
         self.store = Store(settings.paths.store)
-        self.files = HostFiles(_places(settings), self.store)
+        self.bus = Bus(on_lost=self._bus_lost)
+        self.host = HostSide(
+            settings, self.store, self.bus, self._host_looked, lambda: reached(self.files.facts)
+        )
+        self.files = self.host.files
         facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
         memory = remembered(self.store, facts)
@@ -118,16 +110,9 @@ class Daemon:
         facts = replace(facts, device_name=name or facts.device_name)
         first = Snapshot(facts=facts, host=self.files.settings.current)
         self.published = Published(first)
-        self.bus = Bus(on_lost=self._bus_lost)
-        self.systemd = Systemd(self.bus)
-        logind = Logind(self.bus)
-        self._vpn = Vpn(self.systemd)
-        self.led = Led(settings.host.led)
-        self.network_configuration = self._network_configuration()
-        self._locks = locks = UpdateLocks(settings.paths.locks)
         self.engine = DockerEngine(
             settings.engine.socket,
-            self._prepare,
+            self.host.prepare,
             version=settings.engine.api_version,
             facts=lambda: self.published.current.facts,
             known_apps=self._known_apps,
@@ -137,15 +122,7 @@ class Daemon:
         )
         self.reconciler = Reconciler(
             self.engine,
-            MachineHost(
-                locks,
-                logind,
-                settings.paths.state,
-                self.files.breadcrumbs,
-                self.files.config,
-                self.files.settings,
-                self.network_configuration,
-            ),
+            self.host.machine,
             self.store,
             SystemClock(),
             self.watchdog,
@@ -160,18 +137,17 @@ class Daemon:
         self._log_streams = LogStreams(
             self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
         )
-        self.goodbye = Goodbye(logind, self._last_work, self.reconciler.carry_on)
+        self.goodbye = Goodbye(self.host.logind, self._last_work, self.reconciler.carry_on)
         self._tags = CloudTags(lambda: self.published.current.facts, self.store)
         self.http = self._http()
         self.service = AgentService(
             self.bus,
             self.published,
             self.reconciler.submit,
-            Facts(version=__version__, healthy=self._healthy, addresses=addresses),
-            Machine(self.network_configuration.read, self.led.identify),
+            Facts(version=__version__, healthy=self._healthy, addresses=self._addresses),
+            Machine(self.host.network.read, self.host.led.identify),
             open_log=self._log_streams.open_pipe,
         )
-        self._file_watch = FileWatch(self.files.directories, self._look_at_files)
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
 
     # ---- life -----------------------------------------------------------------------------
@@ -206,20 +182,18 @@ class Daemon:
         self.service.start()
         self._leave_key()
         self.published.subscribe(self._tell_status)
+        self.published.subscribe(Connectivity(self.host.led.warn).seen)
         self._tell_status(self.published.current)
         self.watchdog.ready()
         if not self.store.targets() and self._preload.read():
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
         self.reconciler.start()
-        self._file_watch.start()
+        self.host.start()
         if self.files.acpi_tables:
-            self._thread("ssdt", self._load_tables)
+            self._thread("ssdt", self.host.load_tables)
         self.goodbye.start()
         self._tags.start()
-        self.network_configuration.start()
-        if self._settings.host.announce:
-            announce(self.bus, self.files.facts.api_port, __version__, self.files.profile)
         self._thread("events", self._watch_engine)
         self._thread("prober", self._probe)
         for thread in threading.enumerate():
@@ -252,12 +226,10 @@ class Daemon:
         if self.guard:
             self.guard.close()
         self.streams.close()
-        self._file_watch.close()
         self.http.stop()
         self._tags.stop()
-        self.network_configuration.close()
         self.service.stop()
-        self.led.close()
+        self.host.close()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
         self.goodbye.close()
@@ -268,7 +240,7 @@ class Daemon:
         if not self._settings.agent.stop_services_on_shutdown:
             return False
         try:
-            return self.systemd.is_stopping()
+            return self.host.systemd.is_stopping()
         except AgentError as error:
             _log.warning("Cannot tell whether the host goes down: %s", error.message)
             return False
@@ -295,27 +267,6 @@ class Daemon:
         _log.warning("Some services have not stopped in time; the engine will stop them")
 
     # ---- parts ----------------------------------------------------------------------------
-
-    def _prepare(self, service: DesiredService) -> None:
-        """What a container needs on the host before it is created."""
-        self._locks.prepare_directory(service.app_id, service.name)
-        if service.strategy == HAND_OVER:
-            Handovers(self._locks).clear(service.app_id, service.name)
-
-    def _network_configuration(self) -> NetworkConfiguration:
-        host = self._settings.host
-        return NetworkConfiguration.of(
-            self.bus, self.systemd, host.hostname, f"{self._settings.paths.boot}/system-proxy",
-            self._remember_name,
-            lambda: self.published.current.facts.device_uuid,
-            lambda: reached(self.published.current.facts) if host.proxy_rollback else None,
-            self.store, self.files.breadcrumbs.boot_id, host.proxy_rollback_after,
-        )  # fmt: skip
-
-    def _remember_name(self, name: str) -> None:
-        """The OS makes the name from config.json at every boot, where there is one."""
-        if self.files.config.writable and Path(self._settings.host.config_json).exists():
-            self.files.config.merge({("hostname",): name})
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine
@@ -371,16 +322,13 @@ class Daemon:
             refresh=self._refresh,
             addresses=addresses,
             macs=mac_addresses,
-            blink=self.led.identify,
-            vpn=self._vpn_state,
-            host_config=HostNetwork(self.network_configuration.read, self.reconciler.submit),
+            blink=self.host.led.identify,
+            vpn=self.host.vpn,
+            host_config=HostNetwork(self.host.network.read, self.reconciler.submit),
             tags=self._tags,
+            hardware=self.host.hardware.read,
             version=__version__,
         )
-
-    def _vpn_state(self) -> tuple[bool, bool]:
-        found = self._vpn.state()
-        return found.enabled, found.connected
 
     def _refresh(self, force: bool, cancel: bool) -> None:
         """Apply the target anew; nobody waits for the answer."""
@@ -409,7 +357,7 @@ class Daemon:
     def _adopt_locks(self) -> None:
         """Locks that a killed run has left would keep services from ever taking their own."""
         try:
-            self._locks.adopt()
+            self.host.locks.adopt()
         except AgentError as error:
             _log.warning("Cannot look after update locks: %s", error.message)
 
@@ -430,20 +378,17 @@ class Daemon:
     def _thread(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=body, name=name, daemon=True).start()
 
-    def _look_at_files(self) -> None:
-        """Somebody may have written one of the host's files."""
-        before = self.files.problems
-        if self.files.refresh():
-            for problem in self.files.problems:
-                if problem not in before:
-                    _log.warning("Settings: %s", problem)
-            self.reconciler.new_facts(self.files.facts)
+    def _addresses(self) -> tuple[str, ...]:
+        """As of the last look at the host, in no time."""
+        return self.published.current.facts.addresses or addresses()
+
+    def _host_looked(self, new: bool) -> None:
+        """Somebody may have changed something on the host."""
+        if new:
+            self.reconciler.new_facts(self.host.facts)
             self._tell_status(self.published.current)
         if self.files.facts.api_port != self.http.port:
             self._listen_anew()
-
-    def _load_tables(self) -> None:
-        load_tables(self.files.acpi_tables, self._settings.paths.root, self.systemd.start)
 
     def _listen_anew(self) -> None:
         """config.json names another port. Where that one cannot be had the old one stays."""
@@ -483,18 +428,3 @@ class Daemon:
         if not self._stop.is_set():
             self._failure = f"the system bus is lost ({reason})"
             os.write(self._end, b"\0")
-
-
-def _places(settings: Settings) -> Places:
-    paths = settings.paths
-    return Places(
-        files=settings.host,
-        root=paths.root,
-        boot=paths.boot,
-        run=paths.run,
-        shared=str(Path(paths.locks).parent),
-        wanted_profile=settings.agent.profile,
-        api_port=settings.api.port,
-        engine_socket=settings.engine.socket,
-        compat_version=settings.api.compat_version,
-    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..core.errors import NotFound, Unavailable
+from ..core.hardware import Metrics
 from ..core.jsonread import Json
 
 
@@ -90,6 +91,7 @@ class Around:
     addresses  the device's IP addresses
     macs       the device's MAC addresses
     vpn        (enabled, connected)
+    hardware   how the machine is doing, for /metrics
     version    the agent's own version, for /metrics
     """
 
@@ -101,4 +103,5 @@ class Around:
     vpn: Callable[[], tuple[bool, bool]] = _no_vpn
     host_config: HostConfig = field(default_factory=NoHostConfig)
     tags: Tags = field(default_factory=NoCloud)
+    hardware: Callable[[], Metrics] = Metrics
     version: str = ""

@@ -99,7 +99,7 @@ def build(
         *V2(patience, chosen.compat_version, chosen.answer_limit).endpoints(),
         *more,
         *Apps(patience, chosen.answer_limit).endpoints(),
-        *Ours(outside.version).endpoints(),
+        *Ours(outside.version, outside.hardware).endpoints(),
     )
     return Application(published, auth, endpoints, patience, chosen.body_limit)
 

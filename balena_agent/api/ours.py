@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.errors import Broken
-from ..core.metrics import Metric, gauge, metrics, text_of
+from ..core.hardware import Metrics
+from ..core.metrics import Metric, device_metrics, gauge, metrics, text_of
 from .exchange import JSON_TYPE, Answer, Endpoint, Request, query_failure
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,10 +21,11 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 
 
 class Ours:
-    """`version` is the agent's own."""
+    """`version` is the agent's own; `hardware` reads the machine's figures."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, hardware: Callable[[], Metrics] = Metrics) -> None:
         self._version = version
+        self._hardware = hardware
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
@@ -32,8 +34,14 @@ class Ours:
         )
 
     def metrics(self, request: Request) -> Answer:
-        """The agent's state, that of the services within scope, and what the process uses."""
-        found = (*metrics(request.snapshot, request.scope, self._version), *_process())
+        """The agent's state, that of the services within scope, what the process uses, and how the
+        machine is doing."""
+        snapshot = request.snapshot
+        found = (
+            *metrics(snapshot, request.scope, self._version),
+            *_process(),
+            *device_metrics(self._hardware(), snapshot.settings.hardware_metrics),
+        )
         return Answer(200, text_of(found).encode("utf-8", "replace"), METRICS_TYPE)
 
     def openapi(self, _: Request) -> Answer:

@@ -23,7 +23,8 @@ from .boot import Backend, Board, BootFault, difference, listed
 from .boot_backends import backends, is_boot_variable
 from .configjson import ConfigJson, KeyPath
 from .jsonread import Json
-from .steps import ChangeConfig, DumpConfig, HostConfigStep, SetBootConfig
+from .steps import ChangeConfig, DumpConfig, HostConfigStep, SetBootConfig, SwitchFeature
+from .switches import plan_switches
 from .variables import KNOWN, VARIABLES, Effective, effective, plain_names, spelled
 
 BALENA_OS, GENERIC = "balenaos", "generic"
@@ -67,6 +68,8 @@ class HostConfig:
     attempts     by back end, and for config.json
     reboot       why this boot shall end soon: names of variables
     dump         the text that other programs read the target's variables from; None: no place
+    switches     the setting of each part of the host that has switches (switches.py)
+    vpn_connected  what the VPN's own scripts say
     problems     what is wrong with the files, for people
     absent       what this host does not have, and why; that is no problem
     """
@@ -79,6 +82,8 @@ class HostConfig:
     attempts: Mapping[str, Attempt] = field(default_factory=dict)
     reboot: tuple[str, ...] = ()
     dump: str | None = None
+    switches: Mapping[str, str] = field(default_factory=dict)
+    vpn_connected: bool = False
     problems: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,6 +109,13 @@ def plan_host(config: Mapping[str, str], managed: bool, host: HostConfig) -> Hos
         step = _boot_step(backend, backend.own(variables), host, problems)
         if step and not change:
             steps.append(step)
+    steps += plan_switches(
+        host.switches,
+        wanted.settings,
+        variables,
+        managed=managed,
+        balena_os=host.profile == BALENA_OS,
+    )
     text = dump_text(config)
     if host.dump is not None and host.dump != text:
         steps.append(DumpConfig(text, "the target's variables have changed"))
@@ -178,6 +190,8 @@ def after(step: HostConfigStep, host: HostConfig) -> HostConfig:
             return _after_boot(step, host)
         case DumpConfig():
             return replace(host, dump=step.text)
+        case SwitchFeature():
+            return replace(host, switches={**host.switches, step.switch: step.setting})
 
 
 def _after_boot(step: SetBootConfig, host: HostConfig) -> HostConfig:

@@ -39,6 +39,7 @@ from .steps import (
     StartContainer,
     Step,
     StopContainer,
+    SwitchFeature,
     TakeLocks,
     UpdateContainer,
 )
@@ -115,6 +116,9 @@ def sentences(step: Step) -> Sentences:
             return Sentences(f"Applying {what}", f"Applied {what}", "Error setting boot config")
         case DumpConfig():
             return Sentences("Leaving the target's variables for the OS", "", "Error leaving them")
+        case SwitchFeature(switch=name, setting=setting):
+            what = f"{name} to {setting}"
+            return Sentences(f"Switching {what}", f"Switched {what}", f"Error switching {what}")
 
 
 def _handover(step: RetireContainer | ReinstateContainer | AwaitHandover) -> Sentences:
@@ -179,7 +183,7 @@ def reboot_scheduled(variables: Mapping[str, str]) -> str:
 
 
 def failure(step: Step, reason: str) -> str:
-    if isinstance(step, ChangeConfig | SetBootConfig | DumpConfig):
+    if isinstance(step, ChangeConfig | SetBootConfig | DumpConfig | SwitchFeature):
         return f"{sentences(step).failed}: {reason}"
     return f"{sentences(step).failed} due to '{reason}'"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .describe import ServiceRow, service_rows
+from .hardware import Metrics
 from .scopes import Scope
 from .snapshot import Snapshot
 from .status import applying, local_mode
@@ -33,6 +34,31 @@ def metrics(snapshot: Snapshot, scope: Scope, version: str) -> tuple[Metric, ...
     """All metrics of a snapshot; `version` is the agent's own."""
     rows = [row for row in service_rows(snapshot) if scope.in_scope(row.app_id)]
     return (*_agent(snapshot, version), *_services(snapshot, rows))
+
+
+def device_metrics(found: Metrics, wanted: bool) -> Iterator[Metric]:
+    """The machine's figures in base units; without them where the owner wants none."""
+    known: tuple[tuple[str, str, int | None], ...] = (
+        ("cpu_usage_percent", "Load of all cores since the last reading.", found.cpu_usage),
+        ("cpu_temperature_celsius", "Temperature of the processor.", found.cpu_temp),
+        (
+            "memory_used_bytes",
+            "Memory in use, caches aside.",
+            _bytes(found.memory_usage),
+        ),
+        ("memory_bytes", "Memory of the machine.", _bytes(found.memory_total)),
+        ("storage_used_bytes", "Used part of the data disk.", _bytes(found.storage_usage)),
+        ("storage_bytes", "Size of the data partition.", _bytes(found.storage_total)),
+    )
+    for name, text, value in known if wanted else ():
+        if value is not None:
+            yield gauge(f"balena_device_{name}", text, value)
+    text = "Whether the supply voltage is, or was in this boot, too low."
+    yield gauge("balena_device_undervolted", text, found.is_undervolted)
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes << 20
 
 
 def gauge(name: str, text: str, value: float) -> Metric:

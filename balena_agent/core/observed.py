@@ -161,7 +161,9 @@ class HostFacts:
     `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
     of `uname`. `compat_version` is the peer's version that we stand for. `provisioning_key` is ""
     once the device is registered; the endpoints are "" where config.json does not name them.
-    `engine_lacks` is `Observed.unsupported`, for those who compile a target.
+    `engine_lacks` is `Observed.unsupported`, for those who compile a target. `addresses` are
+    those of the last look; `connectivity` is NetworkManager's word (none, portal, limited, full),
+    `unknown` where it does not check, and "" before anybody has looked.
     """
 
     device_uuid: str = ""
@@ -188,6 +190,8 @@ class HostFacts:
     kernel_release: str = ""
     compat_version: str = "19.0.5"
     engine_lacks: frozenset[str] = frozenset()
+    addresses: tuple[str, ...] = ()
+    connectivity: str = ""
 
     @property
     def managed(self) -> bool:

@@ -54,6 +54,7 @@ from .steps import (
     SetNetworkConfig,
     StartContainer,
     Step,
+    SwitchFeature,
     TakeLocks,
 )
 from .target import Target, images_of
@@ -154,7 +155,7 @@ class _Rehearsal:
                 self._change_host(boot_id=boot, booted_at="", reboot_required=False)
             case RequestPowerOff() | SetNetworkConfig():
                 pass
-            case ChangeConfig() | SetBootConfig() | DumpConfig():
+            case ChangeConfig() | SetBootConfig() | DumpConfig() | SwitchFeature():
                 self._play_on_host(step)
             case _:
                 self._play_in_engine(step)

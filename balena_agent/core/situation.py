@@ -115,14 +115,16 @@ class Draft:
     def emit(self, step: Step, needs_lock: bool = False) -> None:
         """Plan a step, or note why it cannot be done now."""
         name, about = identity(step), subject(step)
-        self.wanted.add(name)
         pause = self.situation.backoff.get(name)
+        if pause and pause.muted:  # nothing waits for it, no reboot either
+            self.remembered.add(name)
+            return
+        self.wanted.add(name)
         if about in self._busy:
             return
         if pause:
-            if not pause.muted:
-                tail = f" (attempt {pause.count} failed)" if pause.count else ""
-                self.wait(about, pause.error + tail, pause.until)
+            tail = f" (attempt {pause.count} failed)" if pause.count else ""
+            self.wait(about, pause.error + tail, pause.until)
         elif needs_lock and not self.locked:
             self._lock_causes.append(f"{name}: {step.cause}")
         else:

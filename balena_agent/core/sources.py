@@ -21,10 +21,11 @@ from .heritage import SOURCE as PEER
 from .jsonread import truth
 from .observed import HostFacts
 from .target import App, Target
+from .variables import plain_names
 
 LOCAL: Final = "local"
 PRELOAD: Final = "preload"
-_LOCAL_MODE = ("BALENA_SUPERVISOR_LOCAL_MODE", "RESIN_SUPERVISOR_LOCAL_MODE")
+_LOCAL_MODE = "SUPERVISOR_LOCAL_MODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def says_local(targets: Mapping[str, KeptTarget], facts: HostFacts) -> bool:
     cloud (spec 20 §25)."""
     kept = targets.get(from_afar(targets, facts))
     config = kept.target.config if kept and kept.target else {}
-    return not facts.managed or any(truth(config.get(name)) for name in _LOCAL_MODE)
+    return not facts.managed or truth(plain_names(config).get(_LOCAL_MODE))
 
 
 def from_afar(targets: Mapping[str, KeptTarget], facts: HostFacts) -> str:

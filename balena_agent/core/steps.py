@@ -301,6 +301,15 @@ class DumpConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchFeature:
+    """Bring a part of the host into a setting, both words of switches.py, and see that it is."""
+
+    switch: str
+    setting: str
+    cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SetNetworkConfig:
     """Give the host another name or proxy, and see that it has it (spec 30 §6)."""
 
@@ -328,7 +337,7 @@ EngineStep = (
     | DisconnectNetwork
     | UpdateContainer
 )
-HostConfigStep = ChangeConfig | SetBootConfig | DumpConfig
+HostConfigStep = ChangeConfig | SetBootConfig | DumpConfig | SwitchFeature
 HostStep = (
     AwaitHandover
     | TakeLocks
@@ -371,6 +380,7 @@ _VERBS: Mapping[type, str] = {
     ChangeConfig: "change-config",
     SetBootConfig: "set-boot-config",
     DumpConfig: "dump-config",
+    SwitchFeature: "switch",
     SetNetworkConfig: "configure",
 }
 
@@ -420,6 +430,8 @@ def subject(step: Step) -> str:
             return f"boot {step.backend}"
         case DumpConfig():
             return "target-state-config"
+        case SwitchFeature():
+            return step.switch
         case _:
             return service_subject(*service_of(step))
 
@@ -453,6 +465,8 @@ def limit(step: Step) -> float:
 
 
 def touched(step: Step) -> Touch:
+    if isinstance(step, HostStep) and not isinstance(step, AwaitHandover):
+        return Touch()
     match step:
         case Fetch() | RemoveImage():
             return Touch(images=frozenset({step.reference}))
@@ -472,12 +486,6 @@ def touched(step: Step) -> Touch:
             return Touch(containers=frozenset({str(step.service.container_name)}))
         case AwaitHandover():
             return Touch(containers=frozenset({step.new_id}))
-        case TakeLocks() | ReleaseLocks() | RequireReboot() | SetFirmwareVolume():
-            return Touch()
-        case RequestReboot() | RequestPowerOff() | SetNetworkConfig():
-            return Touch()
-        case ChangeConfig() | SetBootConfig() | DumpConfig():
-            return Touch()
         case _:
             return Touch(containers=frozenset({step.container_id}))
 

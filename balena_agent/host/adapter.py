@@ -24,6 +24,7 @@ from ..core.steps import (
     SetBootConfig,
     SetFirmwareVolume,
     SetNetworkConfig,
+    SwitchFeature,
     TakeLocks,
 )
 from ..core.ticket import Ticket
@@ -78,7 +79,7 @@ class MachineHost:
             case RequestPowerOff():
                 self._refuse_during_update(step.force)
                 self._logind.power_off(step.force)
-            case ChangeConfig() | SetBootConfig() | DumpConfig():
+            case ChangeConfig() | SetBootConfig() | DumpConfig() | SwitchFeature():
                 self._settings.perform(step)
             case SetNetworkConfig():
                 self._network.set(step.change)

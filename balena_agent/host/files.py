@@ -24,7 +24,7 @@ from .bootfiles import stores
 from .breadcrumbs import Breadcrumbs
 from .configfile import ConfigFile, mounted
 from .machine import Files, board, boot_id, facts, profile
-from .settings import HostSettings
+from .settings import HostSettings, Switches
 
 _UUID, _LAST_GOOD, _ATTEMPTS = "device_uuid", "config_json", "boot_attempts"
 DUMP = "target-state-config"
@@ -58,8 +58,13 @@ class HostFiles:
     """See the module. `refresh` is for one thread; the others may read at any time."""
 
     def __init__(
-        self, places: Places, memory: Memory, is_mounted: Callable[[str], bool] = mounted
+        self,
+        places: Places,
+        memory: Memory,
+        is_mounted: Callable[[str], bool] = mounted,
+        switches: Switches | None = None,
     ) -> None:
+        self._switches = switches
         self._places = places
         self._memory = memory
         self._is_mounted = is_mounted
@@ -147,6 +152,7 @@ class HostFiles:
             attempts=self._memory.setting(_ATTEMPTS),
             keep=lambda attempts: self._memory.set_setting(_ATTEMPTS, attempts),
             guard=self._guard,
+            switches=self._switches,
         )
 
     def _stored_uuid(self) -> str:

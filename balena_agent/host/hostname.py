@@ -19,7 +19,7 @@ from ..core.errors import AgentError, Broken, RefusedByHost, Unavailable
 from .bus import Bus
 from .machine import read_hostname
 from .systemd import Systemd
-from .wire import BusRefusal
+from .wire import DAEMON, DAEMON_PATH, PROPERTIES, BusRefusal, Match, Signal
 
 SERVICE = "org.freedesktop.hostname1"
 PATH = "/org/freedesktop/hostname1"
@@ -53,6 +53,25 @@ class Hostname:
                 if value := str(self._bus.get_property(SERVICE, PATH, SERVICE, name, 5.0)):
                     return value
         return read_hostname(self._file)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Tell when anybody has given the host another name. The callback runs in the bus thread
+        and must not wait for the bus. BusUnavailable."""
+
+        def told(_: Signal) -> None:
+            callback()
+
+        match = Match(sender=SERVICE, path=PATH, interface=PROPERTIES, arg0=SERVICE)
+        self._bus.subscribe(match, told)
+
+    def tell_others(self, name: str) -> None:
+        """Somebody else has named the host: an Avahi that runs is told. Never raises."""
+        with contextlib.suppress(AgentError):
+            (runs,) = self._bus.call(
+                DAEMON, DAEMON_PATH, DAEMON, "NameHasOwner", "s", (AVAHI,), timeout=5.0
+            )
+            if runs:
+                self._announce(name)
 
     def set(self, name: str) -> None:
         """Make this the host's name, and see that it is. RefusedByHost, Unavailable."""

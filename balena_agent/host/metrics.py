@@ -3,16 +3,26 @@
 Theory: every figure is a small read that may fail by itself; what cannot be known is None and is
 left out, never guessed (spec 30 §12). CPU load is what was worked between two readings, so a
 `Meter` remembers the last one. Sizes are MiB rounded down, temperature whole degrees Celsius.
+
+Nobody reads them but who is asked for them: `Readings` keeps the last ones for a moment, so that a
+curious client costs nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from ..core.hardware import Metrics
+
+FRESH_SECONDS = 10.0
+
+_clock = time.monotonic
 _MIB = 1024
 _SENSORS = ("coretemp", "k10temp", "cpu_thermal", "soc_thermal")
 _SERIALS = (
@@ -20,21 +30,6 @@ _SERIALS = (
     "sys/devices/soc0/serial_number", "sys/class/dmi/id/board_serial",
 )  # fmt: skip
 _MODELS = ("proc/device-tree/model", "proc/device-tree/product-name")
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Percent, MiB, degrees Celsius; None for what this machine cannot tell."""
-
-    cpu_usage: int | None = None
-    memory_usage: int | None = None
-    memory_total: int | None = None
-    storage_usage: int | None = None
-    storage_total: int | None = None
-    storage_block_device: str = ""
-    cpu_temp: int | None = None
-    cpu_id: str = ""
-    is_undervolted: bool = False
 
 
 class Meter:
@@ -58,7 +53,7 @@ class Meter:
             storage_block_device=device,
             cpu_temp=self._temperature(),
             cpu_id=self._first(_SERIALS).lower(),
-            is_undervolted=self._undervolted(),
+            is_undervolted=self.undervolted() or False,
         )
 
     def model(self) -> str:
@@ -103,13 +98,12 @@ class Meter:
         text = self._text(name)
         return round(int(text) / 1000) if text.lstrip("-").isdigit() else None
 
-    def _undervolted(self) -> bool:
-        """What the Raspberry Pi's voltage monitor says now."""
-        return any(
-            self._text(f"{chip}/name") == "rpi_volt"
-            and self._text(f"{chip}/in0_lcrit_alarm") == "1"
-            for chip in self._glob("sys/class/hwmon/*")
-        )
+    def undervolted(self) -> bool | None:
+        """What the Raspberry Pi's voltage monitor says now; None without one."""
+        chips = self._glob("sys/class/hwmon/*")
+        monitors = [chip for chip in chips if self._text(f"{chip}/name") == "rpi_volt"]
+        alarms = [self._text(f"{chip}/in0_lcrit_alarm") == "1" for chip in monitors]
+        return any(alarms) if alarms else None
 
     # ---- memory and storage ---------------------------------------------------------------
 
@@ -164,6 +158,34 @@ class Meter:
             text = (self._root / name).read_bytes().decode(errors="replace")
             return text.replace("\0", "").strip()
         return ""
+
+
+class Readings:
+    """The machine's figures for whoever asks, from any thread. `complaint` says whether the kernel
+    has complained of under-voltage; it is asked where there is no monitor for it."""
+
+    def __init__(
+        self, meter: Meter, complaint: Callable[[], bool], clock: Callable[[], float] = _clock
+    ) -> None:
+        self._meter = meter
+        self._complaint = complaint
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: tuple[float, Metrics] | None = None
+
+    def read(self) -> Metrics:
+        """At most `FRESH_SECONDS` old. Never raises."""
+        with self._lock:
+            now = self._clock()
+            if self._known is None or now - self._known[0] >= FRESH_SECONDS:
+                self._known = (now, self._fresh())
+            return self._known[1]
+
+    def _fresh(self) -> Metrics:
+        found = self._meter.read()
+        if self._meter.undervolted() is None:
+            found = replace(found, is_undervolted=self._complaint())
+        return found
 
 
 def _covers(place: str, path: str) -> bool:

@@ -12,11 +12,8 @@ from collections.abc import Callable
 
 from ..core.errors import AgentError
 from ..core.networkconfig import NAME_LENGTH, NetworkChange, NetworkConfig, applied
-from .bus import Bus
 from .hostname import Hostname
-from .proxy import HostProxy
-from .proxytrial import ProxyTrial, Settings
-from .systemd import Systemd
+from .proxytrial import ProxyTrial
 
 
 class NetworkConfiguration:
@@ -26,26 +23,6 @@ class NetworkConfiguration:
         self._hostname = hostname
         self._proxy = proxy
         self._uuid = uuid
-
-    @classmethod
-    def of(
-        cls,
-        bus: Bus,
-        systemd: Systemd,
-        hostname_file: str,
-        proxy_directory: str,
-        remember_name: Callable[[str], None],
-        uuid: Callable[[], str],
-        reached: Callable[[], bool | None],
-        memory: Settings,
-        boot_id: str,
-        trial_seconds: float,
-    ) -> NetworkConfiguration:
-        """That of this machine; see Hostname, HostProxy and ProxyTrial for the words."""
-        proxy = ProxyTrial(
-            HostProxy(systemd, proxy_directory), reached, memory, boot_id, trial_seconds
-        )
-        return cls(Hostname(bus, systemd, hostname_file, remember_name), proxy, uuid)
 
     def start(self) -> None:
         """Go on with what an earlier run of the agent has left unfinished."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from ..core.errors import AgentError
 from .bus import Bus
-from .wire import Match, Signal
+from .wire import PROPERTIES, Match, Signal
 
 SERVICE = "org.freedesktop.NetworkManager"
 PATH = "/org/freedesktop/NetworkManager"
@@ -60,9 +60,8 @@ class NetworkManager:
             callback()
 
         self._bus.subscribe(Match(sender=SERVICE, path=PATH, interface=SERVICE), told)
-        for kind in ("IP4Config", "IP6Config"):
-            interface = "org.freedesktop.DBus.Properties"
-            match = Match(sender=SERVICE, interface=interface, arg0=f"{SERVICE}.{kind}")
+        for kind in ("", ".IP4Config", ".IP6Config"):
+            match = Match(sender=SERVICE, interface=PROPERTIES, arg0=SERVICE + kind)
             self._bus.subscribe(match, told)
 
     @contextlib.contextmanager

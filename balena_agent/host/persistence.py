@@ -1,7 +1,8 @@
 """Whether the journal is kept over a reboot (spec 30 §15.4).
 
 Theory: on a generic host journald is told with a drop-in and restarted: running services keep
-their streams to it, no line is lost, and no reboot is needed. On balenaOS the directory of the
+their streams to it, no line is lost, and no reboot is needed. Without the drop-in the host's own
+configuration counts. On balenaOS the directory of the
 kept journal is only mounted at boot, so there config.json alone decides, and a reboot follows.
 
 /etc is read-only to the agent, so the drop-in stands in /run, which counts for journald just the
@@ -13,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import Unavailable
+from ..core.switches import OWN, PERSISTENT, VOLATILE
 from .machine import write_durable
 from .systemd import Systemd
 
@@ -27,21 +29,26 @@ class JournalKeeping:
         self._systemd = systemd
         self._drop_in = Path(drop_in)
 
-    def kept(self) -> bool | None:
-        """What we have asked for; None when we never did since the boot."""
+    def setting(self) -> str:
+        """What we have asked for since the boot: persistent, volatile, or nothing: own."""
         try:
-            return "persistent" in self._drop_in.read_text()
+            text = self._drop_in.read_text(errors="replace")
         except OSError:
-            return None
+            return OWN
+        return PERSISTENT if PERSISTENT in text else VOLATILE
 
-    def keep(self, wanted: bool) -> None:
-        """Keep the journal, or keep it in memory only; at once. RefusedByHost, Unavailable."""
-        if wanted == self.kept():
+    def keep(self, wanted: str) -> None:
+        """Keep the journal on disk (`persistent`), in memory only (`volatile`), or as the host has
+        it (`own`); at once. RefusedByHost, Unavailable."""
+        if wanted == self.setting():
             return
-        text = f"[Journal]\nStorage={'persistent' if wanted else 'volatile'}\n"
         try:
-            self._drop_in.parent.mkdir(0o755, parents=True, exist_ok=True)
+            if wanted == OWN:
+                self._drop_in.unlink(missing_ok=True)
+            else:
+                self._drop_in.parent.mkdir(0o755, parents=True, exist_ok=True)
+                text = f"[Journal]\nStorage={wanted}\n"
+                write_durable(self._drop_in, text.encode(), 0o644)
         except OSError as error:
-            raise Unavailable(f"{self._drop_in.parent}: {error.strerror}") from error
-        write_durable(self._drop_in, text.encode(), 0o644)
+            raise Unavailable(f"{self._drop_in}: {error.strerror}") from error
         self._systemd.restart(UNIT)

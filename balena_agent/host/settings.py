@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
 from ..core.boot import Board, BootFault, difference
 from ..core.boot_backends import backends
@@ -32,11 +33,30 @@ from ..core.hostconfig import (
     surviving,
 )
 from ..core.jsonread import Json
-from ..core.steps import ChangeConfig, DumpConfig, HostConfigStep, SetBootConfig
+from ..core.steps import ChangeConfig, DumpConfig, HostConfigStep, SetBootConfig, SwitchFeature
 from .bootfiles import BootStore
 from .breadcrumbs import Breadcrumbs
 from .configfile import ConfigFile
 from .machine import write_durable
+from .switchboard import Found
+
+
+class Switches(Protocol):
+    """What variables switch; `Switchboard` is one."""
+
+    def read(self) -> Found: ...
+
+    def perform(self, step: SwitchFeature) -> None: ...
+
+
+class NoSwitches:
+    """A host that has none."""
+
+    def read(self) -> Found:
+        return Found()
+
+    def perform(self, step: SwitchFeature) -> None:
+        raise Unavailable(f"{step.switch} cannot be switched on this host")
 
 
 class HostSettings:
@@ -57,7 +77,10 @@ class HostSettings:
         attempts: Json = None,
         keep: Callable[[Json], None] = lambda attempts: None,
         guard: Callable[[], str] = str,
+        switches: Switches | None = None,
     ) -> None:
+        self._switches = switches or NoSwitches()
+        self._found = Found()
         self._config = config
         self._boot = boot
         self._breadcrumb = breadcrumb
@@ -91,6 +114,8 @@ class HostSettings:
                         self._set_boot(step)
                     case DumpConfig():
                         self._leave_dump(step)
+                    case SwitchFeature():
+                        self._switches.perform(step)
             except AgentError:
                 self._breadcrumb.drop(self._new_reasons)
                 raise
@@ -145,6 +170,8 @@ class HostSettings:
     def _seen(self, known: HostConfig) -> HostConfig:
         """How things are now. Never raises."""
         state, problems = self._config.state, []
+        with contextlib.suppress(AgentError):  # what is not answered is as it was
+            self._found = self._switches.read()
         if state.problem:
             problems.append(state.problem)
         elif state.absent and known.profile == BALENA_OS:
@@ -172,8 +199,10 @@ class HostSettings:
             boot=boot,
             reboot=self._breadcrumb.reasons(),
             dump=self._dumped(),
+            switches=self._found.settings,
+            vpn_connected=self._found.vpn_connected,
             problems=tuple(dict.fromkeys(problems)),
-            absent=absent,
+            absent={**absent, **self._found.absent},
         )
 
     def _dumped(self) -> str | None:

@@ -64,13 +64,16 @@ class Systemd:
         """Whether the whole host is going down."""
         return self.system_state() == "stopping"
 
-    def units(self, names: Iterable[str]) -> Mapping[str, UnitState]:
+    def units(self, names: Iterable[str], timeout: float = 25.0) -> Mapping[str, UnitState]:
         """The states of units, by the names asked for; `not-found` is a state as well."""
         wanted = list(names)
-        (rows,) = self._call("ListUnitsByNames", "as", (wanted,))
+        (rows,) = self._call("ListUnitsByNames", "as", (wanted,), timeout)
+        # A row bears the unit's own name, of which the one asked for may be an alias; but there is
+        # one for each, in order, unless a name is none at all.
+        names = wanted if len(wanted) == len(rows) else [row[0] for row in rows]
         return {
-            row[0]: UnitState(name=row[0], load=row[2], active=row[3], sub=row[4], path=row[6])
-            for row in rows
+            name: UnitState(name=row[0], load=row[2], active=row[3], sub=row[4], path=row[6])
+            for name, row in zip(names, rows, strict=True)
         }
 
     def unit(self, name: str) -> UnitState:

@@ -1,9 +1,9 @@
-"""Files that others may write: told when they change.
+"""What others may change on the host, its files above all: told when it is time to look.
 
 Theory: a program that writes safely puts a new file in the place of the old one, so it is the
-directories that are watched, by inotify. What is said is only "look again": after half a second of
-quiet, and once a minute anyway. So nothing is lost where inotify cannot see, as in a directory that
-something is mounted over.
+directories that are watched, by inotify; who hears of another change says `soon`. What is said is
+only "look again": after half a second of quiet, and twice a minute anyway. So nothing is lost where
+nobody can see, as in a directory that something is mounted over.
 
 The standard library has no inotify; libc has it in two calls.
 """
@@ -26,7 +26,7 @@ QUIET_SECONDS = 0.5
 LONGEST_SECONDS = 3.0
 """A file that is written again and again is looked at all the same."""
 
-LOOK_SECONDS = 60.0
+LOOK_SECONDS = 30.0
 _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _DELETE = 0x8, 0x40, 0x80, 0x200
 _EVENTS = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _DELETE
 _HEADER = struct.Struct("iIII")
@@ -74,7 +74,8 @@ class FileWatch:
     def __init__(self, directories: Iterable[str], look: Callable[[], None]) -> None:
         self._directories = tuple(directories)
         self._look = look
-        self._ears, self._mouth = os.pipe2(os.O_CLOEXEC)
+        self._ears, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._closed = False
         self._pause = 0.0
         self._thread = threading.Thread(target=self._run, name="files", daemon=True)
 
@@ -83,15 +84,21 @@ class FileWatch:
 
     def close(self) -> None:
         """End the thread; it is not waited for longer than a look takes."""
-        os.write(self._mouth, b"\0")
+        self._closed = True
+        self.soon()
         if self._thread.is_alive():
             self._thread.join(2.0)
+
+    def soon(self) -> None:
+        """Look, for a reason of the caller's. From any thread, and it never waits."""
+        with contextlib.suppress(BlockingIOError):  # full: it has been said often enough
+            os.write(self._mouth, b"\0")
 
     def _run(self) -> None:
         try:
             inotify: Inotify | None = Inotify()
         except OSError as error:
-            _log.warning("Files are looked at once a minute only: %s", error.strerror)
+            _log.warning("Files are looked at twice a minute only: %s", error.strerror)
             inotify = None
         while self._wait(inotify):
             try:
@@ -113,9 +120,10 @@ class FileWatch:
         while (left := due - time.monotonic()) > 0:
             sources: list[int | Inotify] = [self._ears, *([inotify] if inotify else [])]
             heard, _, _ = select.select(sources, [], [], left)
-            if self._ears in heard:
+            told = self._ears in heard and bool(os.read(self._ears, 4096))
+            if self._closed:
                 return False
-            if inotify in heard and inotify and _count(inotify.names()):
+            if told or (inotify in heard and inotify and _count(inotify.names())):
                 now = time.monotonic()
                 latest = latest or now + LONGEST_SECONDS
                 due = min(now + QUIET_SECONDS, latest)

@@ -5,8 +5,9 @@ two, four, and so on up to the cap, with a little jitter so that many devices or
 march in step (spec 20 §12). A success, or a new target, forgives everything.
 
 What waits for somebody else's work has not failed: it is put off without being counted. Failed
-tidying of images is left in peace for an hour (core/images.py). Downloads cost others something,
-so their back-off goes on where a run of the agent before this one left it (`resume`).
+tidying of images is left in peace for an hour (core/images.py), and a part of the host that cannot
+be switched for minutes: no app waits for either (spec 30 §10). Downloads cost others something, so
+their back-off goes on where a run of the agent before this one left it (`resume`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from ..core.errors import AgentError, Locked, StillProcessing, Unavailable
 from ..core.images import MUTED_SECONDS, FetchFailure, mute
 from ..core.situation import Backoff
 from ..core.snapshot import Failure
-from ..core.steps import Step, identity, subject
+from ..core.steps import Step, SwitchFeature, identity, subject
+from ..core.switches import RETRY_CAP_SECONDS, RETRY_SECONDS
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 900.0
@@ -32,9 +34,16 @@ class Entry:
     error: AgentError
 
 
-def delay(count: int, cap: float = CAP_SECONDS) -> float:
+def delay(count: int, cap: float = CAP_SECONDS, base: float = BASE_SECONDS) -> float:
     """Seconds to the next try after `count` failures in a row, without jitter."""
-    return float(min(BASE_SECONDS * 2 ** min(count, 32), cap))
+    return float(min(base * 2 ** min(count, 32), cap))
+
+
+def pace(step: Step, count: int, cap: float = CAP_SECONDS) -> float:
+    """`delay` for this step; `cap` is that of most steps."""
+    if isinstance(step, SwitchFeature):
+        return delay(count, RETRY_CAP_SECONDS, RETRY_SECONDS / 2)
+    return delay(count, cap)
 
 
 class Ledger:
@@ -47,9 +56,10 @@ class Ledger:
 
     def fail(self, step: Step, error: AgentError, now: float) -> Failure:
         count = self._count(step) + 1
-        pause = delay(count, self._cap) * (1 + JITTER * (2 * self._chance.random() - 1))
-        muted = mute(step, error)
-        until = now + (MUTED_SECONDS if muted else pause)
+        pause = pace(step, count, self._cap) * (1 + JITTER * (2 * self._chance.random() - 1))
+        tidying = mute(step, error)
+        muted = tidying or isinstance(step, SwitchFeature)
+        until = now + (MUTED_SECONDS if tidying else pause)
         locked = isinstance(error, Locked)
         return self._enter(Failure(step, count, error.message, until, locked, muted), error)
 

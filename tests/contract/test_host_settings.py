@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +13,26 @@ from pathlib import Path
 import pytest
 
 from balena_agent.core.errors import InvalidInput, RefusedByHost
+from balena_agent.core.hostconfig import HostConfig, after
 from balena_agent.core.redsocks import Proxy, render
+from balena_agent.core.steps import SwitchFeature
+from balena_agent.core.switches import (
+    DISCOVERY,
+    IDLE,
+    JOURNAL,
+    OFF,
+    ON,
+    OWN,
+    PERSISTENT,
+    VOLATILE,
+    VPN,
+)
 from balena_agent.host.bus import Bus
 from balena_agent.host.discovery import Discovery
 from balena_agent.host.hostname import Hostname
 from balena_agent.host.persistence import JournalKeeping
 from balena_agent.host.proxy import HostProxy
+from balena_agent.host.switchboard import Switchboard
 from balena_agent.host.systemd import Systemd
 from balena_agent.host.vpn import Vpn
 from balena_agent.host.wire import BusRefusal
@@ -234,6 +250,102 @@ def test_H44_connected_is_what_the_scripts_say(vpn: Vpn, tmp_path: Path) -> None
     assert vpn.state().connected
 
 
+@pytest.fixture
+def switches(systemd: Systemd, tmp_path: Path) -> Iterator[Switchboard]:
+    """On the device's own units; afterwards as they were."""
+    keeping = JournalKeeping(systemd, str(tmp_path / "journal.conf"))
+    yield Switchboard(systemd, keeping, str(tmp_path / "active"))
+    units = ("openvpn.service", "avahi-daemon.service", "avahi-daemon.socket")
+    subprocess.run(["systemctl", "unmask", "--runtime", *units], check=False)
+    subprocess.run(["systemctl", "unmask", *units], check=False)
+    subprocess.run(["systemctl", "stop", "openvpn.service"], check=False)
+    subprocess.run(["systemctl", "start", *units[1:]], check=False)
+
+
+@pytest.mark.parametrize("switch", [VPN, DISCOVERY, JOURNAL])
+def test_a_switch_does_on_the_host_what_the_model_says(switches: Switchboard, switch: str) -> None:
+    settings = (PERSISTENT, VOLATILE, OWN) if switch == JOURNAL else (OFF, ON, OFF, OFF, ON)
+    for setting in settings:
+        step = SwitchFeature(switch, setting)
+        before = switches.read()
+        switches.perform(step)
+        model = after(step, HostConfig(switches=before.settings)).switches
+        assert switches.read().settings == model, step
+
+
+def test_what_was_switched_off_and_is_started_all_the_same_is_seen(switches: Switchboard) -> None:
+    switches.perform(SwitchFeature(VPN, OFF))
+    run("systemctl", "unmask", "--runtime", "openvpn.service")
+    assert switches.read().settings[VPN] == IDLE
+    run("systemctl", "start", "openvpn.service")
+    assert switches.read().settings[VPN] == ON
+
+
+def test_H42_what_is_not_there_or_the_administrators_is_no_switch(switches: Switchboard) -> None:
+    run("systemctl", "mask", "openvpn.service")
+    found = switches.read()
+    assert VPN not in found.settings and found.absent[VPN] == "openvpn.service is masked"
+    run("systemctl", "unmask", "openvpn.service")
+    with without_unit("openvpn.service"):
+        found = switches.read()
+        assert VPN not in found.settings and found.absent[VPN] == "there is no openvpn.service"
+        assert found.settings[DISCOVERY] == ON
+    assert switches.read().settings[VPN] == IDLE
+
+
+def test_a_unit_that_does_not_run_after_its_start_is_told(switches: Switchboard) -> None:
+    drop_in = UNITS / "openvpn.service.d/test.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Unit]\nConditionPathExists=/nowhere\n")
+    run("systemctl", "daemon-reload")
+    try:
+        with pytest.raises(RefusedByHost, match="vpn is idle all the same"):
+            switches.perform(SwitchFeature(VPN, ON))
+    finally:
+        drop_in.unlink()
+        drop_in.parent.rmdir()
+        run("systemctl", "daemon-reload")
+
+
+def test_a_unit_is_known_by_its_alias(systemd: Systemd) -> None:
+    names = ("dbus-org.freedesktop.Avahi.service", "no-such-unit.service", "avahi-daemon.service")
+    found = systemd.units(names)
+    assert tuple(found) == names
+    assert found[names[0]].name == "avahi-daemon.service" and found[names[0]].exists
+    assert found[names[1]].load == "not-found"
+
+
+@contextlib.contextmanager
+def without_unit(name: str) -> Iterator[None]:
+    """Neither the unit nor the old script that systemd would make one from."""
+    files = (Path("/lib/systemd/system", name), Path("/etc/init.d", Path(name).stem))
+    for file in files:
+        run("mv", str(file), f"/root/{file.name}")
+    run("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        for file in files:
+            run("mv", f"/root/{file.name}", str(file))
+        run("systemctl", "daemon-reload")
+
+
+def test_somebody_else_names_the_host(bus: Bus, systemd: Systemd) -> None:
+    before, told = run("hostnamectl", "hostname"), threading.Event()
+    hostname = Hostname(bus, systemd, str(ETC), lambda name: None)
+    hostname.on_change(told.set)
+    run("systemctl", "start", "avahi-daemon.service")
+    try:
+        run("hostnamectl", "set-hostname", "named-by-others")
+        assert told.wait(10), "no word of the new name"
+        assert hostname.read() == "named-by-others"
+        hostname.tell_others("named-by-others")
+        call = "org.freedesktop.Avahi / org.freedesktop.Avahi.Server GetHostName"
+        until(lambda: "named-by-others" in run("busctl", "call", *call.split()), "Avahi knows")
+    finally:
+        run("hostnamectl", "set-hostname", before)
+
+
 def test_H51_a_hidden_device_stays_hidden(systemd: Systemd) -> None:
     discovery = Discovery(systemd)
     try:
@@ -253,10 +365,10 @@ def test_H55_the_journal_is_kept_without_a_reboot(systemd: Systemd) -> None:
     keeping = JournalKeeping(systemd)
     kept, fleeting = Path("/var/log/journal"), Path("/run/log/journal")
     try:
-        keeping.keep(True)
+        keeping.keep(PERSISTENT)
         run("systemd-cat", "-t", "probe", "echo", "kept")
         until(lambda: has_line(kept, "kept"), "in /var")
-        keeping.keep(False)
+        keeping.keep(VOLATILE)
         run("systemd-cat", "-t", "probe", "echo", "fleeting")
         until(lambda: has_line(fleeting, "fleeting"), "in /run")
         assert not has_line(kept, "fleeting")

@@ -28,6 +28,7 @@ from balena_agent.core.steps import (
     SetBootConfig,
     SetFirmwareVolume,
     SetNetworkConfig,
+    SwitchFeature,
     TakeLocks,
 )
 from balena_agent.core.ticket import Ticket
@@ -74,7 +75,7 @@ class FakeHost:
                     if self.refusal:
                         raise self.refusal
                     self.requests.append(step)
-                case ChangeConfig() | SetBootConfig() | DumpConfig():
+                case ChangeConfig() | SetBootConfig() | DumpConfig() | SwitchFeature():
                     self.settings = after(step, self.settings)
 
     def config(self) -> HostConfig:

@@ -98,6 +98,7 @@ from balena_agent.core.steps import (
     StartContainer,
     Step,
     StopContainer,
+    SwitchFeature,
     TakeLocks,
     UpdateContainer,
 )
@@ -468,6 +469,8 @@ def unnoted(step: Step, world: Observed) -> Observed:
 
 
 CONFIG = HostConfig(profile="balenaos", boot_id="b1", config={}, dump="")
+SWITCHED = HostConfig(boot_id="b1", switches={"discoverability": "on", "journal": "own"})
+HIDDEN = configured(HOST_DISCOVERABILITY="false")
 BOARD = replace(
     CONFIG, board=Board("raspberrypi4-64"), boot={"config.txt": BootFile("# mine\ngpu_mem=16\n")}
 )
@@ -578,6 +581,9 @@ SCENARIOS = (
     Scenario("config.txt", SetBootConfig, ONE, MEMORY, settings=BOARD,
              halves={"scheduled": scheduled, "unnoted": unnoted}),
     Scenario("other variables", DumpConfig, ONE, LOGGING, settings=CONFIG),
+    Scenario("off", SwitchFeature, ONE, HIDDEN, settings=SWITCHED),
+    Scenario("on again", SwitchFeature, HIDDEN, ONE, settings=SWITCHED),
+    Scenario("the journal", SwitchFeature, ONE, LOGGING, settings=SWITCHED),
     Scenario("by command", SetNetworkConfig, TWO, command=ConfigureNetwork(NetworkChange("kiosk"))),
     *(
         Scenario(name, at, KEPT, command=command, halves=HALF_WAY.get(at, {}))

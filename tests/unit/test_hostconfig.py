@@ -33,7 +33,13 @@ from balena_agent.core.planner import plan
 from balena_agent.core.preview import preview
 from balena_agent.core.situation import Situation
 from balena_agent.core.snapshot import Snapshot
-from balena_agent.core.steps import ChangeConfig, DumpConfig, SetBootConfig, Step
+from balena_agent.core.steps import (
+    ChangeConfig,
+    DumpConfig,
+    HostConfigStep,
+    SetBootConfig,
+    Step,
+)
 from balena_agent.core.target import Target
 
 TEXTS = {
@@ -51,6 +57,7 @@ NAMES = (
     "HOST_CONFIG_power_mode", "HOST_CONFIG_fan_profile", "HOST_EXTLINUX_fdt", "HOST_SPLASH_image",
     "HOST_EXTLINUX_isolcpus", "HOST_ODMDATA_configuration", "HOST_CONFIGFS_ssdt",
     "SUPERVISOR_POLL_INTERVAL", "SUPERVISOR_PERSISTENT_LOGGING", "HOST_FIREWALL_MODE", "OTHER",
+    "SUPERVISOR_VPN_CONTROL", "HOST_DISCOVERABILITY",
 )  # fmt: skip
 SLUGS = ("raspberrypi4-64", "fincm3", "jetson-tx2", "jetson-nano", "up-board", "x-orin-nano-x")
 
@@ -68,6 +75,8 @@ def random_case(seed: int) -> Case:
     boot = {b.name: BootFile(rng.choice(TEXTS[b.name])) for b in backends(board)}
     config = rng.choice((None, {}, {"persistentLogging": "on", "appUpdatePollInterval": "x"}))
     host = HostConfig("balenaos", "b0", board, config, boot, dump=rng.choice((None, "")))
+    states = {name: rng.choice(("on", "off", "idle")) for name in ("vpn", "discoverability")}
+    host = replace(host, switches=states)
     variables = {
         rng.choice(("", "BALENA_", "RESIN_")) + name: rng.choice(VALUES)
         for name in NAMES
@@ -90,7 +99,7 @@ def come_to_rest(case: Case) -> None:
             return
         for step in steps:
             if case.rng.random() < 0.7:
-                assert isinstance(step, ChangeConfig | SetBootConfig | DumpConfig)
+                assert isinstance(step, HostConfigStep)
                 case.host = after(step, case.host)
     raise AssertionError(f"never at rest: {steps}")
 

@@ -217,7 +217,7 @@ def test_a_muted_removal_is_neither_planned_nor_waited_for() -> None:
     old = Image("sha256:o", frozenset({"old:latest"}))
     found = plan(target(web), with_images(world(there(web)), old), muted)
     assert [verb(step) for step in found.steps] == ["release-locks"]
-    assert not found.waits and name in found.wanted
+    assert not found.waits and name in found.remembered
     first = wanted("web", image="r.example/x:1", image_present=False,
                    strategy="delete-then-download")  # fmt: skip
     lines = text(target(first), with_images(world(), old), muted)

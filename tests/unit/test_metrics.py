@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from balena_agent.host.metrics import Meter, Metrics
+from balena_agent.core.hardware import Metrics
+from balena_agent.host.metrics import Meter
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

@@ -139,3 +139,11 @@ def test_a_target_that_could_not_be_read_is_replaced_by_the_same_one_that_can() 
         agent.post(document)
         agent.settled()
         assert agent.containers() == {"one": "running"}
+
+
+@pytest.mark.parametrize("prefix", ["", "RESIN_", "BALENA_"])
+def test_local_mode_counts_however_the_variable_is_spelled(prefix: str) -> None:
+    lent = KeptTarget("", Target(None, {f"{prefix}SUPERVISOR_LOCAL_MODE": "1"}, {}))
+    mine = KeptTarget("", Target("mine", {}, {}))
+    facts = HostFacts(api_endpoint="https://cloud.test")
+    assert in_force({"preload": lent, "local": mine}, facts).source == "local"
