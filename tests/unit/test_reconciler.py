@@ -219,19 +219,19 @@ def test_a_missing_image_is_fetched_and_its_failure_touches_nothing_else() -> No
 
 
 def test_a_download_that_no_plan_wants_is_cancelled() -> None:
+    """One that a worker has begun: one that waits for a worker just ends (test_runtime_parts)."""
     with rig() as agent:
-        import threading
-
-        cancelled = threading.Event()
+        cancelled, begun = threading.Event(), threading.Event()
 
         def slow(step, ticket):  # type: ignore[no-untyped-def]
             if isinstance(step, Fetch):
                 ticket.on_cancel(cancelled.set)
+                begun.set()
                 assert cancelled.wait(DEADLINE)
 
         agent.engine.before = slow
         agent.post(target(service("one", image="big")))
-        agent.until(lambda s: any(isinstance(r.step, Fetch) for r in s.running.values()))
+        assert begun.wait(DEADLINE)
         agent.post({"local": {"apps": {}}})
         agent.settled()
         assert cancelled.is_set()
