@@ -24,7 +24,7 @@ from .names import image_registry, normal_image
 from .observed import Image, Observed
 from .services import DELETE_FIRST
 from .situation import Draft, Situation
-from .steps import CreateContainer, Fetch, RemoveImage, Step, identity, subject
+from .steps import CreateContainer, Fetch, RemoveImage, Step, subject
 
 MUTED_SECONDS = 3600.0
 PARALLEL_DELTAS = 3
@@ -142,7 +142,7 @@ def mute(step: Step, error: AgentError) -> bool:
 
 
 def _muted(step: RemoveImage, situation: Situation) -> bool:
-    pause = situation.backoff.get(identity(step))
+    pause = situation.pause(step)
     return bool(pause and pause.muted)
 
 

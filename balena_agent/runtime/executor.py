@@ -37,7 +37,7 @@ LIMIT_MARGIN = 60.0
 WAITERS = 32
 """Hand-overs that are waited for at once; they need nothing but a thread each."""
 
-HELPERS = 2
+HELPERS = 4
 """Short jobs that are done at once."""
 
 IDLE_SECONDS = 20.0

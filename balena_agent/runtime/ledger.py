@@ -101,12 +101,12 @@ class Ledger:
     def failures(self) -> dict[str, Failure]:
         return {name: entry.failure for name, entry in self._entries.items()}
 
-    def pauses(self, now: float) -> dict[str, Backoff]:
-        """Steps that are not due yet."""
+    def backoff(self, now: float) -> dict[str, Backoff]:
+        """For the planner: all failures, and whether their steps are due again."""
+        known = {name: entry.failure for name, entry in self._entries.items()}
         return {
-            name: Backoff(e.failure.retry_at, e.failure.error, e.failure.count, e.failure.muted)
-            for name, e in self._entries.items()
-            if e.failure.retry_at > now
+            name: Backoff(f.retry_at, f.error, f.count, f.muted, due=f.retry_at <= now)
+            for name, f in known.items()
         }
 
     def next_due(self, now: float) -> float | None:

@@ -419,8 +419,7 @@ class Reconciler:
         policy = self._policy
         return Situation(
             running=self._under_way.steps(),
-            backoff=self._ledger.pauses(self._clock.wall()),
-            failed={name: f.error for name, f in self._ledger.failures().items()},
+            backoff=self._ledger.backoff(self._clock.wall()),
             intent=self._now.intent,
             locked=self._host.held_locks(),
             owned_images=self._notes.owned_images,

@@ -103,7 +103,6 @@ class Case:
     ill: set[str] = field(default_factory=set)
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
     serial: int = 0
     host: HostState = field(default_factory=lambda: HostState(boot_id="boot 0"))
     boots: int = 0
@@ -406,11 +405,9 @@ def situation(case: Case, tick: int) -> Situation:
     return Situation(
         running={name: step for name, (step, _) in case.running.items()},
         backoff={
-            name: Backoff(until, case.errors.get(name, "failed"))
+            name: Backoff(until, case.errors.get(name, "failed"), due=until <= tick)
             for name, until in case.backoff.items()
-            if until > tick
         },
-        failed=dict.fromkeys(case.failed, "failed"),
         intent=case.intent,
         locked=frozenset(case.locked),
         owned_images=case.owned,
@@ -432,7 +429,6 @@ def run(case: Case, planner: Planner = plan) -> str:
         if case.change and case.change[0] == tick:
             case.desired, case.change = case.change[1], None
             case.backoff.clear()
-            case.failed.clear()
         case.intent = replace(
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
@@ -441,7 +437,8 @@ def run(case: Case, planner: Planner = plan) -> str:
         _obey(case, desired, tick)
         case.origins |= to_note(desired, case.world, case.origins)
         found = planner(desired, case.world, situation(case, tick))
-        case.failed &= found.wanted | found.remembered
+        kept = found.wanted | found.remembered
+        case.backoff = {name: until for name, until in case.backoff.items() if name in kept}
         if problem := _clash(found, case):
             return problem
         _cancel(case, found)
@@ -547,10 +544,9 @@ def _time_passes(case: Case, tick: int) -> None:
             continue  # a reboot has ended it
         if case.rng.random() < 0.2 or not _act(case, step):
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
-            case.failed.add(name)
         else:
             case.errors.pop(name, None)
-            case.failed.discard(name)
+            case.backoff.pop(name, None)
 
 
 def _dies(case: Case) -> None:
@@ -566,7 +562,6 @@ def _dies(case: Case) -> None:
             case.origins = known  # what only a living agent notes
     case.running.clear()
     case.backoff.clear()
-    case.failed.clear()
     case.intent = Intent(stopped=case.intent.stopped)
     case.due.clear()
     case.locked -= case.user_locks.keys()

@@ -79,8 +79,8 @@ def test_back_off_doubles_to_its_cap_and_is_forgiven() -> None:
         failure = ledger.fail(step, EngineFailed("volume in use", 409), now=100.0)
         assert failure.count == count
         assert 0.9 * delay(count) <= failure.retry_at - 100.0 <= 1.1 * delay(count)
-    assert ledger.pauses(100.0)[identity(step)].count == 3
-    assert ledger.pauses(200.0) == {}
+    assert ledger.backoff(100.0)[identity(step)].count == 3
+    assert [failure.due for failure in ledger.backoff(200.0).values()] == [True]
     ledger.succeed(step)
     assert ledger.failures() == {}
 
