@@ -36,7 +36,8 @@ class Situation:
     """See the module. `running` and `backoff` are keyed by step identity, `locked` holds app ids.
 
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
-    (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
+    (ids) that the agent stopped, for whatever reason, with the start (`started_at`) that it put an
+    end to, "" where unknown: nobody else starts them when they shall run.
     `damped` maps services that were recreated too often to the digest of the spec that they were
     recreated for (spec 20 §12).
     `stopping`: the host goes down, services are to be stopped in order and nothing else. `origins`
@@ -52,7 +53,7 @@ class Situation:
     intent: Intent = field(default_factory=Intent)
     locked: frozenset[int] = frozenset()
     owned_images: frozenset[str] = frozenset()
-    stopped_by_agent: frozenset[str] = frozenset()
+    stopped_by_agent: Mapping[str, str] = field(default_factory=dict)
     handovers: frozenset[str] = frozenset()
     keep_images: bool = True
     keep_volumes: bool = True

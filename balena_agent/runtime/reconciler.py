@@ -258,9 +258,7 @@ class Reconciler:
                 self._present.change(stopping=False)
                 self._answer_stops("called off")
             case NewFacts(facts=facts):
-                # The name is the target's business, not the host's.
-                name = self._now.facts.device_name
-                self._present.change(facts=replace(facts, device_name=name))
+                self._commands.new_facts(facts)
             case Quit():
                 pass
 
@@ -301,6 +299,8 @@ class Reconciler:
             self._notes.start(step.container_id)
             started = self._now.intent.start - {(step.app_uuid, step.service)}
             self._commands.intend(replace(self._now.intent, start=started))
+        elif isinstance(step, StopContainer):  # the engine may have restarted it meanwhile
+            self._notes.stop(step.container_id, self._world.observed)
         elif isinstance(step, Fetch):
             self._present.change(update_downloaded=True)
         elif isinstance(step, AwaitHandover):
@@ -329,6 +329,8 @@ class Reconciler:
         elif isinstance(error, StillProcessing):
             telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
+            if isinstance(step, StopContainer) and isinstance(error, EngineFailed):
+                self._notes.not_stopped(step.container_id, self._world.observed)
             now = self._clock.wall()
             failure = self._ledger.fail(step, error, now)
             text = telling.failed(failure, error, now)
@@ -440,7 +442,7 @@ class Reconciler:
 
     def _begin(self, step: Step) -> None:
         if isinstance(step, StopContainer):
-            self._notes.stop(step.container_id)
+            self._notes.stop(step.container_id, self._world.observed)
         elif isinstance(step, RetireContainer):
             self._retire(step)
         self._handovers.begin(step, self._world.observed)

@@ -411,7 +411,7 @@ def situation(case: Case, tick: int) -> Situation:
         intent=case.intent,
         locked=frozenset(case.locked),
         owned_images=case.owned,
-        stopped_by_agent=frozenset(case.stopped),
+        stopped_by_agent=dict.fromkeys(case.stopped, ""),
         handovers=case.handovers,
         keep_images=case.keep,
         keep_volumes=case.keep,

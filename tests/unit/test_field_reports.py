@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from agent import DEADLINE, Rig, image, observed, rig, service, target
+from agent import Rig, rig, service, target
 
-from balena_agent.core.errors import EngineFailed, EngineUnavailable, Locked
-from balena_agent.core.intent import RestartService, StopService
 from balena_agent.core.looks import Touch
-from balena_agent.core.names import parse_container_name
-from balena_agent.core.observed import Container, Image, Observed
+from balena_agent.core.observed import Container
 from balena_agent.core.spec import ContainerSpec
-from balena_agent.core.steps import Step, identity
+from balena_agent.core.steps import identity
 
 CHANGED = {"environment": {"A": "b"}}
 

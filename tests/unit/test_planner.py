@@ -192,7 +192,7 @@ def test_an_exited_container_is_started_when_asked_or_when_the_agent_stopped_it(
     web = wanted("web")
     seen = world(there(web, "exited"))
     asked = Situation(intent=Intent(start=frozenset({web.key})))
-    ours = Situation(stopped_by_agent=frozenset({"id-web"}))
+    ours = Situation(stopped_by_agent={"id-web": ""})
     for situation in (asked, ours):
         assert text(target(web), seen, situation) == ["start web: was stopped"]
 
@@ -337,3 +337,10 @@ def test_two_apps_never_plan_the_same_download_twice() -> None:
          DesiredApp("2", 2, "b", "c1", services=(two,)))
     )  # fmt: skip
     assert len(plan(apps, Observed(), Situation()).steps) == 1
+
+
+def test_a_mark_of_the_agents_stop_says_nothing_of_a_later_run() -> None:
+    web = wanted("web")
+    marked = Situation(stopped_by_agent={"id-web": "2026-01-01T00:00:00Z"})
+    for started, lines in (("2026-01-01T00:00:00Z", ["start web: was stopped"]), ("2026-02", [])):
+        assert text(target(web), world(there(web, "exited", started_at=started)), marked) == lines
