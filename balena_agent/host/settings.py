@@ -147,8 +147,9 @@ class HostSettings:
         state, problems = self._config.state, []
         if state.problem:
             problems.append(state.problem)
-        elif state.absent and known.profile == BALENA_OS:
-            problems.append(f"no {self._config.path}")
+        elif state.absent and (known.profile == BALENA_OS or state.values):
+            held = "; what it said last holds" if state.values else ""
+            problems.append(f"no {self._config.path}{held}")
         if reason := self._guard():
             problems.append(reason)
         config = None

@@ -1,4 +1,4 @@
-"""What supervisors in the field have stumbled over: each ends in rest, or in a wait with a reason."""
+"""What supervisors have stumbled over in the field: it ends in rest, or in a wait with a reason."""
 
 from __future__ import annotations
 
