@@ -7,13 +7,17 @@ march in step (spec 20 §12). A success, or a new target, forgives everything.
 What waits for somebody else's work has not failed: it is put off without being counted. Failed
 tidying of images is left in peace for an hour (core/images.py). Downloads cost others something,
 so their back-off goes on where a run of the agent before this one left it (`resume`).
+
+Times are wall time, for people to read, and a wall clock may be set: a device without a battery
+learns the time from the network. No pause ever grows by that: what is due later than its pause from
+now is due when that pause is over. A clock that leaps ahead only makes a retry come early.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.errors import AgentError, Locked, StillProcessing, Unavailable
 from ..core.images import MUTED_SECONDS, FetchFailure, mute
@@ -28,8 +32,11 @@ JITTER = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """`pause`: seconds from the failure to its retry."""
+
     failure: Failure
     error: AgentError
+    pause: float
 
 
 def delay(count: int, cap: float = CAP_SECONDS) -> float:
@@ -51,27 +58,34 @@ class Ledger:
         muted = mute(step, error)
         until = now + (MUTED_SECONDS if muted else pause)
         locked = isinstance(error, Locked)
-        return self._enter(Failure(step, count, error.message, until, locked, muted), error)
+        return self._enter(Failure(step, count, error.message, until, locked, muted), error, now)
 
     def postpone(self, step: Step, error: StillProcessing, now: float) -> Failure:
         """Somebody else is at work on it: due again after a pause, and not counted."""
         until = now + error.pause
-        return self._enter(Failure(step, self._count(step), error.message, until), error)
+        return self._enter(Failure(step, self._count(step), error.message, until), error, now)
 
     def resume(self, step: Step, known: FetchFailure, now: float) -> None:
         """A step failed in a run before this one. The clock may have been set since: the pause is
         never longer than the count asks for."""
         pause = delay(known.count, self._cap)
         until = min(known.at + pause, now + pause)
-        self._enter(Failure(step, known.count, known.error, until), Unavailable(known.error))
+        self._enter(Failure(step, known.count, known.error, until), Unavailable(known.error), now)
 
     def _count(self, step: Step) -> int:
         known = self._entries.get(identity(step))
         return known.failure.count if known else 0
 
-    def _enter(self, failure: Failure, error: AgentError) -> Failure:
-        self._entries[identity(failure.step)] = Entry(failure, error)
+    def _enter(self, failure: Failure, error: AgentError, now: float) -> Failure:
+        self._entries[identity(failure.step)] = Entry(failure, error, failure.retry_at - now)
         return failure
+
+    def keep_time(self, now: float) -> None:
+        """The clock may have been set back since a failure: no pause grows by that."""
+        for name, entry in self._entries.items():
+            if entry.failure.retry_at > (latest := now + entry.pause):
+                failure = replace(entry.failure, retry_at=latest)
+                self._entries[name] = replace(entry, failure=failure)
 
     def succeed(self, step: Step) -> None:
         self._entries.pop(identity(step), None)
@@ -100,6 +114,10 @@ class Ledger:
 
     def failures(self) -> dict[str, Failure]:
         return {name: entry.failure for name, entry in self._entries.items()}
+
+    def due(self, now: float) -> list[str]:
+        """The failed steps that may be tried again."""
+        return [name for name, e in self._entries.items() if e.failure.retry_at <= now]
 
     def backoff(self, now: float) -> dict[str, Backoff]:
         """For the planner: all failures, and whether their steps are due again."""

@@ -215,6 +215,7 @@ class Reconciler:
 
     def _rest(self) -> float:
         """Seconds that may pass until there is something to do by ourselves."""
+        self._ledger.keep_time(self._clock.wall())
         pauses = (self._lookout.rest(), self._ledger.next_due(self._clock.wall()))
         known = [pause for pause in pauses if pause is not None]
         return max(0.0, min([self._policy.patience / 3, *known]))
@@ -233,11 +234,8 @@ class Reconciler:
         return True
 
     def _retry_is_due(self) -> bool:
-        now = self._clock.wall()
-        return any(
-            failure.retry_at <= now and name not in self._under_way
-            for name, failure in self._now.failures.items()
-        )
+        due = self._ledger.due(self._clock.wall())
+        return any(name not in self._under_way for name in due)
 
     def _handle(self, message: _Message) -> None:
         match message:

@@ -222,6 +222,10 @@ class ManualClock:
     def wall(self) -> float:
         return self._wall
 
+    def set(self, wall: float) -> None:
+        """Somebody sets the clock."""
+        self._wall = wall
+
     def advance(self, seconds: float) -> None:
         self._wall += seconds
         self._monotonic += seconds

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 
+import pytest
 from agent import image
 from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, ManualClock
@@ -83,6 +84,19 @@ def test_back_off_doubles_to_its_cap_and_is_forgiven() -> None:
     assert [failure.due for failure in ledger.backoff(200.0).values()] == [True]
     ledger.succeed(step)
     assert ledger.failures() == {}
+
+
+def test_a_clock_that_is_set_makes_no_pause_longer() -> None:
+    ledger, step = Ledger(random.Random(1)), RemoveVolume("1", "1_data")
+    ledger.fail(step, EngineFailed("volume in use", 409), now=1e9)
+    ledger.keep_time(1000.0)
+    left = ledger.next_due(1000.0)
+    assert left is not None and 0.9 <= left <= 1.1
+    ledger.keep_time(1000.5)
+    assert ledger.next_due(1000.5) == pytest.approx(left - 0.5)
+    assert ledger.due(1002.0) == [identity(step)]
+    ledger.keep_time(2e9)
+    assert ledger.due(2e9) == [identity(step)]
 
 
 def test_failures_of_what_nobody_wants_are_forgotten() -> None:
