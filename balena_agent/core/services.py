@@ -275,6 +275,9 @@ def _go(
         names = ", ".join(missing)
         draft.wait_service(container.service, f"keeps running until the image of {names} is here")
         return
+    if container.state == "removing":  # asked again, the engine only says that it knows
+        draft.wait_service(container.service, f"its container is being removed: {cause}")
+        return
     where = (container.app_uuid, container.service, container.id)
     if container.running:
         grace = container.stop_timeout

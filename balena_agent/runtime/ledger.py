@@ -8,6 +8,9 @@ What waits for somebody else's work has not failed: it is put off without being 
 tidying of images is left in peace for an hour (core/images.py). Downloads cost others something,
 so their back-off goes on where a run of the agent before this one left it (`resume`).
 
+A step that was done and is wanted again at once was done in vain: the engine says yes and nothing
+comes of it. That counts as a failure too, so that no plan, however wrong, runs hot.
+
 Times are wall time, for people to read, and a wall clock may be set: a device without a battery
 learns the time from the network. No pause ever grows by that: what is due later than its pause from
 now is due when that pause is over. A clock that leaps ahead only makes a retry come early.
@@ -32,11 +35,12 @@ JITTER = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`pause`: seconds from the failure to its retry."""
+    """`pause`: seconds from the failure to its retry. `in_vain`: the step itself succeeded."""
 
     failure: Failure
     error: AgentError
     pause: float
+    in_vain: bool = False
 
 
 def delay(count: int, cap: float = CAP_SECONDS) -> float:
@@ -49,6 +53,7 @@ class Ledger:
 
     def __init__(self, chance: random.Random | None = None, cap: float = CAP_SECONDS) -> None:
         self._entries: dict[str, Entry] = {}
+        self._done: dict[str, tuple[Step, int]] = {}
         self._chance = chance or random.Random()
         self._cap = cap
 
@@ -88,7 +93,24 @@ class Ledger:
                 self._entries[name] = replace(entry, failure=failure)
 
     def succeed(self, step: Step) -> None:
-        self._entries.pop(identity(step), None)
+        known = self._entries.pop(identity(step), None)
+        count = known.failure.count if known and known.in_vain else 0
+        self._done[identity(step)] = step, count
+
+    def in_vain(self, step: Step, now: float) -> tuple[Failure, AgentError] | None:
+        """The failure of a step that is to begin and has just been done, since `turn_over`."""
+        done, count = self._done.get(identity(step), (None, 0))
+        if done != step:
+            return None
+        error = Unavailable("it was done, and nothing has changed")
+        until = now + delay(count + 1, self._cap)
+        failure = self._enter(Failure(step, count + 1, error.message, until), error, now)
+        self._entries[identity(step)] = replace(self._entries[identity(step)], in_vain=True)
+        return failure, error
+
+    def turn_over(self) -> None:
+        """What is wanted from now on may have reasons of its own."""
+        self._done = {}
 
     def forgive(self) -> None:
         self._entries.clear()

@@ -20,7 +20,7 @@ from ..core.observed import Observed
 from ..core.origins import Origin
 from ..core.snapshot import Failure
 from ..core.spec import ContainerSpec
-from ..core.steps import Fetch
+from ..core.steps import Fetch, Step, StopContainer
 from .ports import Store
 
 
@@ -71,11 +71,14 @@ class Notes:
             known = self.stopped_by_agent.items()
             self._save_stopped({i: began for i, began in known if i != container_id})
 
-    def not_stopped(self, container_id: str, observed: Observed) -> None:
-        """The engine has refused a stop: should the container end later, it ends by itself."""
-        known = observed.containers.get(container_id)
+    def refused(self, step: Step, observed: Observed) -> None:
+        """The engine has refused a step. If it was a stop, and the container should end later, then
+        it ends by itself."""
+        if not isinstance(step, StopContainer):
+            return
+        known = observed.containers.get(step.container_id)
         if known and known.running:
-            self.start(container_id)
+            self.start(known.id)
 
     def came_from(self, origins: Mapping[str, Origin]) -> None:
         """Where containers came from."""

@@ -327,8 +327,9 @@ class Reconciler:
         elif isinstance(error, StillProcessing):
             telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
-            if isinstance(step, StopContainer) and isinstance(error, EngineFailed):
-                self._notes.not_stopped(step.container_id, self._world.observed)
+            if isinstance(error, EngineFailed):
+                self._lookout.ask_all()  # the world may be another than the one planned for
+                self._notes.refused(step, self._world.observed)
             now = self._clock.wall()
             failure = self._ledger.fail(step, error, now)
             text = telling.failed(failure, error, now)
@@ -385,7 +386,12 @@ class Reconciler:
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
         for step in planned.steps:
-            self._begin(step)
+            if vain := self._ledger.in_vain(step, self._clock.wall()):
+                self._dirty = True
+                self._present.change(last_error=telling.failed(*vain, self._clock.wall()))
+            else:
+                self._begin(step)
+        self._ledger.turn_over()
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed) + kept_services(planned)
