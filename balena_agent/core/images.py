@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from .desired import Desired, DesiredApp, DesiredService
 from .errors import AgentError, EngineFailed
+from .imageindex import ImageIndex
 from .names import image_registry, normal_image
 from .observed import Image, Observed
 from .services import DELETE_FIRST
@@ -110,10 +111,10 @@ def unneeded(
     if situation.keep_images or any(app.problem for app in desired.apps):
         return Unneeded()
     wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
-    index = _by_name(observed)
+    index = ImageIndex(observed.images)
     needed = _needed(desired, observed, situation, index, bases)
-    known = {name: _meant(index, name) for name in sorted(situation.owned_images - wanted)}
-    left = tuple(name for name, image_id in known.items() if image_id and image_id not in needed)
+    known = {name: index.get(name) for name in sorted(situation.owned_images - wanted)}
+    left = tuple(name for name, image in known.items() if image and image.id not in needed)
     awaited = tuple(name for name in left if not _muted(RemoveImage(name), situation))
     if any(isinstance(step, Fetch) for step in situation.running.values()):
         return Unneeded(left, awaited=awaited)  # what comes just now may have no name yet
@@ -146,28 +147,11 @@ def _muted(step: RemoveImage, situation: Situation) -> bool:
     return bool(pause and pause.muted)
 
 
-def _by_name(observed: Observed) -> dict[str, str]:
-    """Ids of images by whatever leads to them; same rule as observed.Image.answers_to."""
-    index: dict[str, str] = {}
-    for image in observed.images.values():
-        index |= dict.fromkeys(image.tags, image.id)
-        index |= {name.partition("@")[2]: image.id for name in image.digests}
-        index |= {n.reference: image.id for n in image.obtained if "@" in n.reference}
-        index[image.id] = image.id
-    return index
-
-
-def _meant(index: dict[str, str], reference: str) -> str:
-    """The id of the image that a reference means, or ""."""
-    name = normal_image(reference)
-    return index.get(name.partition("@")[2]) or index.get(name) or index.get(reference, "")
-
-
 def _needed(
     desired: Desired,
     observed: Observed,
     situation: Situation,
-    index: dict[str, str],
+    index: ImageIndex,
     bases: Bases | None,
 ) -> set[str]:
     """Ids of images that a container, a target or a delta needs."""
@@ -176,8 +160,8 @@ def _needed(
         if isinstance(step, CreateContainer):
             needed.add(step.service.spec.image)
     for service in (service for app in desired.apps for service in app.services):
-        here = _meant(index, service.image)
-        needed.add(here or (bases.of(service)[0] if bases else ""))
+        here = index.get(service.image)
+        needed.add(here.id if here else bases.of(service)[0] if bases else "")
     return needed
 
 
