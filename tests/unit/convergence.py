@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from worlds import container_of, spec
+
 from balena_agent.core.body import resolved
 from balena_agent.core.canonical import DEFAULTS, canonical
 from balena_agent.core.desired import (
@@ -43,7 +45,7 @@ from balena_agent.core.planner import plan
 from balena_agent.core.renewal import PURGED, app_of, joined, renewal
 from balena_agent.core.services import EARLY
 from balena_agent.core.situation import Backoff, Situation
-from balena_agent.core.spec import ContainerSpec, Endpoint, NetworkSpec, VolumeSpec
+from balena_agent.core.spec import Endpoint, NetworkSpec, VolumeSpec
 from balena_agent.core.steps import (
     AwaitHandover,
     CreateContainer,
@@ -127,22 +129,6 @@ class Case:
     """Containers that were on a network of our API that is not there, or not right."""
 
 
-def spec(
-    image: str, config: int, nets: list[str], vols: list[str], parent: str, port: str = ""
-) -> ContainerSpec:
-    """`port` is published by its number, or, as a range, by one that the engine chooses."""
-    mode = f"service:{parent}" if parent else (nets[0] if nets else "none")
-    fields = {
-        "Cmd": [f"run{config}"],
-        "HostConfig.Binds": sorted(f"{name}:/{name}" for name in vols),
-        "HostConfig.NetworkMode": mode,
-    }
-    if port:
-        fields["HostConfig.PortBindings"] = {"80/tcp": [{"HostIp": "", "HostPort": port}]}
-    ends = () if parent else tuple(Endpoint(name) for name in nets)
-    return ContainerSpec(f"sha256:{image}", fields, ends)
-
-
 def random_case(seed: int) -> Case:
     rng = random.Random(seed)
     apps = tuple(_app(rng, number) for number in (1, 2) if rng.random() < 0.75)
@@ -191,11 +177,9 @@ def handing_over(seed: int) -> Case:
     world: dict[str, Container] = {}
 
     def handed(service: DesiredService) -> DesiredService:
-        number = service.app_id
-        old = Container(
-            f"o{len(world)}", service.app_uuid, number, service.name, service.service_id,
-            service.container_name, "running", spec(rng.choice(IMAGES), 2, [], [], ""), "t",
-            raw_name=str(service.container_name),
+        old = container_of(
+            service.container_name, spec(rng.choice(IMAGES), 2, [], [], ""), service.app_id,
+            id=f"o{len(world)}", service_id=service.service_id, created_at="t",
         )  # fmt: skip
         world[old.id] = old
         wanted = spec(service.image, rng.randrange(2), [], [], "")
@@ -318,11 +302,9 @@ def _container(
     label = ContainerName(name, rng.randrange(1, 3), number, f"c{rng.randrange(2)}")
     state = rng.choice(("created", "running", "running", "exited", "dead", "restarting"))
     port = rng.choice(("", "", "80", "80-81"))
-    made = Container(
-        id=f"w{serial}", app_uuid=str(number), app_id=number, service=name, service_id=ord(name),
-        name=label, state=state,
-        spec=spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, "", port),
-        created_at=f"t{serial}", started_at=f"{serial:06}", raw_name=str(label),
+    made = container_of(
+        label, spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, "", port), number, state,
+        id=f"w{serial}", service_id=ord(name), created_at=f"t{serial}", started_at=f"{serial:06}",
     )  # fmt: skip
     return _retired(rng, made) if rng.random() < 0.2 else made
 
@@ -358,11 +340,11 @@ def _with_right_ones(rng: random.Random, apps: tuple[DesiredApp, ...], world: Ob
             continue
         name = replace(service.container_name, commit=rng.choice(("c0", "c1")))
         if rng.random() < (0.8 if service.spec.parent else 0.3) and str(name) not in names:
-            made = Container(
-                f"r{len(right)}", service.app_uuid, service.app_id, service.name,
-                service.service_id, name, rng.choice(("created", "running", "running", "exited")),
-                resolved(service.spec, ids), created_at=rng.choice(("t", "u")),
-                started_at=f"{rng.randrange(9):06}", raw_name=str(name),
+            state = rng.choice(("created", "running", "running", "exited"))
+            made = container_of(
+                name, resolved(service.spec, ids), service.app_id, state,
+                id=f"r{len(right)}", service_id=service.service_id,
+                created_at=rng.choice(("t", "u")), started_at=f"{rng.randrange(9):06}",
             )  # fmt: skip
             right[made.id] = _met(rng, made)
     return replace(world, containers={**world.containers, **right})

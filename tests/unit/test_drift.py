@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from convergence import spec
 from test_planner import LOCKED, target, text, there, wanted, world
+from worlds import spec
 
 from balena_agent.core import drift
 from balena_agent.core.observed import Container

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from agent import Rig, rig, service
 from agent import target as document
-from convergence import spec
 from test_planner import LOCKED, NETWORK, target, text, there, wanted, world
+from worlds import spec
 
 from balena_agent.core.body import container_from_inspect
 from balena_agent.core.desired import Dependency

@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from convergence import spec
+from worlds import LOCKED, NETWORK, VOLUME, spec, target, text, there, wanted, world
 
 from balena_agent.core.desired import (
     Dependency,
     Desired,
     DesiredApp,
-    DesiredNetwork,
-    DesiredService,
-    DesiredVolume,
 )
 from balena_agent.core.intent import Intent, Power
 from balena_agent.core.names import ContainerName
-from balena_agent.core.observed import Container, Image, Network, Observed, Volume
+from balena_agent.core.observed import Observed, Volume
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import NetworkSpec, VolumeSpec
@@ -28,47 +25,6 @@ from balena_agent.core.steps import (
     StopContainer,
     identity,
 )
-
-NETWORK = DesiredNetwork("default", "1_default", NetworkSpec())
-VOLUME = DesiredVolume("data", "1_data", VolumeSpec())
-LOCKED = Situation(locked=frozenset({1}))
-
-
-def wanted(name: str, **more: object) -> DesiredService:
-    made = DesiredService(
-        app_uuid="1", app_id=1, name=name, container_name=ContainerName(name, 1, 1, "c1"),
-        service_id=1, image="i1:latest", image_present=True, running=True,
-        spec=spec("i1:latest", 1, ["1_default"], [], ""),
-    )  # fmt: skip
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
-def there(service: DesiredService, state: str = "running", **more: object) -> Container:
-    made = Container(
-        id=f"id-{service.name}", app_uuid="1", app_id=1, service=service.name, service_id=1,
-        name=service.container_name, state=state, spec=service.spec,
-        raw_name=str(service.container_name),
-    )  # fmt: skip
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
-def target(*services: DesiredService, **more: object) -> Desired:
-    app = DesiredApp("1", 1, "shop", "c1", services=services, networks=(NETWORK,))
-    return Desired((replace(app, **more),))  # type: ignore[arg-type]
-
-
-def world(*containers: Container, network: bool = True) -> Observed:
-    made = Network("n1", "1_default", "1", 1, "default", NetworkSpec())
-    return Observed(
-        {c.id: c for c in containers},
-        {"n1": made} if network else {},
-        {},
-        {"sha256:i1:latest": Image("sha256:i1:latest", frozenset({"i1:latest"}))},
-    )
-
-
-def text(desired: Desired, observed: Observed, situation: Situation = LOCKED) -> list[str]:
-    return str(plan(desired, observed, situation)).splitlines()
 
 
 def test_a_fresh_app_begins_with_its_network_and_takes_its_locks_for_the_services() -> None:
