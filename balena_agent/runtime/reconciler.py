@@ -328,7 +328,7 @@ class Reconciler:
             telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
             if isinstance(error, EngineFailed):
-                self._lookout.ask_all()  # the world may be another than the one planned for
+                self._lookout.ask(Touch(everything=True))  # the world may be another by now
                 self._notes.refused(step, self._world.observed)
             now = self._clock.wall()
             failure = self._ledger.fail(step, error, now)
