@@ -73,6 +73,8 @@ MIGRATIONS: tuple[str, ...] = (
         service_name TEXT NOT NULL,
         PRIMARY KEY (image_id, reference, app_id, service_name));
     """,
+    # The start that the agent put an end to: a mark says nothing of a later run.
+    "ALTER TABLE stopped_by_agent ADD COLUMN started_at TEXT NOT NULL DEFAULT '';",
 )
 """Script n brings a database of version n to n + 1. Never edit one that has been released."""
 
@@ -307,18 +309,19 @@ class Store:
         for table in ("container_intent", "stopped_by_agent", "container_origin"):
             self._note((f"DELETE FROM {table} WHERE container_id = ?", (i,)) for i in ids)
 
-    def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
-        """Make `ids` the whole set of containers that the agent itself stopped.
+    def save_stopped_by_agent(self, stopped: Mapping[str, str]) -> None:
+        """Make `stopped` all the containers (ids) that the agent itself stopped, with the start
+        that it put an end to, in the engine's form or "".
 
         Synced to disk if it can be: without this note a power cut leaves them stopped for ever.
         """
-        add = "INSERT OR IGNORE INTO stopped_by_agent VALUES (?)"
+        add = "INSERT INTO stopped_by_agent (container_id, started_at) VALUES (?, ?)"
         everything: Statement = ("DELETE FROM stopped_by_agent", ())
-        self._db.note(everything, *((add, (container_id,)) for container_id in ids), full=True)
+        self._db.note(everything, *((add, each) for each in stopped.items()), full=True)
 
-    def stopped_by_agent(self) -> frozenset[str]:
-        """The containers that the agent itself stopped and may have to start again."""
-        return frozenset(i for (i,) in self._db.rows("SELECT container_id FROM stopped_by_agent"))
+    def stopped_by_agent(self) -> Mapping[str, str]:
+        """What `save_stopped_by_agent` noted: the agent may have to start them again."""
+        return dict(self._db.rows("SELECT container_id, started_at FROM stopped_by_agent"))
 
     def own_images(self, references: frozenset[str]) -> None:
         """Add references that a target of ours named: the only ones we may ever remove."""

@@ -31,7 +31,7 @@ from .names import SUPERVISOR_NETWORK
 from .observed import Container
 from .situation import Draft
 from .spec import ContainerSpec, Difference, Endpoint
-from .steps import ConnectNetwork, DisconnectNetwork, UpdateContainer, identity
+from .steps import ConnectNetwork, DisconnectNetwork, UpdateContainer
 
 UPDATABLE: Final = (
     "HostConfig.RestartPolicy",
@@ -127,11 +127,8 @@ def beyond_repair(draft: Draft, container: Container, ignored: frozenset[str]) -
     if not fields:
         return ""
     update = _update(container, fields)
-    error = draft.situation.failed.get(identity(update))
-    if error is None:
-        return ""
-    draft.remembered.add(identity(update))  # so that its failure is not forgotten
-    return f"{update.cause}, and cannot be changed back: {error}"
+    failure = draft.failure(update)
+    return f"{update.cause}, and cannot be changed back: {failure.error}" if failure else ""
 
 
 def repair(

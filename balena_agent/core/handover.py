@@ -16,10 +16,10 @@ The only memory is `Situation.handovers`: the new containers whose wait is not o
 attempt is noted once (`failures`), as a failure of the wait: so its back-off and its reason are
 seen like those of any other step.
 
-There is no hand-over where old and new could not run at once, or where nothing is to be handed
-over: when a network or volume has to go, both publish one port, others share the service's
-namespaces, the old one does not run, or the new one shall not. Then the service is replaced in the
-usual way.
+There is no hand-over where old and new could not be there at once, or where nothing is to be handed
+over: when a network or volume has to go, both publish one port, somebody else's container has the
+name for a retired one, others share the service's namespaces, the old one does not run, or the new
+one shall not. Then the service is replaced in the usual way.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from .steps import (
     RetireContainer,
     StartContainer,
     Step,
-    identity,
 )
 
 STRATEGY = "hand-over"
 
 _PORT_TAKEN = ("port is already allocated", "address already in use")
+_NAME_TAKEN = "is already in use"
 _ANY_ADDRESS = ("", "0.0.0.0", "::")
 _ENDED = ("exited", "restarting", "dead", "removing")
 
@@ -75,7 +75,7 @@ def possible(service: DesiredService, app: DesiredApp) -> bool:
 
 
 def choose(
-    situation: Situation,
+    draft: Draft,
     service: DesiredService,
     alive: Iterable[Container],
     right: Collection[str],
@@ -85,7 +85,7 @@ def choose(
     wanted, `leaving` those that must go in any case (ids)."""
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
-        proven = container.id not in situation.handovers
+        proven = container.id not in draft.situation.handovers
         return serving(container), proven, container.created_at, container.id
 
     known = list(alive)
@@ -96,22 +96,26 @@ def choose(
     old = max(others, key=rank, default=None)
     if old is None:
         return Chosen(new)
-    if reason := clash(situation, service, old):
+    if reason := clash(draft, service, old):
         return Chosen(new, cause=reason)
-    if reason := _failure(situation, service, new):
+    if reason := _failure(draft.situation, service, new):
         return Chosen(old, cause=reason)
-    if new.state == "created" or new.id in situation.handovers:
+    if new.state == "created" or new.id in draft.situation.handovers:
         return Chosen(new, old)
     return Chosen(new, cause="has handed over" if old.retired else "")
 
 
-def clash(situation: Situation, service: DesiredService, old: Container) -> str:
-    """Why old and new cannot run at once, or "": a port that both publish, be it that we see it,
-    or that the engine has said so of the new one's start."""
+def clash(draft: Draft, service: DesiredService, old: Container) -> str:
+    """Why old and new cannot be there at once, or "": a port that both publish, be it that we see
+    it, or that the engine has said so of the new one's start; or the name for the old one, when the
+    engine has said that another container has it."""
     theirs = old.effective_spec
     if shared := sorted(_fixed_ports(service.spec, theirs)):
         return f"the new container needs its port {shared[0]}"
-    pause = situation.backoff.get(identity(_start(service)))
+    refused = None if old.retired else draft.failure(_retire(old))
+    if refused and _NAME_TAKEN in refused.error:
+        return f"it cannot hand over: {refused.error}"
+    pause = draft.situation.pause(_start(service))
     taken = pause is not None and any(words in pause.error for words in _PORT_TAKEN)
     return "the new container needs its port" if taken and _bindings(theirs) else ""
 
@@ -124,9 +128,7 @@ def attempt(draft: Draft, service: DesiredService) -> bool:
 
 
 def retire(draft: Draft, old: Container, cause: str) -> None:
-    assert old.name is not None  # the planner leaves others alone
-    step = RetireContainer(old.app_uuid, old.service, old.id, old.name, cause)
-    draft.emit(step, needs_lock=True)
+    draft.emit(_retire(old, cause), needs_lock=True)
 
 
 def call_off(draft: Draft, old: Container) -> None:
@@ -205,6 +207,11 @@ def _predecessor(new: Container, observed: Observed) -> Container | None:
 # ---- inside --------------------------------------------------------------------------------------
 
 
+def _retire(old: Container, cause: str = "") -> RetireContainer:
+    assert old.name is not None  # the planner leaves others alone
+    return RetireContainer(old.app_uuid, old.service, old.id, old.name, cause)
+
+
 def _start(service: DesiredService) -> StartContainer:
     return StartContainer(service.app_uuid, service.name, "")
 
@@ -214,7 +221,7 @@ def _failure(situation: Situation, service: DesiredService, new: Container) -> s
     power cut meanwhile would leave nobody who is started."""
     if new.state != "created":
         return fault(new)
-    pause = situation.backoff.get(identity(_start(service)))
+    pause = situation.pause(_start(service))
     return f"the new container cannot be started: {pause.error}" if pause else ""
 
 

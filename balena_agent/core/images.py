@@ -21,11 +21,12 @@ from dataclasses import dataclass, replace
 
 from .desired import Desired, DesiredApp, DesiredService
 from .errors import AgentError, EngineFailed
+from .imageindex import ImageIndex
 from .names import image_registry, normal_image
 from .observed import Image, Observed
 from .services import DELETE_FIRST
 from .situation import Draft, Situation
-from .steps import CreateContainer, Fetch, RemoveImage, Step, identity, subject
+from .steps import CreateContainer, Fetch, RemoveImage, Step, subject
 
 MUTED_SECONDS = 3600.0
 PARALLEL_DELTAS = 3
@@ -112,17 +113,17 @@ def unneeded(
     delta. An app that is left as it is keeps all it has."""
     if situation.keep_images:
         return Unneeded()
-    index = _by_name(observed)
+    index = ImageIndex(observed.images)
     needed = _needed(desired, observed, situation, index, bases)
     theirs = [i for key, i in observed.images.items() if key in situation.intent.images - needed]
     if any(app.problem for app in desired.apps):
         return Unneeded(borrowed=tuple(names_of(image)[0] for image in theirs))
     wanted = {normal_image(s.image) for app in desired.apps for s in app.services}
-    known = {name: _meant(index, name) for name in sorted(situation.owned_images - wanted)}
-    left = tuple(name for name, image_id in known.items() if image_id and image_id not in needed)
+    known = {name: index.get(name) for name in sorted(situation.owned_images - wanted)}
+    left = tuple(name for name, image in known.items() if image and image.id not in needed)
     awaited = tuple(name for name in left if not _muted(RemoveImage(name), situation))
     # One name of an image at a time: the engine is confused by more (spec 60 §2.5).
-    going = {known[name] for name in left}
+    going = {image.id for name in left if (image := known[name])}
     borrowed = tuple(names_of(image)[0] for image in theirs if image.id not in going)
     if any(isinstance(step, Fetch) for step in situation.running.values()):
         # What comes just now may have no name yet.
@@ -154,32 +155,15 @@ def mute(step: Step, error: AgentError) -> bool:
 
 
 def _muted(step: RemoveImage, situation: Situation) -> bool:
-    pause = situation.backoff.get(identity(step))
+    pause = situation.pause(step)
     return bool(pause and pause.muted)
-
-
-def _by_name(observed: Observed) -> dict[str, str]:
-    """Ids of images by whatever leads to them; same rule as observed.Image.answers_to."""
-    index: dict[str, str] = {}
-    for image in observed.images.values():
-        index |= dict.fromkeys(image.tags, image.id)
-        index |= {name.partition("@")[2]: image.id for name in image.digests}
-        index |= {n.reference: image.id for n in image.obtained if "@" in n.reference}
-        index[image.id] = image.id
-    return index
-
-
-def _meant(index: dict[str, str], reference: str) -> str:
-    """The id of the image that a reference means, or ""."""
-    name = normal_image(reference)
-    return index.get(name.partition("@")[2]) or index.get(name) or index.get(reference, "")
 
 
 def _needed(
     desired: Desired,
     observed: Observed,
     situation: Situation,
-    index: dict[str, str],
+    index: ImageIndex,
     bases: Bases | None,
 ) -> set[str]:
     """Ids of images that a container, a target or a delta needs."""
@@ -188,8 +172,8 @@ def _needed(
         if isinstance(step, CreateContainer):
             needed.add(step.service.spec.image)
     for service in (service for app in desired.apps for service in app.services):
-        here = _meant(index, service.image)
-        needed.add(here or (bases.of(service)[0] if bases else ""))
+        here = index.get(service.image)
+        needed.add(here.id if here else bases.of(service)[0] if bases else "")
     return needed
 
 
@@ -200,8 +184,9 @@ def names_of(image: Image) -> list[str]:
 
 def meant(references: Iterable[str], observed: Observed) -> dict[str, str]:
     """Ids of the images that references mean; "" for none."""
-    index = _by_name(observed)
-    return {reference: _meant(index, reference) for reference in references}
+    index = ImageIndex(observed.images)
+    found = {reference: index.get(reference) for reference in references}
+    return {reference: image.id if image else "" for reference, image in found.items()}
 
 
 def of_peer(image: Image) -> bool:

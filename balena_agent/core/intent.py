@@ -144,6 +144,14 @@ class Intent:
         return "" in self.force or app_uuid in self.force
 
 
+def as_before(intent: Intent, key: ServiceKey, before: Intent) -> Intent:
+    """The intent with what another one says about one service's running state."""
+    plain = without(intent, key)
+    stopped = {k: commit for k, commit in before.stopped.items() if k == key}
+    start = before.start & {key}
+    return replace(plain, stopped={**plain.stopped, **stopped}, start=plain.start | start)
+
+
 def without(intent: Intent, key: ServiceKey) -> Intent:
     """The intent with nothing left of what was said about one service's running state."""
     return replace(

@@ -29,7 +29,7 @@ class Plan:
     `wanted` are the identities of everything the plan wants done, also of steps that are under way
     or in back-off: a running download that is not in it is cancelled. `settled_apps` are the apps
     (uuids) for which nothing is left to do. `remembered` are the identities of steps that are not
-    wanted now but whose failures still count.
+    wanted now but whose failures, if there are any, still count (Draft.failure).
     """
 
     steps: tuple[Step, ...] = ()

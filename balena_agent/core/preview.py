@@ -29,10 +29,11 @@ from .describe import step_state, wait_state
 from .desired import Desired, DesiredService
 from .effects import effect
 from .hostconfig import after, plan_host
+from .imageindex import ImageIndex
 from .intent import ServiceKey
 from .jsonread import Json
 from .names import EXTRA_FIRMWARE, normal_image
-from .observed import Container, HostFacts, Image, Observed
+from .observed import Container, HostFacts, Observed
 from .origins import Origin
 from .plan import Plan, Wait
 from .planner import plan
@@ -196,24 +197,11 @@ class _Rehearsal:
 
     def _compiled(self) -> Desired:
         apps = self._target.apps.values()
-        image = _Images(self._world)
-        return Desired(tuple(desired_app(app, image.get, self._facts, self._key) for app in apps))
+        index = ImageIndex(self._world.images)
+        return Desired(tuple(desired_app(app, index.get, self._facts, self._key) for app in apps))
 
     def _key(self, app_id: int, service: str) -> str:
         return self._keys.get((app_id, service), _NEW_KEY)
-
-
-class _Images:
-    """Images by reference; each is looked up once."""
-
-    def __init__(self, observed: Observed) -> None:
-        self._observed = observed
-        self._known: dict[str, Image | None] = {}
-
-    def get(self, reference: str) -> Image | None:
-        if reference not in self._known:
-            self._known[reference] = self._observed.image(reference)
-        return self._known[reference]
 
 
 def _situation(snapshot: Snapshot, target: Target) -> Situation:

@@ -104,8 +104,9 @@ def _attempt(found: Plan, owners: tuple[Owner, ...], situation: Situation) -> Pl
         for owner in owners
     ]
     request = RequestReboot(cause=CAUSE)
-    names = frozenset({identity(request), *(identity(step) for step in takes)})
-    pauses = [pause for name, pause in situation.backoff.items() if name in names]
+    attempt: tuple[Step, ...] = (request, *takes)
+    names = frozenset(identity(step) for step in attempt)
+    pauses = [pause for step in attempt if (pause := situation.pause(step))]
     if pauses:
         last = max(pauses, key=lambda pause: pause.until)
         reason = f"{last.error} (attempt {last.count} failed)"

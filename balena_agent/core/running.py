@@ -53,7 +53,7 @@ def startable(draft: Draft, service: DesiredService, container: Container) -> bo
     situation = draft.situation
     return (
         service.key in situation.intent.start
-        or container.id in situation.stopped_by_agent
+        or situation.stopped_by_agent.get(container.id) in ("", container.started_at)
         or _PROXY_FAILED in container.error.lower()
     )
 

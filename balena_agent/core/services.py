@@ -74,7 +74,7 @@ def _choose(
         leaving = {
             c.id for c in alive if _must_go(draft, ground, service, c) or _in_the_way(ground, c)
         }
-        return handover.choose(draft.situation, service, alive, right, leaving)
+        return handover.choose(draft, service, alive, right, leaving)
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
         right = not unlike(service, container, ground)
@@ -158,7 +158,7 @@ def _hands_over(
         and handover.serving(old)
         and not _must_go(draft, ground, service, old)
         and not _in_the_way(ground, old)
-        and not handover.clash(draft.situation, service, old)
+        and not handover.clash(draft, service, old)
         and not renewed_parent(service, old, current, draft.situation.origins)
     )
 
@@ -274,6 +274,9 @@ def _go(
     if missing and container.running:
         names = ", ".join(missing)
         draft.wait_service(container.service, f"keeps running until the image of {names} is here")
+        return
+    if container.state == "removing":  # asked again, the engine only says that it knows
+        draft.wait_service(container.service, f"its container is being removed: {cause}")
         return
     where = (container.app_uuid, container.service, container.id)
     if container.running:

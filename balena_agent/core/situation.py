@@ -21,22 +21,23 @@ from .steps import HostConfigStep, Step, TakeLocks, identity, subject
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """A step that failed and is not due again before `until` (wall time)."""
+    """A step has failed since it last succeeded; it is `due` again at `until` (wall time)."""
 
     until: float
     error: str
     count: int = 1
     muted: bool = False
     """Not worth a wait: see images.py."""
+    due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
     """See the module. `running` and `backoff` are keyed by step identity, `locked` holds app ids.
-    `failed` are the errors of steps that have failed since they last succeeded, due again or not.
 
     `owned_images` are the only references that may be removed. `stopped_by_agent` are containers
-    (ids) that the agent stopped, for whatever reason: nobody else starts them when they shall run.
+    (ids) that the agent stopped, for whatever reason, with the start (`started_at`) that it put an
+    end to, "" where unknown: nobody else starts them when they shall run.
     `damped` maps services that were recreated too often to the digest of the spec that they were
     recreated for (spec 20 §12).
     `stopping`: the host goes down, services are to be stopped in order and nothing else. `origins`
@@ -49,11 +50,10 @@ class Situation:
 
     running: Mapping[str, Step] = field(default_factory=dict)
     backoff: Mapping[str, Backoff] = field(default_factory=dict)
-    failed: Mapping[str, str] = field(default_factory=dict)
     intent: Intent = field(default_factory=Intent)
     locked: frozenset[int] = frozenset()
     owned_images: frozenset[str] = frozenset()
-    stopped_by_agent: frozenset[str] = frozenset()
+    stopped_by_agent: Mapping[str, str] = field(default_factory=dict)
     handovers: frozenset[str] = frozenset()
     keep_images: bool = True
     keep_volumes: bool = True
@@ -67,13 +67,17 @@ class Situation:
     remove_peer: bool = False
     host_steps: tuple[HostConfigStep, ...] = ()
 
+    def pause(self, step: Step) -> Backoff | None:
+        """The failure of a step that is not due again yet."""
+        known = self.backoff.get(identity(step))
+        return None if known is None or known.due else known
+
     def standing(self) -> Situation:
         """What does not change from one moment to the next: without work, failures and intent."""
         return replace(
             self,
             running={},
             backoff={},
-            failed={},
             intent=Intent(),
             stopping=False,
             power_requested=False,
@@ -115,7 +119,7 @@ class Draft:
     def emit(self, step: Step, needs_lock: bool = False) -> None:
         """Plan a step, or note why it cannot be done now."""
         name, about = identity(step), subject(step)
-        pause = self.situation.backoff.get(name)
+        pause = self.situation.pause(step)
         if pause and pause.muted:  # nothing waits for it, no reboot either
             self.remembered.add(name)
             return
@@ -131,12 +135,17 @@ class Draft:
             self._busy.add(about)
             self.steps.append(step)
 
+    def failure(self, step: Step) -> Backoff | None:
+        """The failure of a step, due again or not, which is not wanted by this. A failure is kept
+        as long as some rule wants its step, or asks for it here."""
+        self.remembered.add(identity(step))
+        return self.situation.backoff.get(identity(step))
+
     def pausing(self, *steps: Step) -> bool:
-        """Whether one of these steps has failed and is not due yet; a wait says so. None of them is
-        wanted by this, but their failures are remembered, so that they go on counting."""
-        self.remembered |= {identity(step) for step in steps}
-        for step in steps:
-            if pause := self.situation.backoff.get(identity(step)):
+        """Whether one of these steps has failed and is not due yet; a wait says so."""
+        failures = [(step, self.failure(step)) for step in steps]
+        for step, pause in failures:
+            if pause and not pause.due:
                 reason = f"{pause.error} (attempt {pause.count} failed)"
                 self.wait(subject(step), reason, pause.until)
                 return True

@@ -8,7 +8,10 @@ needs, and that matters to those who remove things.
 There are two voices: the local user's, and one from afar: the cloud's, or until it has spoken what
 the peer or the preload has left. In local mode the user's is in force, else the other; either goes
 before none. Apps that are no fleet stay whoever is in force, so that local mode never ends them.
-What of the two is in force is worked out anew from what is kept, and nowhere remembered.
+What of the two is in force is worked out anew from what is kept, and nowhere remembered: when the
+device gets another cloud, or leaves its cloud, too. What the peer or the preload has left stands
+in until the first cloud has spoken, and never again: it is old by then. A device that is moved
+stays as it is until its new cloud says something.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from .variables import plain_names
 
 LOCAL: Final = "local"
 PRELOAD: Final = "preload"
+_NO_CLOUD: Final = frozenset({LOCAL, PEER, PRELOAD})
 _LOCAL_MODE = "SUPERVISOR_LOCAL_MODE"
 
 
@@ -67,8 +71,9 @@ def says_local(targets: Mapping[str, KeptTarget], facts: HostFacts) -> bool:
 
 def from_afar(targets: Mapping[str, KeptTarget], facts: HostFacts) -> str:
     """The source whose target is the cloud's word, or stands for it; "" for none."""
-    cloud = (facts.api_endpoint,) if facts.managed else ()
-    return next((name for name in (*cloud, PEER, PRELOAD) if _readable(targets, name)), "")
+    if targets.keys() - _NO_CLOUD:
+        return _readable(targets, facts.api_endpoint)
+    return next((name for name in (PEER, PRELOAD) if _readable(targets, name)), "")
 
 
 def _readable(targets: Mapping[str, KeptTarget], source: str) -> str:

@@ -188,7 +188,8 @@ def _stopped(client: Client, container_id: str, grace: int) -> None:
 
 
 def _killed(client: Client, step: StopContainer, reason: Exception) -> None:
-    """The last rungs. Raises `reason`, why the gentle way failed, if they fail too."""
+    """The last rungs. Raises `reason`, why the gentle way failed, if they fail too; and
+    DeadlineExceeded if the engine takes the kill but the container is slow to end: it still may."""
     _LOG.warning("killing %s, it did not stop: %s", step.container_id[:12], reason)
     if step.final:
         _no_restarts(client, step.container_id)
@@ -201,7 +202,7 @@ def _killed(client: Client, step: StopContainer, reason: Exception) -> None:
         if getattr(error, "status", 0) in (404, 409):
             return  # gone, or not running
         if not step.final:
-            raise reason from error
+            raise error if isinstance(error, DeadlineExceeded) else reason from error
         delete(client, "containers", step.container_id, force="1", v="1")
 
 

@@ -4,6 +4,11 @@ Theory: others write this file too, at any time. So it is read again before ever
 what is changed is changed. A text that cannot be read as a configuration is never written over: the
 last good one, which the store keeps, stands in until the file is mended (spec 30 §2.2, §2.3).
 
+So it is with a file that is gone: mostly the boot partition is not mounted, or a program replaces
+the file in two steps. A device that would take that for "no cloud any more" would drop its identity
+and its target over a cable. Who leaves a cloud takes the keys out of the file and keeps the file;
+then, and only then, are they gone (spec 30 §2.4: the values of keys are compared, not files).
+
 Invariant: `state` is replaced as a whole; readers in any thread see one or the other.
 """
 

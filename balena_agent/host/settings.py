@@ -174,8 +174,9 @@ class HostSettings:
             self._found = self._switches.read()
         if state.problem:
             problems.append(state.problem)
-        elif state.absent and known.profile == BALENA_OS:
-            problems.append(f"no {self._config.path}")
+        elif state.absent and (known.profile == BALENA_OS or state.values):
+            held = "; what it said last holds" if state.values else ""
+            problems.append(f"no {self._config.path}{held}")
         if reason := self._guard():
             problems.append(reason)
         config = None

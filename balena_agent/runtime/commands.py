@@ -31,6 +31,7 @@ from ..core.intent import (
     SetTarget,
 )
 from ..core.looks import Touch
+from ..core.observed import HostFacts
 from ..core.snapshot import NOT_ASKED
 from ..core.sources import LOCAL, KeptTarget, in_force
 from . import app_orders, telling
@@ -106,6 +107,20 @@ class Commands:
         accepted, self._accepted = self._accepted, []
         for answer in accepted:
             answer.set_result("accepted")
+
+    def new_facts(self, facts: HostFacts) -> None:
+        """The host is not what it was. With another cloud, or none, another target may count; then
+        the world is looked at anew, as for any other target."""
+        now = self._present.now
+        # The name is the target's business, not the host's.
+        self._present.change(facts=replace(facts, device_name=now.facts.device_name))
+        if facts.api_endpoint == now.facts.api_endpoint:
+            return
+        self._bring_in_force(now.targets)
+        chosen = self._present.now
+        if chosen.target is not now.target:
+            telling.another_source(chosen.source)
+            self._apply(force=False)
 
     def intend(self, intent: Intent) -> None:
         """Take on an intent; the part that must outlive us goes to the store first."""
@@ -196,6 +211,7 @@ class Commands:
             raise EngineUnavailable(f"The engine does not answer: {reason}")
         if isinstance(command, ConfigureNetwork) and self._present.now.intent.network:
             raise Unavailable("Another change of the host's settings is under way")
+        before = self._present.now.intent
         order, commit = Order(command, answer), ""
         if not isinstance(command, HostCommand):
             service = self._service(command.key)
@@ -203,7 +219,7 @@ class Commands:
             app_id = service.app_id if service else known[0].app_id if known else -1
             commit = service.container_name.commit if service else ""
             old = frozenset(container.id for container in known)
-            order = Order(command, answer, command.key, app_id, old)
+            order = Order(command, answer, command.key, app_id, old, before=before)
             if isinstance(command, RestartService) and service and not service.image_present:
                 raise Unavailable(f"The image of service {service.name} is not here yet")
         if isinstance(command, HostCommand):
@@ -211,7 +227,7 @@ class Commands:
         else:
             self._damper.forgive(command.key[0])
         self._ledger.forgive_subjects(order.subjects())
-        self.intend(intend(self._present.now.intent, command, order.old, commit))
+        self.intend(intend(before, command, order.old, commit))
         self._orders.give(order)
 
     def _unreachable(self, host_only: bool) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ..core.compose import desired_app
 from ..core.desired import Desired, DesiredApp
-from ..core.names import normal_image
+from ..core.imageindex import ImageIndex
 from ..core.observed import HostFacts, Image
 from ..core.target import App, Target
 
@@ -26,13 +26,14 @@ class Compiler:
         self._service_keys = service_keys
         self._done: dict[str, tuple[App, tuple[str, ...], HostFacts, DesiredApp]] = {}
         self._images: Mapping[str, Image] = {}
-        self._by_reference: dict[str, Image] = {}
+        self._index = ImageIndex({})
 
     def compile(
         self, target: Target | None, images: Mapping[str, Image], facts: HostFacts
     ) -> Desired:
         apps = target.apps if target else {}
-        self._index(images)
+        if images is not self._images:
+            self._images, self._index = images, ImageIndex(images)
         self._done = {uuid: done for uuid, done in self._done.items() if uuid in apps}
         found = tuple(self._app(app, facts) for app in apps.values())
         return Desired(found, asked=target is not None)
@@ -43,33 +44,10 @@ class Compiler:
 
     def _app(self, app: App, facts: HostFacts) -> DesiredApp:
         services = app.release.services.values() if app.release else ()
-        found = tuple(i.id if (i := self._image(s.image)) else "" for s in services)
+        found = tuple(i.id if (i := self._index.get(s.image)) else "" for s in services)
         done = self._done.get(app.uuid)
         if done and done[0] is app and done[1] == found and done[2] == facts:
             return done[3]
-        compiled = desired_app(app, self._image, facts, self._service_keys)
+        compiled = desired_app(app, self._index.get, facts, self._service_keys)
         self._done[app.uuid] = (app, found, facts, compiled)
         return compiled
-
-    def _index(self, images: Mapping[str, Image]) -> None:
-        if images is self._images:
-            return
-        self._images = images
-        self._by_reference = {}
-        for image in images.values():
-            self._by_reference[image.id] = image
-            for each in image.obtained:
-                if "@" in each.reference:
-                    self._by_reference.setdefault(each.reference, image)
-            for name in (*image.tags, *image.digests):
-                self._by_reference[name] = image
-                if "@" in name:
-                    self._by_reference[name.partition("@")[2]] = image
-
-    def _image(self, reference: str) -> Image | None:
-        """The image that a reference means; same rule as observed.Image.answers_to."""
-        if reference in self._by_reference:
-            return self._by_reference[reference]
-        name = normal_image(reference)
-        digest = name.partition("@")[2]
-        return self._by_reference.get(digest or name) or self._by_reference.get(name)

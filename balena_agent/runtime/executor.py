@@ -4,8 +4,11 @@ Theory: the reconciler must never block, so every outside call runs on a worker 
 does the step, then looks again at just what the step touched, and posts one `Outcome`. The look
 carries a sequence number that was drawn before it began: whoever merges looks can tell which of
 two is the newer knowledge. Workers are started when there is work and end when they have been idle
-for a while; downloads have workers of their own, so that a slow pull never holds up a stop, and
-so have the waits for hand-overs.
+for a while. Downloads, waits for hand-overs, and short jobs such as looks and cancels have workers
+of their own: a slow pull never holds up a stop, nor slow stops the look that a new target needs.
+
+A step that is given up before a worker has come to it ends then and there: it is never begun, and
+so its adapter is told nothing of the cancel.
 
 Invariant: every accepted job posts exactly one outcome, whatever happens.
 """
@@ -33,6 +36,9 @@ LIMIT_MARGIN = 60.0
 
 WAITERS = 32
 """Hand-overs that are waited for at once; they need nothing but a thread each."""
+
+HELPERS = 4
+"""Short jobs that are done at once."""
 
 IDLE_SECONDS = 20.0
 """How long a worker waits for more work before it ends."""
@@ -72,6 +78,7 @@ class StepTicket:
         self.pulse: Pulse | None = None
         self._report = report
         self._lock = threading.Lock()
+        self._begun = False
         self._cancelled = False
         self._actions: list[Callable[[], None]] = []
 
@@ -90,6 +97,12 @@ class StepTicket:
         if self.pulse:
             self.pulse.beat(f"{percent:.0f} %")
         self._report(percent)
+
+    def begin(self) -> bool:
+        """Whether the caller is the first who takes the step on; nobody else may then."""
+        with self._lock:
+            first, self._begun = not self._begun, True
+        return first
 
     def cancel(self) -> None:
         with self._lock:
@@ -171,6 +184,7 @@ class Executor:
         self._workers = Crew("worker", workers)
         self._pullers = Crew("puller", pullers)
         self._waiters = Crew("waiter", WAITERS)
+        self._helpers = Crew("helper", HELPERS)
         self._looks = itertools.count(1)
         self._tickets: dict[str, StepTicket] = {}
         self._lock = threading.Lock()
@@ -180,19 +194,19 @@ class Executor:
         ticket = StepTicket(step, lambda percent: self._post(Progress(step, percent)))
         with self._lock:
             self._tickets[identity(step)] = ticket
-        self._crew(step).submit(lambda: self._run(step, ticket))
+        self._crew(step).submit(lambda: self._run(ticket))
 
     def cancel(self, step_identity: str) -> None:
-        """Give a running step up. It still posts its outcome, with a Cancelled error."""
+        """Give a step up. It still posts its outcome, with a Cancelled error."""
         with self._lock:
             ticket = self._tickets.get(step_identity)
         if ticket:
             # Closing a stream may block for a moment: not in the caller's thread.
-            self._workers.submit(ticket.cancel)
+            self._helpers.submit(lambda: self._give_up(ticket))
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run a look, or another short job, on a worker."""
-        self._workers.submit(job)
+        self._helpers.submit(job)
 
     def next_look(self) -> int:
         """The sequence number for a look that begins now."""
@@ -204,7 +218,7 @@ class Executor:
         for ticket in tickets:
             if isinstance(ticket.step, (Fetch, AwaitHandover)):
                 ticket.cancel()
-        for crew in (self._workers, self._pullers, self._waiters):
+        for crew in (self._workers, self._pullers, self._waiters, self._helpers):
             crew.close()
 
     def _crew(self, step: Step) -> Crew:
@@ -216,7 +230,14 @@ class Executor:
             case _:
                 return self._workers
 
-    def _run(self, step: Step, ticket: StepTicket) -> None:
+    def _give_up(self, ticket: StepTicket) -> None:
+        ticket.cancel()
+        self._run(ticket)  # no more than its outcome, if it was still waiting for a worker
+
+    def _run(self, ticket: StepTicket) -> None:
+        if not ticket.begin():
+            return
+        step = ticket.step
         error = self._perform(step, ticket)
         with self._lock:
             self._tickets.pop(identity(step), None)

@@ -48,7 +48,7 @@ class Housekeeping:
         if not self._present.now.looked:
             return
         observed = self._world.observed
-        noted = self._notes.stopped_by_agent | self._notes.origins.keys()
+        noted = self._notes.stopped_by_agent.keys() | self._notes.origins.keys()
         gone = self._world.gone() | (noted - observed.containers.keys())
         if gone:
             self._world.forget(gone)

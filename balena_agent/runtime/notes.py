@@ -20,7 +20,7 @@ from ..core.observed import Observed
 from ..core.origins import Origin
 from ..core.snapshot import Failure
 from ..core.spec import ContainerSpec
-from ..core.steps import Fetch
+from ..core.steps import Fetch, Step, StopContainer
 from .ports import Store
 
 
@@ -31,7 +31,7 @@ class Notes:
         self,
         store: Store,
         tell: Callable[[str], None],
-        stopped_by_agent: frozenset[str],
+        stopped_by_agent: Mapping[str, str],
         owned_images: frozenset[str],
         commits: Mapping[str, str],
         origins: Mapping[str, Origin],
@@ -40,6 +40,7 @@ class Notes:
         self._store = store
         self._tell = tell
         self.stopped_by_agent = stopped_by_agent
+        """Containers (ids) with the start that the agent put an end to."""
         self.owned_images = owned_images
         self.commits = commits
         self.origins = origins
@@ -56,14 +57,28 @@ class Notes:
         """An API key was found in the environment of a service's container."""
         self._write(lambda: self._store.recover_key(app_id, service, key))
 
-    def stop(self, container_id: str) -> None:
-        """The agent stops a container, for whatever reason; written before it does."""
-        if container_id not in self.stopped_by_agent:
-            self._save_stopped(self.stopped_by_agent | {container_id})
+    def stop(self, container_id: str, observed: Observed) -> None:
+        """The agent stops a container, for whatever reason; written before it does, and again
+        afterwards where it was not the run that was seen last."""
+        known = observed.containers.get(container_id)
+        began = known.started_at if known else ""
+        if self.stopped_by_agent.get(container_id) != began:
+            self._save_stopped({**self.stopped_by_agent, container_id: began})
 
     def start(self, container_id: str) -> None:
+        """It is not stopped by the agent: it was started, or could not be stopped."""
         if container_id in self.stopped_by_agent:
-            self._save_stopped(self.stopped_by_agent - {container_id})
+            known = self.stopped_by_agent.items()
+            self._save_stopped({i: began for i, began in known if i != container_id})
+
+    def refused(self, step: Step, observed: Observed) -> None:
+        """The engine has refused a step. If it was a stop, and the container should end later, then
+        it ends by itself."""
+        if not isinstance(step, StopContainer):
+            return
+        known = observed.containers.get(step.container_id)
+        if known and known.running:
+            self.start(known.id)
 
     def came_from(self, origins: Mapping[str, Origin]) -> None:
         """Where containers came from."""
@@ -78,7 +93,8 @@ class Notes:
         self.came_from({container_id: replace(known, boot=boot)})
 
     def forget(self, container_ids: frozenset[str]) -> None:
-        self.stopped_by_agent -= container_ids
+        stopped = self.stopped_by_agent.items()
+        self.stopped_by_agent = {i: began for i, began in stopped if i not in container_ids}
         self.origins = {k: o for k, o in self.origins.items() if k not in container_ids}
         self._write(lambda: self._store.forget_containers(container_ids))
 
@@ -128,9 +144,9 @@ class Notes:
         self._write(lambda: self._store.disown_image(reference))
         self.owned_images -= {reference}
 
-    def _save_stopped(self, ids: frozenset[str]) -> None:
-        self.stopped_by_agent = ids
-        self._write(lambda: self._store.save_stopped_by_agent(ids))
+    def _save_stopped(self, stopped: Mapping[str, str]) -> None:
+        self.stopped_by_agent = stopped
+        self._write(lambda: self._store.save_stopped_by_agent(stopped))
 
     def _write(self, write: Callable[[], None]) -> None:
         try:

@@ -26,6 +26,7 @@ from ..core.intent import (
     ServiceKey,
     StartService,
     StopService,
+    as_before,
     without,
 )
 from ..core.observed import Container, Observed
@@ -39,8 +40,8 @@ Answer = Future[str]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`old` are the containers (ids) that the service had when the command came; `app` is there
-    for a command about a whole app."""
+    """`old` are the containers (ids) that the service had when the command came, `before` is the
+    intent of then; `app` is there for a command about a whole app."""
 
     command: ServiceCommand | AppCommand | HostCommand
     answer: Answer
@@ -48,6 +49,7 @@ class Order:
     app_id: int = -1
     old: frozenset[str] = field(default_factory=frozenset)
     app: AppOrder | None = None
+    before: Intent = field(default_factory=Intent)
 
     def subjects(self) -> frozenset[str]:
         """What the steps work on whose failure is this order's failure."""
@@ -96,8 +98,9 @@ class OrderBook:
         engine_error: str,
     ) -> Intent:
         """End what is met or has failed; the intent without what was refused. With an engine that
-        does not answer (`engine_error`) every order has failed."""
-        for order in list(self._open):
+        does not answer (`engine_error`) every order has failed. The newest goes first, so that
+        several that are refused are taken back in turn, down to what was before them all."""
+        for order in reversed(list(self._open)):
             message: str | None = None
             if order.app:
                 intent = app_orders.spared(intent, order.app, ledger)
@@ -158,14 +161,16 @@ def intend(
 
 
 def take_back(intent: Intent, order: Order) -> Intent:
-    """The intent as if the command had not been given, for a caller who was refused."""
+    """The intent as if the command had not been given, for a caller who was refused: what users
+    had said before of the service's running state is in force again."""
     if order.app:
         return app_orders.take_back(intent, order.app)
     match order.command:
         case StartService(key=key) | StopService(key=key):
-            return without(intent, key)
-        case RestartService():
-            return replace(intent, recreate=intent.recreate - order.old)
+            return as_before(intent, key, order.before)
+        case RestartService(key=key):
+            restored = as_before(intent, key, order.before)
+            return replace(restored, recreate=intent.recreate - order.old)
         case ConfigureNetwork():
             return replace(intent, network=None)
         case _:

@@ -24,7 +24,7 @@ class Memory:
     raw_target: str = ""
     stopped: Mapping[ServiceKey, str] = field(default_factory=dict)
     specs: Mapping[str, ContainerSpec] = field(default_factory=dict)
-    stopped_by_agent: frozenset[str] = frozenset()
+    stopped_by_agent: Mapping[str, str] = field(default_factory=dict)
     owned_images: frozenset[str] = frozenset()
     commits: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)

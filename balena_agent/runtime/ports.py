@@ -90,7 +90,7 @@ class Store(Protocol):
     def forget_containers(self, ids: frozenset[str]) -> None:
         """Drop every note about containers that are gone."""
 
-    def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
+    def save_stopped_by_agent(self, stopped: Mapping[str, str]) -> None:
         """The containers that the agent itself stopped and may have to start again."""
 
     def own_images(self, references: frozenset[str]) -> None:

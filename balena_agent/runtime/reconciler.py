@@ -216,6 +216,7 @@ class Reconciler:
 
     def _rest(self) -> float:
         """Seconds that may pass until there is something to do by ourselves."""
+        self._ledger.keep_time(self._clock.wall())
         pauses = (self._lookout.rest(), self._ledger.next_due(self._clock.wall()))
         known = [pause for pause in pauses if pause is not None]
         return max(0.0, min([self._policy.patience / 3, *known]))
@@ -234,11 +235,8 @@ class Reconciler:
         return True
 
     def _retry_is_due(self) -> bool:
-        now = self._clock.wall()
-        return any(
-            failure.retry_at <= now and name not in self._under_way
-            for name, failure in self._now.failures.items()
-        )
+        due = self._ledger.due(self._clock.wall())
+        return any(name not in self._under_way for name in due)
 
     def _handle(self, message: _Message) -> None:
         match message:
@@ -259,9 +257,7 @@ class Reconciler:
                 self._present.change(stopping=False)
                 self._answer_stops("called off")
             case NewFacts(facts=facts):
-                # The name is the target's business, not the host's.
-                name = self._now.facts.device_name
-                self._present.change(facts=replace(facts, device_name=name))
+                self._commands.new_facts(facts)
             case Quit():
                 pass
 
@@ -302,6 +298,8 @@ class Reconciler:
             self._notes.start(step.container_id)
             started = self._now.intent.start - {(step.app_uuid, step.service)}
             self._commands.intend(replace(self._now.intent, start=started))
+        elif isinstance(step, StopContainer):  # the engine may have restarted it meanwhile
+            self._notes.stop(step.container_id, self._world.observed)
         elif isinstance(step, Fetch):
             self._present.change(update_downloaded=True)
         elif isinstance(step, AwaitHandover):
@@ -330,6 +328,9 @@ class Reconciler:
         elif isinstance(error, StillProcessing):
             telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
+            if isinstance(error, EngineFailed):
+                self._lookout.ask(Touch(everything=True))  # the world may be another by now
+                self._notes.refused(step, self._world.observed)
             now = self._clock.wall()
             failure = self._ledger.fail(step, error, now)
             text = telling.failed(failure, error, now)
@@ -386,7 +387,12 @@ class Reconciler:
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
         for step in planned.steps:
-            self._begin(step)
+            if vain := self._ledger.in_vain(step, self._clock.wall()):
+                self._dirty = True
+                self._present.change(last_error=telling.failed(*vain, self._clock.wall()))
+            else:
+                self._begin(step)
+        self._ledger.turn_over()
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
         notices = telling.notices(desired, self._world.observed) + kept_services(planned)
@@ -420,8 +426,7 @@ class Reconciler:
         policy = self._policy
         return Situation(
             running=self._under_way.steps(),
-            backoff=self._ledger.pauses(self._clock.wall()),
-            failed={name: f.error for name, f in self._ledger.failures().items()},
+            backoff=self._ledger.backoff(self._clock.wall()),
             intent=self._now.intent,
             locked=self._host.held_locks(),
             owned_images=self._notes.owned_images,
@@ -442,7 +447,7 @@ class Reconciler:
 
     def _begin(self, step: Step) -> None:
         if isinstance(step, StopContainer):
-            self._notes.stop(step.container_id)
+            self._notes.stop(step.container_id, self._world.observed)
         elif isinstance(step, RetireContainer):
             self._retire(step)
         self._handovers.begin(step, self._world.observed)

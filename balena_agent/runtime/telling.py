@@ -84,6 +84,14 @@ def new_target(source: str, target: Target) -> None:
     _log.info("New target from %s: %s", source, apps or "no apps")
 
 
+def another_source(source: str) -> None:
+    """The device has another cloud, or none, from now on."""
+    if source:
+        _log.info("The target from %s is in force now", source)
+    else:
+        _log.info("No target is in force now: everything stays as it is until one comes")
+
+
 def notices(desired: Desired, observed: Observed) -> tuple[str, ...]:
     """What is odd about the target or the world, in a stable order."""
     lines: list[str] = []

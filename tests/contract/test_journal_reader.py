@@ -280,18 +280,22 @@ def test_what_the_agent_does_is_read_from_its_own_unit(follower: Follower) -> No
 
 
 def test_what_journald_suppresses_is_told(follower: Follower) -> None:
+    """journald counts by interval, and tells at the first message after one: what takes longer than
+    an interval, as any flood may on a busy machine, is told in several parts."""
     journald("RateLimitIntervalSec=2s\nRateLimitBurst=10")
+    flood = numbers(5_000) + "; sleep 3; "
     try:
         follower.follow()
-        made = container(follower, "web", numbers(20_000) + "; sleep 3; echo end")
+        made = container(follower, "web", flood + flood + "echo end")
         run("docker", "start", "-a", made)
         follower.wait(lambda: "end" in follower.of("web"))
     finally:
         journald("RateLimitIntervalSec=0")
-    (marker,) = (line for line in follower.lines if line.system)
-    count = int(marker.text.split()[0])
-    assert marker.stderr and "docker.service" in marker.text
-    assert count + len(follower.of("web")) == 20_001
+    markers = [line for line in follower.lines if line.system]
+    assert len(markers) >= 2
+    assert all(line.stderr and "docker.service" in line.text for line in markers)
+    lost = sum(int(line.text.split()[0]) for line in markers)
+    assert lost + len(follower.of("web")) == 10_001
 
 
 def test_H52_a_long_line_is_one_line(follower: Follower) -> None:

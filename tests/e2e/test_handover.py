@@ -224,3 +224,43 @@ def test_the_power_goes_before_the_new_one_is_started(rough: Device) -> None:
     rough.ready()
     rough.settled(60)
     assert states(rough) == {NEW: "running"}
+
+
+def stranger(device: Device, name: str) -> str:
+    """Somebody else's container."""
+    body = {"Image": OTHER_IMAGE, "Cmd": ["sleep", "3600"]}
+    return str(device.engine("POST", f"/containers/create?name={name}", body)["Id"])
+
+
+def failures(device: Device, step: str) -> list[str]:
+    """What the journal says of failed steps of this kind, oldest first."""
+    told = [e for e in device.journal() if e.get("STEP") == step and int(e["PRIORITY"]) <= 4]
+    return [str(e["MESSAGE"]) for e in told]
+
+
+def test_where_a_stranger_has_the_name_for_the_old_one_it_is_replaced_plainly(
+    device: Device,
+) -> None:
+    device.apply(handing())
+    foreign = stranger(device, OLD)
+    after = device.apply(handing(2))
+    assert {name: each["State"] for name, each in after.items()} == {OLD: "created", NEW: "running"}
+    assert after[OLD]["Id"] == foreign
+    (told,) = failures(device, "retire")
+    assert f'"/{OLD}" is already in use' in told
+
+
+def test_a_stranger_with_the_name_that_we_need_is_told_and_waited_for(device: Device) -> None:
+    foreign = stranger(device, FIRST)
+    device.post(handing())
+
+    def told() -> bool:
+        reasons = [str(each["reason"]) for each in device.plan()["waits"]]
+        return any(f'"/{FIRST}" is already in use' in r and "(attempt 3 " in r for r in reasons)
+
+    device.until(told, 20, "tried again, and told")
+    assert device.ids() == {FIRST: foreign}
+    assert f'"/{FIRST}" is already in use' in failures(device, "create")[0]
+    device.exec("docker", "rm", foreign)
+    after = device.settled()
+    assert after[FIRST]["Id"] != foreign and after[FIRST]["State"] == "running"

@@ -133,7 +133,7 @@ class FakeStore:
         self.commits: dict[str, str] = {}
         self.specs: dict[str, ContainerSpec] = {}
         self.origins: dict[str, Origin] = {}
-        self.stopped_by_agent: frozenset[str] = frozenset()
+        self.stopped_by_agent: Mapping[str, str] = {}
         self.images: set[str] = set()
         self.tolerated: dict[str, Mapping[str, Json]] = {}
         self.keys: dict[tuple[int, str], str] = {}
@@ -177,15 +177,16 @@ class FakeStore:
 
     def forget_containers(self, ids: frozenset[str]) -> None:
         self._check()
-        self.stopped_by_agent -= ids
+        known = self.stopped_by_agent.items()
+        self.stopped_by_agent = {i: began for i, began in known if i not in ids}
         for container_id in ids:
             self.specs.pop(container_id, None)
             self.origins.pop(container_id, None)
             self.tolerated.pop(container_id, None)
 
-    def save_stopped_by_agent(self, ids: frozenset[str]) -> None:
+    def save_stopped_by_agent(self, stopped: Mapping[str, str]) -> None:
         self._check()
-        self.stopped_by_agent = ids
+        self.stopped_by_agent = dict(stopped)
 
     def own_images(self, references: frozenset[str]) -> None:
         self._check()
@@ -221,6 +222,10 @@ class ManualClock:
 
     def wall(self) -> float:
         return self._wall
+
+    def set(self, wall: float) -> None:
+        """Somebody sets the clock."""
+        self._wall = wall
 
     def advance(self, seconds: float) -> None:
         self._wall += seconds

@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from worlds import container_of, spec
+
 from balena_agent.core.body import resolved
 from balena_agent.core.canonical import DEFAULTS, canonical
 from balena_agent.core.desired import (
@@ -43,7 +45,7 @@ from balena_agent.core.planner import plan
 from balena_agent.core.renewal import PURGED, app_of, joined, renewal
 from balena_agent.core.services import EARLY
 from balena_agent.core.situation import Backoff, Situation
-from balena_agent.core.spec import ContainerSpec, Endpoint, NetworkSpec, VolumeSpec
+from balena_agent.core.spec import Endpoint, NetworkSpec, VolumeSpec
 from balena_agent.core.steps import (
     AwaitHandover,
     CreateContainer,
@@ -103,7 +105,6 @@ class Case:
     ill: set[str] = field(default_factory=set)
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
     backoff: dict[str, int] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
     serial: int = 0
     host: HostState = field(default_factory=lambda: HostState(boot_id="boot 0"))
     boots: int = 0
@@ -126,22 +127,6 @@ class Case:
     """Volumes that have gone since they were to be purged, for that reason or another."""
     unjoined: frozenset[str] = frozenset()
     """Containers that were on a network of our API that is not there, or not right."""
-
-
-def spec(
-    image: str, config: int, nets: list[str], vols: list[str], parent: str, port: str = ""
-) -> ContainerSpec:
-    """`port` is published by its number, or, as a range, by one that the engine chooses."""
-    mode = f"service:{parent}" if parent else (nets[0] if nets else "none")
-    fields = {
-        "Cmd": [f"run{config}"],
-        "HostConfig.Binds": sorted(f"{name}:/{name}" for name in vols),
-        "HostConfig.NetworkMode": mode,
-    }
-    if port:
-        fields["HostConfig.PortBindings"] = {"80/tcp": [{"HostIp": "", "HostPort": port}]}
-    ends = () if parent else tuple(Endpoint(name) for name in nets)
-    return ContainerSpec(f"sha256:{image}", fields, ends)
 
 
 def random_case(seed: int) -> Case:
@@ -195,11 +180,9 @@ def handing_over(seed: int) -> Case:
     world: dict[str, Container] = {}
 
     def handed(service: DesiredService) -> DesiredService:
-        number = service.app_id
-        old = Container(
-            f"o{len(world)}", service.app_uuid, number, service.name, service.service_id,
-            service.container_name, "running", spec(rng.choice(IMAGES), 2, [], [], ""), "t",
-            raw_name=str(service.container_name),
+        old = container_of(
+            service.container_name, spec(rng.choice(IMAGES), 2, [], [], ""), service.app_id,
+            id=f"o{len(world)}", service_id=service.service_id, created_at="t",
         )  # fmt: skip
         world[old.id] = old
         wanted = spec(service.image, rng.randrange(2), [], [], "")
@@ -322,11 +305,9 @@ def _container(
     label = ContainerName(name, rng.randrange(1, 3), number, f"c{rng.randrange(2)}")
     state = rng.choice(("created", "running", "running", "exited", "dead", "restarting"))
     port = rng.choice(("", "", "80", "80-81"))
-    made = Container(
-        id=f"w{serial}", app_uuid=str(number), app_id=number, service=name, service_id=ord(name),
-        name=label, state=state,
-        spec=spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, "", port),
-        created_at=f"t{serial}", started_at=f"{serial:06}", raw_name=str(label),
+    made = container_of(
+        label, spec(rng.choice(IMAGES), rng.randrange(2), nets, vols, "", port), number, state,
+        id=f"w{serial}", service_id=ord(name), created_at=f"t{serial}", started_at=f"{serial:06}",
     )  # fmt: skip
     return _retired(rng, made) if rng.random() < 0.2 else made
 
@@ -362,11 +343,11 @@ def _with_right_ones(rng: random.Random, apps: tuple[DesiredApp, ...], world: Ob
             continue
         name = replace(service.container_name, commit=rng.choice(("c0", "c1")))
         if rng.random() < (0.8 if service.spec.parent else 0.3) and str(name) not in names:
-            made = Container(
-                f"r{len(right)}", service.app_uuid, service.app_id, service.name,
-                service.service_id, name, rng.choice(("created", "running", "running", "exited")),
-                resolved(service.spec, ids), created_at=rng.choice(("t", "u")),
-                started_at=f"{rng.randrange(9):06}", raw_name=str(name),
+            state = rng.choice(("created", "running", "running", "exited"))
+            made = container_of(
+                name, resolved(service.spec, ids), service.app_id, state,
+                id=f"r{len(right)}", service_id=service.service_id,
+                created_at=rng.choice(("t", "u")), started_at=f"{rng.randrange(9):06}",
             )  # fmt: skip
             right[made.id] = _met(rng, made)
     return replace(world, containers={**world.containers, **right})
@@ -409,15 +390,13 @@ def situation(case: Case, tick: int) -> Situation:
     return Situation(
         running={name: step for name, (step, _) in case.running.items()},
         backoff={
-            name: Backoff(until, case.errors.get(name, "failed"))
+            name: Backoff(until, case.errors.get(name, "failed"), due=until <= tick)
             for name, until in case.backoff.items()
-            if until > tick
         },
-        failed=dict.fromkeys(case.failed, "failed"),
         intent=case.intent,
         locked=frozenset(case.locked),
         owned_images=case.owned,
-        stopped_by_agent=frozenset(case.stopped),
+        stopped_by_agent=dict.fromkeys(case.stopped, ""),
         handovers=case.handovers,
         keep_images=case.keep,
         keep_volumes=case.keep,
@@ -435,7 +414,6 @@ def run(case: Case, planner: Planner = plan) -> str:
         if case.change and case.change[0] == tick:
             case.desired, case.change = case.change[1], None
             case.backoff.clear()
-            case.failed.clear()
         case.intent = replace(
             case.intent, recreate=case.intent.recreate & case.world.containers.keys()
         )
@@ -444,7 +422,8 @@ def run(case: Case, planner: Planner = plan) -> str:
         _obey(case, desired, tick)
         case.origins |= to_note(desired, case.world, case.origins)
         found = planner(desired, case.world, situation(case, tick))
-        case.failed &= found.wanted | found.remembered
+        kept = found.wanted | found.remembered
+        case.backoff = {name: until for name, until in case.backoff.items() if name in kept}
         if problem := _clash(found, case):
             return problem
         _cancel(case, found)
@@ -550,10 +529,9 @@ def _time_passes(case: Case, tick: int) -> None:
             continue  # a reboot has ended it
         if case.rng.random() < 0.2 or not _act(case, step):
             case.backoff[name] = tick + 1 + case.rng.randrange(4)
-            case.failed.add(name)
         else:
             case.errors.pop(name, None)
-            case.failed.discard(name)
+            case.backoff.pop(name, None)
 
 
 def _dies(case: Case) -> None:
@@ -569,7 +547,6 @@ def _dies(case: Case) -> None:
             case.origins = known  # what only a living agent notes
     case.running.clear()
     case.backoff.clear()
-    case.failed.clear()
     case.intent = Intent(stopped=case.intent.stopped)
     case.due.clear()
     case.locked -= case.user_locks.keys()

@@ -152,7 +152,7 @@ def test_proof_catches_a_container_that_a_death_leaves_stopped() -> None:
     """Killed between stop and remove, and then the container was right (balena-supervisor#2257)."""
 
     def forgetful(desired, observed, now):  # type: ignore[no-untyped-def]
-        return plan(desired, observed, replace(now, stopped_by_agent=frozenset()))
+        return plan(desired, observed, replace(now, stopped_by_agent={}))
 
     assert caught("stopped by the agent and left so", planner=forgetful)
 

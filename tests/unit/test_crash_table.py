@@ -230,7 +230,7 @@ def copy_into(copy: FakeStore, known: FakeStore) -> FakeStore:
     copy.targets, copy.stopped = dict(known.targets), dict(known.stopped)
     copy.commits, copy.specs = dict(known.commits), dict(known.specs)
     copy.origins = dict(known.origins)
-    copy.stopped_by_agent, copy.images = known.stopped_by_agent, set(known.images)
+    copy.stopped_by_agent, copy.images = dict(known.stopped_by_agent), set(known.images)
     copy.tolerated, copy.keys = dict(known.tolerated), dict(known.keys)
     copy.fetch_failures = dict(known.fetch_failures)
     return copy
@@ -765,7 +765,9 @@ def revived(left: Remains, policy: Policy, end: Remains) -> Remains:
         *then.world.containers,
         *then.world.networks,
     }
-    assert then.store.specs.keys() | then.store.stopped_by_agent <= then.world.containers.keys()
+    assert (
+        then.store.specs.keys() | then.store.stopped_by_agent.keys() <= then.world.containers.keys()
+    )
     assert then.store.origins.keys() <= then.world.containers.keys()
     assert then.files == frozenset()
     assert then.boot.firmware_volume == end.boot.firmware_volume

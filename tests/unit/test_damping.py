@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 from agent import DEADLINE, Rig, rig, service, target
-from convergence import spec
 from test_planner import LOCKED, text, there, wanted, world
 from test_planner import target as desired
+from worlds import spec
 
 from balena_agent.core import damping
 from balena_agent.core.intent import Apply, Command, RestartService

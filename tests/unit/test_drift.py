@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from convergence import spec
 from test_planner import LOCKED, target, text, there, wanted, world
+from worlds import spec
 
 from balena_agent.core import drift
 from balena_agent.core.observed import Container
-from balena_agent.core.situation import Situation
+from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import ContainerSpec, Endpoint
 
 POLICY = "HostConfig.RestartPolicy"
@@ -46,8 +46,8 @@ def test_every_updatable_field_goes_back_to_the_intent(name: str) -> None:
 
 def test_only_an_update_that_failed_leads_to_a_replacement() -> None:
     observed = world(noted(**{POLICY: NO_RESTART}))
-    failed = {"update service 1/web": "the engine says no"}
-    (line,) = text(target(wanted("web")), observed, replace(LOCKED, failed=failed))
+    failed = {"update service 1/web": Backoff(0.0, "the engine says no", due=True)}
+    (line,) = text(target(wanted("web")), observed, replace(LOCKED, backoff=failed))
     assert line.startswith("stop web: ") and line.endswith("changed back: the engine says no")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from convergence import spec
 from test_planner import target, text, there, wanted, world
+from worlds import spec
 
 from balena_agent.core.names import EXTRA_FIRMWARE
 from balena_agent.core.networks import firmware_volume_body, volume_from_inspect

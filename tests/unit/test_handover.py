@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from agent import Rig, rig, service
 from agent import target as document
-from convergence import spec
 from test_planner import LOCKED, NETWORK, target, text, there, wanted, world
+from worlds import spec
 
 from balena_agent.core.body import container_from_inspect
 from balena_agent.core.desired import Dependency
@@ -500,3 +500,36 @@ def test_many_hand_overs_at_once_do_not_hold_up_anything_else() -> None:
         agent.until(lambda s: len(s.running) == len(names), "all of them wait")
         agent.post(all_of("a"))
         assert not agent.settled().failures
+
+
+def foreign(seen: Observed, name: str) -> Observed:
+    """Somebody else's container has the name."""
+    other = replace(there(WEB), id="foreign", app_uuid="", app_id=0, name=None, raw_name=name)
+    return replace(seen, containers={**seen.containers, other.id: other})
+
+
+def test_where_somebody_else_has_the_name_for_the_old_one_it_is_stopped_first() -> None:
+    with rig() as agent:
+        agent.post(FIRST)
+        agent.settled()
+        agent.engine.change(lambda seen: foreign(seen, "old_web_1_1_c1"), Touch(everything=True))
+        told: list[str] = []
+        agent.published.subscribe(lambda s: told.append(s.last_error))
+        agent.post(SECOND)
+        agent.settled()
+        assert verbs(agent.engine.performed[-4:]) == ["stop", "remove", "create", "start"]
+        assert running(agent) == ["old_web_1_1_c1", "web_1_1_c1"]
+        assert the(agent, "web_1_1_c1").spec.fields["Env"]["A"] == "b"
+        assert any('"/old_web_1_1_c1" is already in use' in line for line in told)
+        assert agent.published.current.failures == {}, "nothing of it is kept"
+
+
+def test_without_a_name_for_the_old_one_it_goes_before_the_new_one_is_started() -> None:
+    """Interrupted after the creation; and a user's lock meanwhile forgets nothing of it."""
+    refused = Backoff(9.0, 'The container name "/old_web_1_1_c1" is already in use', due=True)
+    found = replace(LOCKED, backoff={"retire service 1/web": refused})
+    (line,) = text(target(WEB), world(old(), new("created")), found)[:1]
+    assert line.startswith("stop web: it cannot hand over: The container name")
+    for locked in (LOCKED.locked, frozenset[int]()):
+        kept = plan(target(WEB), world(old()), replace(found, locked=locked)).remembered
+        assert "retire service 1/web" in kept

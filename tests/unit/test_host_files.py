@@ -182,6 +182,29 @@ def test_a_missing_file_is_never_made(root: Root) -> None:
     assert root.config() == {"uuid": files.facts.device_uuid}
 
 
+@pytest.mark.parametrize("balena_os", [True, False])
+def test_a_file_that_goes_away_is_like_a_broken_one_and_leaves_no_cloud(
+    root: Root, balena_os: bool
+) -> None:
+    cloud = {"uuid": UUID, "apiEndpoint": "http://127.0.0.1:9", "deviceApiKey": "k"}
+    root.balena_os(config=cloud) if balena_os else root.write("mnt/boot/config.json", cloud)
+    files = root.files()
+    assert files.facts.managed and files.settings.current.problems == ()
+    (root.top / "mnt/boot/config.json").unlink()
+    for seen in (files, root.files()):
+        seen.refresh()
+        assert (seen.facts.managed, seen.facts.device_uuid) == (True, UUID)
+        assert seen.settings.current.problems == (
+            f"no {root.top}/mnt/boot/config.json; what it said last holds",
+        )
+        with pytest.raises(Unavailable, match="there is none"):
+            seen.config.merge({("hostname",): "x"})
+        assert not (root.top / "mnt/boot/config.json").exists()
+    root.write("mnt/boot/config.json", {"uuid": UUID})  # what `os-config leave` leaves
+    assert files.refresh() and not files.facts.managed
+    assert not root.files().facts.managed, "that is the last good one from now on"
+
+
 def test_nothing_is_written_beside_a_partition_that_is_not_mounted(root: Root) -> None:
     root.balena_os("raspberrypi4-64", {})
     root.mounted = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from test_planner import LOCKED, target, text, there, wanted, world
 from balena_agent.core.desired import Desired, DesiredService
 from balena_agent.core.effects import effect
 from balena_agent.core.errors import DeadlineExceeded, EngineFailed
+from balena_agent.core.imageindex import ImageIndex
 from balena_agent.core.images import Bases, mute
 from balena_agent.core.intent import Intent
 from balena_agent.core.observed import Image, Observed, Obtained
@@ -311,3 +313,28 @@ def test_the_model_notes_what_an_image_was_fetched_for() -> None:
     (image,) = after.images.values()
     assert image.obtained == {Obtained("web:1", 7, "web")}
     assert effect(RemoveImage("web:1"), after).images == {}
+
+
+def test_the_index_gives_the_answers_of_the_images_themselves() -> None:
+    repositories, digests = ("a", "b", "reg.io/a"), (f"sha256:{n:064x}" for n in range(4))
+    known = tuple(digests)
+    names = [f"{repo}:{tag}" for repo in repositories for tag in ("1", "latest")]
+    names += [f"{repo}@{digest}" for repo in repositories for digest in known]
+    asked = [*names, *known, "a", "docker.io/library/a", "nobody", f"x@{known[0]}"]
+    for seed in range(300):
+        rng = random.Random(seed)
+        ids, free = list(known[:3]), rng.sample(names, len(names))  # ids that look like digests
+        images = {
+            i: Image(
+                i,
+                frozenset(n for n in taken if "@" not in n),
+                frozenset(n for n in taken if "@" in n),
+                obtained=frozenset({Obtained(rng.choice(names))} if rng.random() < 0.5 else ()),
+            )
+            for i, taken in zip(ids, (free[:3], free[3:5], ()), strict=True)
+        }
+        index = ImageIndex(images)
+        for reference in asked:
+            meant = [image for image in images.values() if image.answers_to(reference)]
+            found = index.get(reference)
+            assert found in meant if meant else found is None, (seed, reference)

@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from convergence import spec
+from worlds import LOCKED, NETWORK, VOLUME, spec, target, text, there, wanted, world
 
 from balena_agent.core.desired import (
     Dependency,
     Desired,
     DesiredApp,
-    DesiredNetwork,
-    DesiredService,
-    DesiredVolume,
 )
 from balena_agent.core.intent import Intent, Power
 from balena_agent.core.names import ContainerName
-from balena_agent.core.observed import Container, Image, Network, Observed, Volume
+from balena_agent.core.observed import Observed, Volume
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.spec import NetworkSpec, VolumeSpec
@@ -29,47 +26,6 @@ from balena_agent.core.steps import (
     StopContainer,
     identity,
 )
-
-NETWORK = DesiredNetwork("default", "1_default", NetworkSpec())
-VOLUME = DesiredVolume("data", "1_data", VolumeSpec())
-LOCKED = Situation(locked=frozenset({1}))
-
-
-def wanted(name: str, **more: object) -> DesiredService:
-    made = DesiredService(
-        app_uuid="1", app_id=1, name=name, container_name=ContainerName(name, 1, 1, "c1"),
-        service_id=1, image="i1:latest", image_present=True, running=True,
-        spec=spec("i1:latest", 1, ["1_default"], [], ""),
-    )  # fmt: skip
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
-def there(service: DesiredService, state: str = "running", **more: object) -> Container:
-    made = Container(
-        id=f"id-{service.name}", app_uuid="1", app_id=1, service=service.name, service_id=1,
-        name=service.container_name, state=state, spec=service.spec,
-        raw_name=str(service.container_name),
-    )  # fmt: skip
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
-def target(*services: DesiredService, **more: object) -> Desired:
-    app = DesiredApp("1", 1, "shop", "c1", services=services, networks=(NETWORK,))
-    return Desired((replace(app, **more),))  # type: ignore[arg-type]
-
-
-def world(*containers: Container, network: bool = True) -> Observed:
-    made = Network("n1", "1_default", "1", 1, "default", NetworkSpec())
-    return Observed(
-        {c.id: c for c in containers},
-        {"n1": made} if network else {},
-        {},
-        {"sha256:i1:latest": Image("sha256:i1:latest", frozenset({"i1:latest"}))},
-    )
-
-
-def text(desired: Desired, observed: Observed, situation: Situation = LOCKED) -> list[str]:
-    return str(plan(desired, observed, situation)).splitlines()
 
 
 def test_a_fresh_app_begins_with_its_network_and_takes_its_locks_for_the_services() -> None:
@@ -203,7 +159,7 @@ def test_an_exited_container_is_started_when_asked_or_when_the_agent_stopped_it(
     web = wanted("web")
     seen = world(there(web, "exited"))
     asked = Situation(intent=Intent(start=frozenset({web.key})))
-    ours = Situation(stopped_by_agent=frozenset({"id-web"}))
+    ours = Situation(stopped_by_agent={"id-web": ""})
     for situation in (asked, ours):
         assert text(target(web), seen, situation) == ["start web: was stopped"]
 
@@ -348,3 +304,10 @@ def test_two_apps_never_plan_the_same_download_twice() -> None:
          DesiredApp("2", 2, "b", "c1", services=(two,)))
     )  # fmt: skip
     assert len(plan(apps, Observed(), Situation()).steps) == 1
+
+
+def test_a_mark_of_the_agents_stop_says_nothing_of_a_later_run() -> None:
+    web = wanted("web")
+    marked = Situation(stopped_by_agent={"id-web": "2026-01-01T00:00:00Z"})
+    for started, lines in (("2026-01-01T00:00:00Z", ["start web: was stopped"]), ("2026-02", [])):
+        assert text(target(web), world(there(web, "exited", started_at=started)), marked) == lines

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 from agent import Rig, remembered, rig, service, target
-from convergence import spec
 from test_planner import target as desired
 from test_planner import text, there, wanted, world
+from worlds import spec
 
 from balena_agent.core.desired import Dependency, DesiredService
 from balena_agent.core.errors import RefusedByHost

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from agent import DEADLINE, image, observed, rig, service, target
+from agent import DEADLINE, Rig, image, observed, rig, service, target
 from fakes.engine import FakeEngine
 
+from balena_agent.core.effects import effect
 from balena_agent.core.errors import (
+    DeadlineExceeded,
     EngineFailed,
     EngineUnavailable,
     Locked,
@@ -19,6 +23,7 @@ from balena_agent.core.errors import (
 from balena_agent.core.intent import (
     Apply,
     ConfigureNetwork,
+    Intent,
     Power,
     RestartService,
     SetTarget,
@@ -219,19 +224,19 @@ def test_a_missing_image_is_fetched_and_its_failure_touches_nothing_else() -> No
 
 
 def test_a_download_that_no_plan_wants_is_cancelled() -> None:
+    """One that a worker has begun: one that waits for a worker just ends (test_runtime_parts)."""
     with rig() as agent:
-        import threading
-
-        cancelled = threading.Event()
+        cancelled, begun = threading.Event(), threading.Event()
 
         def slow(step, ticket):  # type: ignore[no-untyped-def]
             if isinstance(step, Fetch):
                 ticket.on_cancel(cancelled.set)
+                begun.set()
                 assert cancelled.wait(DEADLINE)
 
         agent.engine.before = slow
         agent.post(target(service("one", image="big")))
-        agent.until(lambda s: any(isinstance(r.step, Fetch) for r in s.running.values()))
+        assert begun.wait(DEADLINE)
         agent.post({"local": {"apps": {}}})
         agent.settled()
         assert cancelled.is_set()
@@ -342,7 +347,7 @@ def test_running_false_and_true_again_stops_and_starts_the_same_container() -> N
         agent.settled()
         assert agent.ids() == before
         assert agent.containers() == {"one": "running"}
-        assert agent.store.stopped_by_agent == frozenset()
+        assert agent.store.stopped_by_agent == {}
 
 
 def test_a_command_is_read_with_the_target_that_came_in_the_same_turn() -> None:
@@ -552,7 +557,7 @@ def test_a_container_that_the_agent_stopped_half_way_is_started_again() -> None:
         (container,) = world.containers
     stopped = FakeEngine(world)
     stopped.perform(StopContainer("1", "one", container), _NoTicket())
-    memory = Memory(snapshot.target, "local", "", {}, specs, frozenset({container}))
+    memory = Memory(snapshot.target, "local", "", {}, specs, {container: ""})
     with rig(memory=memory, engine=stopped) as second:
         second.settled()
         assert second.ids() == {"one": container}
@@ -567,8 +572,6 @@ def test_what_the_engine_silently_changes_is_no_difference() -> None:
         before = agent.ids()
 
         def forget_limit(seen: Observed) -> Observed:
-            from dataclasses import replace
-
             changed = {
                 key: replace(c, spec=_without(c.spec, "HostConfig.Memory"))
                 for key, c in seen.containers.items()
@@ -589,7 +592,7 @@ def test_host_shutdown_stops_dependents_before_what_they_need() -> None:
         agent.reconciler.stop_services().result(DEADLINE)
         stops = [s.service for s in agent.engine.performed if isinstance(s, StopContainer)]
         assert stops == ["web", "db"]
-        assert agent.store.stopped_by_agent == frozenset(agent.ids().values())
+        assert agent.store.stopped_by_agent.keys() == set(agent.ids().values())
 
 
 def test_unused_images_are_removed_only_where_that_is_wanted_and_only_ours() -> None:
@@ -662,8 +665,6 @@ class _NoTicket:
 
 
 def _without(spec: ContainerSpec, name: str) -> ContainerSpec:
-    from dataclasses import replace
-
     return replace(spec, fields={k: v for k, v in spec.fields.items() if k != name})
 
 
@@ -678,3 +679,100 @@ def test_a_shutdown_that_is_called_off_gives_the_services_back() -> None:
         agent.until(lambda s: not s.stopping and s.settled)
         assert agent.containers() == {"one": "running", "two": "created"}
         assert agent.ids() == before
+
+
+def ends_by_itself(agent: Rig, name: str) -> None:
+    """The container of a service ends, and the engine tells it."""
+    agent.engine.change(
+        lambda seen: replace(
+            seen,
+            containers={
+                key: replace(c, state="exited") if c.service == name else c
+                for key, c in seen.containers.items()
+            },
+        ),
+        Touch(),
+    )
+    agent.reconciler.wake(Touch(containers=frozenset({agent.ids()[name]})))
+    agent.until(lambda s: any(c.state == "exited" for c in s.observed.containers.values()))
+
+
+def test_what_the_engine_would_not_stop_and_later_ends_by_itself_stays_so() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.engine.fail("stop service 1/one", EngineFailed("permission denied", 500))
+        with pytest.raises(EngineFailed):
+            agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE)
+        agent.settled()
+        assert agent.store.stopped_by_agent == {}
+        ends_by_itself(agent, "one")
+        agent.settled()
+        assert agent.containers() == {"one": "exited"}
+
+
+def test_a_stop_that_ran_out_of_time_may_still_come_and_is_put_right() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.engine.fail("stop service 1/one", DeadlineExceeded("no end in sight"))
+        with pytest.raises(DeadlineExceeded):
+            agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE)
+        ends_by_itself(agent, "one")
+        agent.until(lambda s: agent.containers() == {"one": "running"})
+
+
+def test_a_restart_between_look_and_stop_does_not_lose_the_mark() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+
+        def restarted(step, ticket):  # type: ignore[no-untyped-def]
+            if isinstance(step, StopContainer):
+                agent.engine.before = lambda step, ticket: None
+                agent.engine.change(
+                    lambda seen: effect(StartContainer("1", "one", step.container_id), seen),
+                    Touch(),
+                )
+
+        agent.engine.before = restarted
+        agent.post(target(service("one", running=False)))
+        agent.settled()
+        assert agent.containers() == {"one": "exited"}
+        agent.post(target(service("one")))
+        agent.settled()
+        assert agent.containers() == {"one": "running"}
+
+
+@pytest.mark.parametrize("command", [RestartService, StartService])
+def test_a_command_that_is_refused_leaves_the_users_stop_in_force(command: Any) -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE)
+        before = agent.ids()
+        agent.host.user_locks[1] = "one"
+        agent.engine.fail("start service 1/one", EngineFailed("no such device", 500))
+        with pytest.raises((Locked, EngineFailed)):
+            agent.reconciler.submit(command(("1", "one"))).result(DEADLINE)
+        agent.host.user_locks.clear()
+        seen = agent.settled()
+        assert seen.intent.stopped == agent.store.stopped == {("1", "one"): "c1"}
+        assert (agent.ids(), agent.containers()) == (before, {"one": "exited"})
+
+
+def test_several_commands_that_are_refused_are_all_taken_back() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        before = agent.ids()
+        agent.host.user_locks[1] = "one"
+        given = [StopService(("1", "one")), RestartService(("1", "one"))]
+        answers = [agent.reconciler.submit(command) for command in given]
+        for answer in answers:
+            with pytest.raises(Locked):
+                answer.result(DEADLINE)
+        agent.host.user_locks.clear()
+        seen = agent.settled()
+        assert (seen.intent, agent.store.stopped) == (Intent(), {})
+        assert (agent.ids(), agent.containers()) == (before, {"one": "running"})

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
 
+import pytest
 from agent import image
 from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, ManualClock
 
-from balena_agent.core.errors import EngineFailed, Locked
+from balena_agent.core.errors import Cancelled, EngineFailed, Locked
 from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import Observed, Volume
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.spec import VolumeSpec
-from balena_agent.core.steps import Fetch, RemoveVolume, TakeLocks, identity
+from balena_agent.core.steps import (
+    AwaitHandover,
+    Fetch,
+    RemoveVolume,
+    StopContainer,
+    TakeLocks,
+    identity,
+)
 from balena_agent.runtime.executor import Crew, Executor, Outcome
 from balena_agent.runtime.ledger import Ledger, delay
 from balena_agent.runtime.mailbox import Mailbox
@@ -71,10 +80,23 @@ def test_back_off_doubles_to_its_cap_and_is_forgiven() -> None:
         failure = ledger.fail(step, EngineFailed("volume in use", 409), now=100.0)
         assert failure.count == count
         assert 0.9 * delay(count) <= failure.retry_at - 100.0 <= 1.1 * delay(count)
-    assert ledger.pauses(100.0)[identity(step)].count == 3
-    assert ledger.pauses(200.0) == {}
+    assert ledger.backoff(100.0)[identity(step)].count == 3
+    assert [failure.due for failure in ledger.backoff(200.0).values()] == [True]
     ledger.succeed(step)
     assert ledger.failures() == {}
+
+
+def test_a_clock_that_is_set_makes_no_pause_longer() -> None:
+    ledger, step = Ledger(random.Random(1)), RemoveVolume("1", "1_data")
+    ledger.fail(step, EngineFailed("volume in use", 409), now=1e9)
+    ledger.keep_time(1000.0)
+    left = ledger.next_due(1000.0)
+    assert left is not None and 0.9 <= left <= 1.1
+    ledger.keep_time(1000.5)
+    assert ledger.next_due(1000.5) == pytest.approx(left - 0.5)
+    assert ledger.due(1002.0) == [identity(step)]
+    ledger.keep_time(2e9)
+    assert ledger.due(2e9) == [identity(step)]
 
 
 def test_failures_of_what_nobody_wants_are_forgotten() -> None:
@@ -140,6 +162,60 @@ def test_every_step_posts_one_outcome_also_when_the_adapter_has_a_defect() -> No
     executor.close()
     assert sorted(str(o.error) for o in outcomes) == ["internal error: ZeroDivisionError"] * 2
     assert watchdog.stuck() == []
+
+
+def test_a_step_that_is_given_up_before_its_worker_comes_ends_at_once() -> None:
+    engine, ended = FakeEngine(), queue.SimpleQueue[Outcome]()
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(step: object, ticket: object) -> None:
+        begun.release()
+        assert go_on.wait(5)
+
+    engine.before = slow
+    executor = Executor(
+        engine, FakeHost(), Watchdog(lambda text: None),
+        lambda message: ended.put(message) if isinstance(message, Outcome) else None, pullers=1,
+    )  # fmt: skip
+    first, second = (Fetch(name, "1", 1, "web") for name in ("a:latest", "b:latest"))
+    executor.start(first)
+    assert begun.acquire(timeout=5)
+    executor.start(second)
+    executor.cancel(identity(second))
+    given_up = ended.get(timeout=5)
+    assert given_up.step == second and isinstance(given_up.error, Cancelled)
+    go_on.set()
+    assert ended.get(timeout=5).step == first
+    executor.start(second)  # whoever wants it again gets it, and the waiting job is over
+    assert ended.get(timeout=5).error is None
+    executor.close()
+    assert [step for step in engine.performed if step == second] == [second]
+    assert ended.empty()
+
+
+def test_slow_stops_hold_up_neither_a_look_nor_a_cancel() -> None:
+    engine, host = FakeEngine(), FakeHost()
+    host.patient = True
+    ended, looked, go_on = queue.SimpleQueue[Outcome](), threading.Event(), threading.Event()
+
+    def slow(step: object, ticket: object) -> None:
+        assert go_on.wait(5)
+
+    engine.before = slow
+    executor = Executor(
+        engine, host, Watchdog(lambda text: None),
+        lambda message: ended.put(message) if isinstance(message, Outcome) else None, workers=1,
+    )  # fmt: skip
+    wait = AwaitHandover("1", 1, "web", "old", "new")
+    executor.start(StopContainer("1", "db", "id"))
+    executor.start(wait)
+    executor.submit(looked.set)
+    assert looked.wait(5)
+    executor.cancel(identity(wait))
+    assert isinstance(ended.get(timeout=5).error, Cancelled)
+    go_on.set()
+    assert ended.get(timeout=5).error is None
+    executor.close()
 
 
 def test_readers_wait_for_something_newer() -> None:

@@ -147,3 +147,52 @@ def test_local_mode_counts_however_the_variable_is_spelled(prefix: str) -> None:
     mine = KeptTarget("", Target("mine", {}, {}))
     facts = HostFacts(api_endpoint="https://cloud.test")
     assert in_force({"preload": lent, "local": mine}, facts).source == "local"
+
+
+def test_what_the_peer_left_never_comes_back_when_a_cloud_has_spoken() -> None:
+    targets = {"peer": kept(FLEET), "preload": kept(FLEET), CLOUD: kept(FLEET)}
+    moved = replace(MANAGED, api_endpoint="https://api.other.example")
+    for facts in (moved, ALONE):
+        assert in_force(targets, facts).source == ""
+        assert in_force({**targets, "local": kept(MINE)}, facts).source == "local"
+    unreadable = {**targets, CLOUD: KeptTarget("{", None)}
+    assert in_force(unreadable, MANAGED).source == ""
+
+
+def test_a_device_that_leaves_its_cloud_is_its_users_and_comes_back_to_the_cloud() -> None:
+    fleet, mine = target(service("fleet"), app=1), target(service("mine"), app=5)
+    with rig(facts=MANAGED) as agent:
+        give(agent, CLOUD, fleet, {})
+        before = agent.ids()
+        agent.reconciler.new_facts(ALONE)
+        seen = agent.until(lambda s: not s.facts.managed and s.looked and not s.running)
+        assert (seen.target, seen.source, agent.ids()) == (None, "", before)
+        give(agent, "local", mine, {})
+        assert agent.containers() == {"mine": "running"}
+        agent.reconciler.new_facts(MANAGED)
+        agent.until(lambda s: s.source == CLOUD and s.settled)
+        agent.until(lambda s: agent.containers() == {"fleet": "running"})
+
+
+def test_a_device_that_is_moved_to_another_cloud_stays_as_it_is_until_that_one_speaks() -> None:
+    other = "https://api.other.example"
+    with rig(facts=MANAGED) as agent:
+        give(agent, CLOUD, target(service("fleet")), {})
+        before = agent.ids()
+        agent.reconciler.new_facts(replace(MANAGED, api_endpoint=other))
+        seen = agent.until(lambda s: s.facts.api_endpoint == other and s.looked and not s.running)
+        assert (seen.target, agent.ids()) == (None, before)
+        give(agent, other, target(service("fleet"), service("more", 2)), {})
+        assert agent.containers() == {"fleet": "running", "more": "running"}
+        assert agent.ids()["fleet"] == before["fleet"]
+
+
+def test_other_facts_do_not_touch_the_target_nor_its_back_off() -> None:
+    with rig(facts=MANAGED) as agent:
+        agent.engine.missing_images.add("absent:latest")
+        made = read_local(target(service("one", image="absent")))
+        agent.reconciler.submit(SetTarget(CLOUD, "{}", made)).result(DEADLINE)
+        agent.until(lambda s: any(f.count == 2 for f in s.failures.values()))
+        agent.reconciler.new_facts(replace(MANAGED, hostname="kiosk"))
+        seen = agent.until(lambda s: s.facts.hostname == "kiosk")
+        assert [f.count for f in seen.failures.values()] == [2]

@@ -50,7 +50,7 @@ def filled(home: Path) -> Store:
     store.save_commit("u1", 1, "c1")
     store.save_specs({"id1": SPEC})
     store.save_origins({"id1": Origin("boot", {"db": "id2"}), "id2": Origin()})
-    store.save_stopped_by_agent(frozenset({"id1"}))
+    store.save_stopped_by_agent({"id1": "2026-01-01T00:00:00Z"})
     store.own_images(frozenset({"a:1", "b:1"}))
     store.set_setting("localMode", True)
     return store
@@ -82,9 +82,9 @@ def test_what_was_saved_is_there_after_reopening(home: Path) -> None:
 def test_sets_are_replaced_as_a_whole(home: Path) -> None:
     store = filled(home)
     store.save_stopped({("u1", "db"): "c2"})
-    store.save_stopped_by_agent(frozenset({"id2"}))
+    store.save_stopped_by_agent({"id2": ""})
     assert store.stopped() == {("u1", "db"): "c2"}
-    assert store.stopped_by_agent() == {"id2"}
+    assert store.stopped_by_agent() == {"id2": ""}
     store.save_stopped({})
     assert store.stopped() == {}
 
@@ -99,7 +99,7 @@ def test_images_are_added_and_disowned_one_by_one(home: Path) -> None:
 def test_a_forgotten_container_leaves_no_note(home: Path) -> None:
     store = filled(home)
     store.forget_containers(frozenset({"id1", "never-known"}))
-    assert store.specs() == {} and store.stopped_by_agent() == frozenset()
+    assert store.specs() == {} and store.stopped_by_agent() == {}
 
 
 _INTENT = (
@@ -579,3 +579,17 @@ def test_no_damage_whatever_keeps_the_agent_from_starting(home: Path, seed: int)
     everything(store)
     store.save_target("cloud", '{"v": 3}')
     assert store.targets()["cloud"] == '{"v": 3}'
+
+
+def test_a_mark_of_a_stop_from_before_it_knew_of_starts_still_counts(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balena_agent.store.MIGRATIONS", MIGRATIONS[:4])
+    opened(home).close()
+    monkeypatch.undo()
+    with sqlite3.connect(home / FILE) as db:
+        db.execute("INSERT INTO stopped_by_agent VALUES ('id1')")
+    store = opened(home)
+    assert store.stopped_by_agent() == {"id1": ""}
+    store.save_stopped_by_agent({"id1": "2026"})
+    assert store.stopped_by_agent() == {"id1": "2026"}
