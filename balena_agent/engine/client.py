@@ -15,9 +15,13 @@ it is there at all is asked with `ping`, whose time limit is short.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -33,6 +37,8 @@ WORKERS = 12
 BALENA_ENGINES = frozenset({"balena", "balaena", "balena-engine"})
 
 Params = Mapping[str, str]
+
+_GUESSER = "charset_normalizer"
 
 
 class Deadline:
@@ -74,9 +80,7 @@ class Link:
         return api.get_adapter(api.base_url).get_connection(api.base_url)
 
     def _connected(self) -> Any:
-        from docker import APIClient  # 6 MB: only when there is something to say to the engine
-
-        api = APIClient(
+        api = _library().APIClient(
             base_url=f"unix://{self.socket}",
             version=self.version,
             timeout=self.limit,
@@ -90,6 +94,25 @@ class Link:
             if self._api is not None:
                 self._api.close()
             self._api = None
+
+
+def _library() -> Any:
+    """docker, 5 MB: only when there is something to say to the engine.
+
+    Its `requests` loads a guesser of text encodings, which would be 3 MB more and has nothing to
+    guess here. None in `sys.modules` is Python's word for "not installed": new versions can do
+    without the guesser, and warn; old ones cannot, and get it.
+    """
+    if "requests" in sys.modules or _GUESSER in sys.modules:
+        return importlib.import_module("docker")
+    warnings.filterwarnings("ignore", "Unable to find acceptable character detection")
+    sys.modules[_GUESSER] = None  # type: ignore[assignment]
+    try:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("docker")
+    finally:
+        del sys.modules[_GUESSER]
+    return importlib.import_module("docker")
 
 
 class Client:
