@@ -126,6 +126,7 @@ class Daemon:
         self.led = Led(settings.host.led)
         self.network_configuration = self._network_configuration()
         self._locks = locks = UpdateLocks(settings.paths.locks)
+        self._handovers = Handovers(locks)
         self.engine = DockerEngine(
             settings.engine.socket,
             self._prepare,
@@ -140,6 +141,7 @@ class Daemon:
             self.engine,
             MachineHost(
                 locks,
+                self._handovers,
                 logind,
                 settings.paths.state,
                 self.files.breadcrumbs,
@@ -297,7 +299,7 @@ class Daemon:
         """What a container needs on the host before it is created."""
         self._locks.prepare_directory(service.app_id, service.name)
         if service.strategy == HAND_OVER:
-            Handovers(self._locks).clear(service.app_id, service.name)
+            self._handovers.clear(service.app_id, service.name)
 
     def _network_configuration(self) -> NetworkConfiguration:
         def default_name() -> str:

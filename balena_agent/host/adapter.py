@@ -42,6 +42,7 @@ class MachineHost:
     def __init__(
         self,
         locks: UpdateLocks,
+        handovers: Handovers,
         logind: Logind,
         state: str,
         breadcrumbs: Breadcrumbs,
@@ -50,7 +51,7 @@ class MachineHost:
         network: NetworkConfiguration,
     ) -> None:
         self._locks = locks
-        self._handovers = Handovers(locks)
+        self._handovers = handovers
         self._logind = logind
         self._state = state
         self._breadcrumbs = breadcrumbs
