@@ -11,7 +11,6 @@ Order: the peer's environment variables win over the file, the file wins over th
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import ipaddress
 import os
@@ -262,6 +261,8 @@ def _parse(text: str, name: str, problems: list[str]) -> Raw:
 
 
 def _hint(name: str, known: Mapping[str, object]) -> str:
+    import difflib  # for typing errors only
+
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 

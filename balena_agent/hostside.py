@@ -68,6 +68,7 @@ class HostSide:
         self.systemd = Systemd(bus)
         self.logind = Logind(bus)
         self.locks = UpdateLocks(settings.paths.locks)
+        self._handovers = Handovers(self.locks)
         self.led = Led(settings.host.led)
         self._vpn = Vpn(self.systemd)
         switches = Switchboard(self.systemd, JournalKeeping(self.systemd))
@@ -82,6 +83,7 @@ class HostSide:
         self._watch = FileWatch(directories, self._look)
         self.machine = MachineHost(
             self.locks,
+            self._handovers,
             self.logind,
             settings.paths.state,
             self.files.breadcrumbs,
@@ -136,7 +138,7 @@ class HostSide:
         """What a container needs on the host before it is created."""
         self.locks.prepare_directory(service.app_id, service.name)
         if service.strategy == HAND_OVER:
-            Handovers(self.locks).clear(service.app_id, service.name)
+            self._handovers.clear(service.app_id, service.name)
 
     def vpn(self) -> tuple[bool, bool]:
         """Whether the VPN is switched on, and whether it is connected."""

@@ -17,8 +17,8 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -201,7 +201,7 @@ class Store:
 
     def global_key(self) -> str:
         """The key that reaches everything; made at first use."""
-        return self._key(0, "", EVERYTHING, uuid.uuid4().hex)
+        return self._key(0, "", EVERYTHING, secrets.token_hex(16))
 
     def service_key(self, app_id: int, service: str) -> str:
         """The key of one service, for its own app.
@@ -224,7 +224,7 @@ class Store:
         with self._db.lock:
             if self.scopes_of(key) is None:
                 raise NotFound("no such API key")
-            fresh = uuid.uuid4().hex
+            fresh = secrets.token_hex(16)
             self._db.promise(("UPDATE api_key SET key = ? WHERE key = ?", (fresh, key)))
             return fresh
 

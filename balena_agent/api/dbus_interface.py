@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 
 BUS_NAME = "io.balena.Agent1"
 ROOT = "/io/balena/Agent1"
@@ -24,6 +23,8 @@ READ_CONFIG = ACTION + "read-config"
 
 CHANGES, CONST, SILENT = "true", "const", "false"
 """Values of EmitsChangedSignal."""
+
+_ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"))
 
 _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 _HEAD = (
@@ -92,8 +93,10 @@ class Interface:
 
 
 def _quoted(text: str) -> str:
-    """An XML attribute's value (xml.sax would cost 20 ms at start)."""
-    return f'"{escape(text)}"'
+    """An XML attribute's value (xml.sax would cost 20 ms at start, html 0.3 MB of entities)."""
+    for character, entity in _ENTITIES:
+        text = text.replace(character, entity)
+    return f'"{text}"'
 
 
 def args(text: str) -> tuple[Arg, ...]:

@@ -210,7 +210,7 @@ def _callback(endpoint: Endpoint) -> Callable[..., Any]:
     def call(**parameters: str) -> Any:
         admitted: Request = bottle.request.environ[_REQUEST]
         try:
-            answer = endpoint.run(replace(admitted, path=parameters))
+            answer = endpoint.run(replace(admitted, path=parameters) if parameters else admitted)
         except AgentError as error:
             if isinstance(error, Broken):
                 _log.error("%s %s failed", endpoint.method, endpoint.rule, exc_info=error)

@@ -7,14 +7,11 @@ DELTA_APPLY_TIMEOUT and DELTA_RETRY_COUNT are about version 2 and have no effect
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .jsonread import truth
+from .variables import DeviceSettings
 
 VERSION = 3
-_INTEGER = re.compile(r"\s*[+]?([0-9]{1,12})\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +35,12 @@ class DeltaSettings:
         return f"deltas of version {self.version} are not done: images are downloaded as a whole"
 
 
-def delta_settings(config: Mapping[str, str]) -> DeltaSettings:
-    """The settings in the device variables, given without prefixes. What is no whole number is
-    as good as not given."""
+def delta_settings(settings: DeviceSettings) -> DeltaSettings:
+    """What the device's settings say about deltas. A time of 0 is as good as not given."""
     default = DeltaSettings()
-
-    def seconds(name: str, otherwise: float) -> float:
-        return _whole(config.get(name), round(otherwise * 1000)) / 1000 or otherwise
-
     return DeltaSettings(
-        wanted=truth(config.get("SUPERVISOR_DELTA")),
-        version=_whole(config.get("SUPERVISOR_DELTA_VERSION"), VERSION),
-        request_timeout=seconds("SUPERVISOR_DELTA_REQUEST_TIMEOUT", default.request_timeout),
-        retry_interval=seconds("SUPERVISOR_DELTA_RETRY_INTERVAL", default.retry_interval),
+        wanted=settings.delta,
+        version=settings.delta_version,
+        request_timeout=settings.delta_request_timeout / 1000 or default.request_timeout,
+        retry_interval=settings.delta_retry_interval / 1000 or default.retry_interval,
     )
-
-
-def _whole(text: str | None, otherwise: int) -> int:
-    found = _INTEGER.match(text or "")
-    return int(found[1]) if found else otherwise

@@ -72,7 +72,9 @@ def _choose(
     if should_run(draft, service) and handover.possible(service, ground.app):
         right = {c.id for c in alive if not unlike(service, c, ground)}
         leaving = {
-            c.id for c in alive if _must_go(draft, ground, service, c) or _in_the_way(ground, c)
+            c.id
+            for c in alive
+            if _must_go(draft, ground, service, c) or _cut_off(ground, c) or _in_the_way(ground, c)
         }
         return handover.choose(draft, service, alive, right, leaving)
 
@@ -127,9 +129,8 @@ def _one(
         if not any_known:
             _create(draft, ground, service, current, missing)
         return
-    if ground.api_fault and supervisor.uses(container):
-        reason = f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}"
-        _go(draft, container, reason, missing, needs_lock=False)
+    if cut_off := _cut_off(ground, container):
+        _go(draft, container, cut_off, missing, needs_lock=False)
         return
     reason = _why_replace(draft, ground, service, container, current)
     if reason and _hands_over(draft, ground, service, container, current):
@@ -241,9 +242,13 @@ def _must_go(draft: Draft, ground: Ground, service: DesiredService, container: C
     for used in (*networks, *sorted(container.spec.volumes)):
         if used in ground.replaced:
             return f"uses {used}, which has to go: {ground.replaced[used]}"
-    if ground.api_fault and supervisor.uses(container):
-        return f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}"
     return ""
+
+
+def _cut_off(ground: Ground, container: Container) -> str:
+    """Why the container cannot reach the device's API and goes at once, locked or not; or ""."""
+    uses_it = ground.api_fault and supervisor.uses(container)
+    return f"uses {SUPERVISOR_NETWORK}: {ground.api_fault}" if uses_it else ""
 
 
 def _in_the_way(ground: Ground, container: Container) -> bool:

@@ -81,12 +81,18 @@ class Snapshot:
     update_failed: bool = False
     last_error: str = ""
     notices: tuple[str, ...] = ()
+    _settings: DeviceSettings | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def settings(self) -> DeviceSettings:
-        """What the target's device variables make; the defaults while there is no target."""
-        config = self.target.config if self.target else {}
-        return effective(config, self.facts.managed).settings
+        """What the target's device variables make; the defaults while there is no target. Worked
+        out once: it follows from what never changes, so two threads at once do no harm."""
+        if self._settings is None:
+            config = self.target.config if self.target else {}
+            found = effective(config, self.facts.managed).settings
+            object.__setattr__(self, "_settings", found)
+            return found
+        return self._settings
 
     @property
     def engine_up(self) -> bool:

@@ -134,7 +134,7 @@ def locks_overridden(snapshot: Snapshot) -> bool:
 
 def deltas_wanted(snapshot: Snapshot) -> DeltaSettings:
     """What the target says about deltas; they come from the cloud, so none without one."""
-    return delta_settings(device_config(snapshot)) if snapshot.facts.managed else DeltaSettings()
+    return delta_settings(snapshot.settings) if snapshot.facts.managed else DeltaSettings()
 
 
 def overall_progress(snapshot: Snapshot, apps: InScope = lambda _: True) -> float | None:

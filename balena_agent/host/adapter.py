@@ -43,6 +43,7 @@ class MachineHost:
     def __init__(
         self,
         locks: UpdateLocks,
+        handovers: Handovers,
         logind: Logind,
         state: str,
         breadcrumbs: Breadcrumbs,
@@ -51,7 +52,7 @@ class MachineHost:
         network: NetworkConfiguration,
     ) -> None:
         self._locks = locks
-        self._handovers = Handovers(locks)
+        self._handovers = handovers
         self._logind = logind
         self._state = state
         self._breadcrumbs = breadcrumbs

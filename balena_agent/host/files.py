@@ -9,7 +9,7 @@ mostly it means that the boot partition is not there yet.
 from __future__ import annotations
 
 import os
-import uuid
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -118,7 +118,7 @@ class HostFiles:
         self.problems = ()
         if not self.config.writable:
             return
-        lacking = first_identity(self.config.state.values, self._own_uuid, uuid.uuid4().hex)
+        lacking = first_identity(self.config.state.values, self._own_uuid, secrets.token_hex(16))
         try:
             if lacking:
                 self.config.merge(lacking)
@@ -160,7 +160,7 @@ class HostFiles:
         known = _text(self._memory.setting(_UUID))
         if known:
             return known
-        made = uuid.uuid4().hex
+        made = secrets.token_hex(16)
         self._memory.set_setting(_UUID, made)
         return made
 

@@ -15,6 +15,7 @@ from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.status import deltas_wanted
 from balena_agent.core.target import Target
+from balena_agent.core.variables import DeviceSettings, effective
 from balena_agent.host import machine
 
 FACTS = HostFacts(
@@ -121,12 +122,12 @@ def test_the_provisioning_key_stands_in_until_the_device_is_registered(
     ],
 )
 def test_the_device_variables_of_deltas(config: dict[str, str], wanted: DeltaSettings) -> None:
-    assert delta_settings(config) == wanted
+    assert delta_settings(effective(config, managed=True).settings) == wanted
 
 
-@pytest.mark.parametrize(("version", "on"), [("3", True), ("2", False), ("4", False)])
-def test_other_versions_are_told_and_not_done(version: str, on: bool) -> None:
-    found = delta_settings({"SUPERVISOR_DELTA": "1", "SUPERVISOR_DELTA_VERSION": version})
+@pytest.mark.parametrize(("version", "on"), [(3, True), (2, False)])
+def test_other_versions_are_told_and_not_done(version: int, on: bool) -> None:
+    found = delta_settings(DeviceSettings(delta=True, delta_version=version))
     assert found.on == on
     assert found.notice == ("" if on else f"deltas of version {version} are not done: images are"
                             " downloaded as a whole")  # fmt: skip

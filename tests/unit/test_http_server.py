@@ -150,6 +150,12 @@ def test_pipelined_requests_are_answered_in_order(server: HttpServer, connect: C
     assert [client.receive()[0] for _ in range(3)] == [200, 200, 404]
 
 
+def test_head_and_body_leave_together(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
+    client.send("GET /ping")
+    assert client.wire.recv(4096).partition(b"\r\n\r\n")[2] == b"OK"
+
+
 def test_eight_clients_at_once(server: HttpServer, connect: Connect) -> None:
     def visit(_: int) -> set[int]:
         client = connect(server.port)

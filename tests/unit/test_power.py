@@ -14,6 +14,7 @@ from balena_agent.core.steps import ReleaseLocks, RequestPowerOff, RequestReboot
 from balena_agent.host.adapter import MachineHost
 from balena_agent.host.breadcrumbs import Breadcrumbs
 from balena_agent.host.configfile import ConfigFile
+from balena_agent.host.handover import Handovers
 from balena_agent.host.locks import BREADCRUMBS, UpdateLocks
 from balena_agent.host.logind import IN_PROGRESS, BlockedByHost, Logind
 from balena_agent.host.wire import BusRefusal
@@ -93,8 +94,10 @@ def test_without_logind_systemd_is_asked() -> None:
 def machine(top: Path, bus: FakeBus) -> MachineHost:
     """A host whose files are below `top`."""
     locks = top / "supervisor" / "services"
+    update_locks = UpdateLocks(str(locks))
     return MachineHost(
-        UpdateLocks(str(locks)),
+        update_locks,
+        Handovers(update_locks),
         logind(bus),
         str(top),
         Breadcrumbs(str(top / "run"), str(locks), "boot-1", 1000.0),
