@@ -273,7 +273,7 @@ def test_a_clock_that_jumps_neither_stops_retries_nor_makes_them_hot(wall: float
         agent.clock.set(wall)
         agent.settled()
         assert tried[start] == 4
-        assert 4.0 <= agent.clock.monotonic() - began < 60.0
+        assert 3.0 < agent.clock.monotonic() - began < 60.0  # 4 s and jitter
 
 
 def test_a_read_only_disk_is_told_and_services_are_still_stopped_and_started() -> None:
