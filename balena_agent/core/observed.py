@@ -161,7 +161,8 @@ class HostFacts:
     `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
     of `uname`. `compat_version` is the peer's version that we stand for. `provisioning_key` is ""
     once the device is registered; the endpoints are "" where config.json does not name them.
-    `engine_lacks` is `Observed.unsupported`, for those who compile a target.
+    `engine_lacks` is `Observed.unsupported`, for those who compile a target. `registered`: the
+    cloud has given the device its number (`deviceId` and `registered_at` of config.json).
     """
 
     device_uuid: str = ""
@@ -188,10 +189,16 @@ class HostFacts:
     kernel_release: str = ""
     compat_version: str = "19.0.5"
     engine_lacks: frozenset[str] = frozenset()
+    registered: bool = False
 
     @property
     def managed(self) -> bool:
         return bool(self.api_endpoint)
+
+    @property
+    def provisioned(self) -> bool:
+        """Whether the cloud knows the device, so that there is somebody to ask (spec 31 §2.1)."""
+        return self.managed and self.registered and bool(self.device_uuid)
 
 
 @dataclass(frozen=True, slots=True)
