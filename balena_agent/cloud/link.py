@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..core.cloudanswer import Outcome, status_after
+from ..core.cloudanswer import CloudStatus, Outcome, status_after
 from ..core.cloudreport import DeviceSide, Hardware
 from ..core.intent import Apply, NoteCloud
 from ..core.snapshot import Snapshot
@@ -72,12 +72,15 @@ class CloudLink:
         self._identity: tuple[object, ...] = ()
         self._known: tuple[float, tuple[str, ...], tuple[str, ...]] = (float("-inf"), (), ())
         self._last_success = time.monotonic()
+        self._shown = CloudStatus()
 
     # ---- life -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Follow the snapshots. Before the reconciler publishes its first."""
+        """Follow the snapshots, from the reconciler's first one on."""
         self._published.subscribe(self._seen)
+        if self._published.current.version:
+            self._seen(self._published.current)
 
     def stop(self) -> None:
         """End soon; a request under way is left to itself."""
@@ -130,7 +133,7 @@ class CloudLink:
 
     def _begin(self) -> None:
         with self._lock:
-            if self._stopped:
+            if self._stopped or self._poll:
                 return
             self._poll = TargetPoll(
                 self._published, self._submit, self._memory,
@@ -162,10 +165,12 @@ class CloudLink:
 
     def _ended(self, outcome: Outcome) -> None:
         """Show how the device stands, if that is new."""
-        status, before = status_after(outcome), self._published.current.cloud
-        if status == before or self._stopped:
-            return
+        status = status_after(outcome)
+        with self._lock:
+            before, self._shown = self._shown, status
+            if status == before or self._stopped:
+                return
+            self._submit(NoteCloud(status))
         if status.state != before.state:
             tell = _log.info if outcome.worked else _log.warning
             tell("The cloud is %s%s", status.state, f": {status.error}" if status.error else "")
-        self._submit(NoteCloud(status))

@@ -81,7 +81,8 @@ class StateReport:
         self._version = version
         self._exchange = exchange
         self._clock = clock
-        self._wake = threading.Event()
+        self._news = threading.Event()
+        self._urgent = threading.Event()
         self._stopped = False
         self._identity: tuple[str, ...] = ()
         self._acknowledged: Report = {}
@@ -94,13 +95,14 @@ class StateReport:
     # ---- for any thread -------------------------------------------------------------------
 
     def look(self, urgent: bool = False) -> None:
-        """There may be something to tell. `urgent`: also while a wait is on."""
-        if urgent or self._clock() >= self._not_before:
-            self._wake.set()
+        """There may be something to tell. `urgent`: no wait that is on counts any more."""
+        if urgent:
+            self._urgent.set()
+        self._news.set()
 
     def stop(self) -> None:
         self._stopped = True
-        self._wake.set()
+        self.look(urgent=True)
 
     # ---- the thread -----------------------------------------------------------------------
 
@@ -108,8 +110,13 @@ class StateReport:
         while not self._stopped:
             rest = self.turn()
             self._pulse.within(rest + MARGIN, "waits for something to report")
-            self._wake.wait(rest)
-            self._wake.clear()
+            self._news.wait(rest)
+            # What comes in before a report may go out is looked at once, when it may.
+            pause = max(0.0, self._not_before - self._clock())
+            self._pulse.within(pause + MARGIN, "waits until it may report")
+            self._urgent.wait(pause)
+            self._urgent.clear()
+            self._news.clear()
 
     def turn(self) -> float:
         """Report if there is something and its time has come; the seconds until the next look."""

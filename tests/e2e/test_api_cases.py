@@ -18,7 +18,6 @@ ORDER = ("M1", "M2", "U", "L")
 TAG = {"id": 5, "tag_key": "loc", "value": "lab"}
 
 LATER = {
-    "A61": "health does not look at the cloud yet",
     "A166": "a stream without an end: tests/e2e/test_logs.py plays it",
     **dict.fromkeys(
         ("A71", "A72", "A73", "A74"),

@@ -26,6 +26,8 @@ from balena_agent.api.around import Around, NoCloud, NoHostConfig
 from balena_agent.api.auth import Auth
 from balena_agent.api.body import BODY_LIMIT
 from balena_agent.api.http import Application, Settings, build
+from balena_agent.cloud.link import CloudLink
+from balena_agent.cloud.probe import Probe
 from balena_agent.core.errors import (
     AgentError,
     Broken,
@@ -53,6 +55,7 @@ from balena_agent.core.scopes import EVERYTHING, Scope
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.steps import RemoveImage, StartContainer
 from balena_agent.runtime.state import Published
+from balena_agent.watchdog import Watchdog
 
 CASES = load()
 
@@ -238,9 +241,13 @@ def device_for(case: dict[str, Any]) -> Device:
         tags=cloud,
         version="0.0.1",
     )
-    healthy = "cloud_down" not in setup
     asked = Reconciler(played(case))
-    return device(snapshot, asked, healthy=lambda: healthy, around=around)
+    registered = replace(snapshot, facts=replace(snapshot.facts, registered=True))
+    link = CloudLink(
+        Published(registered), asked.submit, FakeSettings(), Watchdog(lambda state: None), "0.0.1",
+        probe=Probe(lambda endpoint: "cloud_down" not in setup),
+    )  # fmt: skip
+    return device(snapshot, asked, healthy=link.healthy, around=around)
 
 
 def _no_key() -> str:
@@ -253,6 +260,11 @@ class FakeTags:
 
     def put(self, tags: Mapping[str, str]) -> None:
         pass
+
+
+class FakeSettings(dict[str, Any]):
+    setting = dict.get
+    set_setting = dict.__setitem__
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"test_{case['id']}")
