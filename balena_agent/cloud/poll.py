@@ -31,7 +31,7 @@ from ..core.errors import AgentError, InvalidTarget, Unavailable
 from ..core.intent import Apply, Command, SetTarget
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
-from ..core.polling import after_failure, after_success, first_poll
+from ..core.polling import LONGEST_SLEEP, after_failure, after_success, first_poll, request_limit
 from ..core.target import Target, read_v3
 from ..runtime.state import Published
 from ..watchdog import Pulse
@@ -145,7 +145,7 @@ class TargetPoll:
             self._attempt(facts, asked)
         if self._clock() >= self._due:
             self._poll(facts)
-        return max(0.0, self._due - self._clock())
+        return min(max(0.0, self._due - self._clock()), LONGEST_SLEEP)
 
     def _meet(self, facts: HostFacts) -> None:
         """Another identity has nothing to wait for on account of the one before."""
@@ -191,7 +191,7 @@ class TargetPoll:
 
     def _fetch(self, facts: HostFacts, force: bool) -> tuple[Outcome, bool]:
         """How it ended, and whether a target was handed over."""
-        limit = 2 * self._published.current.settings.api_request_timeout / 1000
+        limit = request_limit(self._published.current.settings.api_request_timeout)
         self._pulse.within(limit + MARGIN, "asks for the target")
         etag = self._etag(facts)
         headers = {

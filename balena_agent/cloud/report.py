@@ -33,7 +33,7 @@ from ..core.cloudreport import (
 from ..core.errors import AgentError, Unavailable
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
-from ..core.polling import after_failure, report_due
+from ..core.polling import after_failure, report_due, request_limit
 from ..core.snapshot import Snapshot
 from ..core.withheld import TRIAL, Withheld, after, after_bad_request, allowed, expired
 from ..runtime.state import Published
@@ -188,7 +188,7 @@ class StateReport:
         return wait
 
     def _send(self, facts: HostFacts, changes: Report) -> Outcome:
-        limit = 2 * self._published.current.settings.api_request_timeout / 1000
+        limit = request_limit(self._published.current.settings.api_request_timeout)
         self._pulse.within(limit + MARGIN, "reports to the cloud")
         self._sent_at = self._clock()
         body: Json = {facts.device_uuid: changes}

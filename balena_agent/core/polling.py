@@ -19,8 +19,19 @@ SPREAD: Final = 60.0
 
 REPORT_PAUSE: Final = 10.0
 METRICS_PAUSE: Final = 300.0
+LONGEST_SLEEP: Final = 86_400.0
+"""No wait is slept through in one piece: a variable may ask for more than a clock can count."""
+
+_REQUEST_LIMITS = (10.0, 600.0)
 _ASKED_SPREAD = 0.1
 _MOST_DOUBLINGS = 20
+
+
+def request_limit(timeout_ms: int) -> float:
+    """How long a whole request may take when each part of it may take so many milliseconds. No
+    value of a variable cuts a device off from its cloud, or lets a request go on for ever."""
+    shortest, longest = _REQUEST_LIMITS
+    return min(max(2 * timeout_ms / 1000, shortest), longest)
 
 
 def first_poll(instant_updates: bool, interval: float, chance: float) -> float:

@@ -86,6 +86,12 @@ def test_C19_polls_are_an_interval_apart_and_up_to_a_minute_more(kind: str) -> N
     assert polling.next_poll(Outcome(kind), 5, 600, 1.0) == 660
 
 
+def test_no_variable_cuts_a_device_off_or_lets_a_request_go_on_for_ever() -> None:
+    assert polling.request_limit(59_000) == 118
+    assert polling.request_limit(0) == polling.request_limit(-(10**15)) == 10
+    assert polling.request_limit(10**15) == 600
+
+
 def test_the_first_poll_comes_at_once_unless_updates_shall_not() -> None:
     assert polling.first_poll(True, 600, 0.5) == 0
     assert polling.first_poll(False, 600, 0.5) == 630

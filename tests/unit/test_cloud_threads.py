@@ -225,6 +225,15 @@ def test_C21_updates_that_shall_not_come_at_once_wait_after_a_start_too() -> Non
     assert world.times == pytest.approx([930])
 
 
+def test_an_interval_longer_than_clocks_can_count_is_slept_in_parts() -> None:
+    world = World(answer=says(200, document(SUPERVISOR_POLL_INTERVAL="9" * 15)))
+    poll = world.poll()
+    poll.turn()
+    for _ in range(5):
+        assert poll.turn() == 86_400
+    assert len(world.asked) == 1
+
+
 def test_C20_who_asks_is_served_at_once_and_the_schedule_stays() -> None:
     world = World(answer=says(200, document(), etag='"a"'), chance=0.0)
     poll = world.poll()
