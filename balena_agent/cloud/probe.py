@@ -1,8 +1,8 @@
 """Whether the cloud's address answers, for those who ask about the device's health (spec 10 §8.2).
 
 Theory: the peer knocks every ten seconds, day and night. Here nobody knocks unless somebody asks,
-and then at most every ten seconds: a connection is opened and closed again. Who asks waits for a
-moment only; what is not known by then counts as not connected.
+and then at most every ten seconds, or every two while nobody answers: a connection is opened and
+closed again. Who asks waits for a moment only; what is not known by then counts as not connected.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 FRESH_SECONDS = 10.0
+RETRY_SECONDS = 2.0
 PATIENCE = 2.0
 _CONNECT = 8.0
 _PORTS = {"http": 80, "https": 443}
@@ -36,7 +37,8 @@ class Probe:
     def connected(self, endpoint: str) -> bool:
         """As of an attempt that began at most `FRESH_SECONDS` ago."""
         with self._lock:
-            old = time.monotonic() - self._asked >= FRESH_SECONDS
+            worth = FRESH_SECONDS if self._found else RETRY_SECONDS
+            old = time.monotonic() - self._asked >= worth
             if endpoint != self._endpoint or (old and self._ended.is_set()):
                 self._begin(endpoint)
             ended = self._ended

@@ -241,6 +241,7 @@ class Stage:
             yield
         finally:
             self.cloud.start()
+            self.device.until(lambda: not unwell(), 15, "the device has its cloud again")
 
     def _slow(self) -> contextlib.AbstractContextManager[None]:
         """Is a device of its own, see `play`."""

@@ -173,6 +173,10 @@ def test_a_probe_is_shared_fresh_and_never_waited_for_long(monkeypatch: pytest.M
     begun = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: begun + 11)
     assert probe.connected("http://b") and len(knocks) == 3, "the last one is too old"
+    lost = Probe(lambda endpoint: knocks.append(endpoint) is not None)
+    assert not lost.connected("http://c") and len(knocks) == 4
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 13)
+    assert not lost.connected("http://c") and len(knocks) == 5, "what is lost is soon found again"
     stuck, hold = threading.Event(), threading.Event()
     monkeypatch.setattr("balena_agent.cloud.probe.PATIENCE", 0.01)
     slow = Probe(lambda endpoint: stuck.set() is None and hold.wait(10))
