@@ -3,7 +3,8 @@
 Theory: the two threads (poll.py, report.py) exist only on a device that its cloud knows. They are
 begun by the first snapshot that says so: it also has the targets that the store remembered, and
 without those nobody could tell what need not be fetched. Afterwards every snapshot is a hint to
-them. Without a cloud, or before the device is registered, this is next to nothing.
+them. Without a cloud, or before the device is registered, this is next to nothing: their code is
+not even in memory.
 
 Health (spec 10 §8.2) is about the world as much as about the agent, so no watchdog depends on it.
 """
@@ -15,18 +16,21 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..core.cloudanswer import CloudStatus, Outcome, status_after
-from ..core.cloudreport import DeviceSide, Hardware
 from ..core.intent import Apply, NoteCloud
 from ..core.snapshot import Snapshot
 from ..runtime.executor import show_name
 from ..runtime.state import Published
 from ..watchdog import Watchdog
 from . import client
-from .poll import MARGIN, Asked, Exchange, Memory, Submit, TargetPoll
 from .probe import Probe
-from .report import StateReport
+
+if TYPE_CHECKING:
+    from ..core.cloudreport import DeviceSide, Hardware
+    from .poll import Exchange, Memory, Submit, TargetPoll
+    from .report import StateReport
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +99,7 @@ class CloudLink:
         applies the target that it has."""
         poll = self._poll
         if poll and self._published.current.facts.provisioned:
-            poll.ask(Asked(force, cancel))
+            poll.ask(force, cancel)
         else:
             self._submit(Apply(force, cancel))
 
@@ -132,6 +136,9 @@ class CloudLink:
         self._report.look(urgent=new)
 
     def _begin(self) -> None:
+        from .poll import MARGIN, TargetPoll
+        from .report import StateReport
+
         with self._lock:
             if self._stopped or self._poll:
                 return
@@ -150,6 +157,8 @@ class CloudLink:
 
     def _device(self) -> DeviceSide:
         """Asking the kernel for addresses is dear while the engine is at work: not every time."""
+        from ..core.cloudreport import DeviceSide
+
         now = time.monotonic()
         if now - self._known[0] >= _ADDRESSES_KEPT:
             self._known = (now, self._addresses(), self._macs())

@@ -106,11 +106,11 @@ class TargetPoll:
 
     # ---- for any thread -------------------------------------------------------------------
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, force: bool = False, cancel: bool = False) -> None:
         """Poll now; two requests that come before that are one."""
         with self._lock:
             before = self._asked or Asked()
-            self._asked = Asked(before.force or asked.force, before.cancel or asked.cancel)
+            self._asked = Asked(before.force or force, before.cancel or cancel)
         self._wake.set()
 
     def look(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cloud.reports import problem
 
 from balena_agent.cloud.client import Reply
-from balena_agent.cloud.poll import Asked, TargetPoll
+from balena_agent.cloud.poll import TargetPoll
 from balena_agent.cloud.report import StateReport
 from balena_agent.core.cloudanswer import Outcome
 from balena_agent.core.cloudreport import DeviceSide
@@ -238,13 +238,13 @@ def test_C20_who_asks_is_served_at_once_and_the_schedule_stays() -> None:
     world = World(answer=says(200, document(), etag='"a"'), chance=0.0)
     poll = world.poll()
     go(world, poll, 300)
-    poll.ask(Asked(force=True))
+    poll.ask(force=True)
     go(world, poll, 1)
     assert world.times == pytest.approx([0, 300])
     assert world.commands[-1] == replace(world.commands[0], force=True)  # type: ignore[arg-type]
     world.answer = says(304)
-    poll.ask(Asked(force=True))
-    poll.ask(Asked(cancel=True))
+    poll.ask(force=True)
+    poll.ask(cancel=True)
     go(world, poll, 1)
     assert world.commands[2:] == [Apply(True, True)], "unchanged: applied anew"
     go(world, poll, 600)
@@ -258,12 +258,12 @@ def test_who_asks_without_a_cloud_gets_the_target_that_there_is() -> None:
     world = World(answer=down)
     poll = world.poll()
     go(world, poll, 1)
-    poll.ask(Asked(force=True))
+    poll.ask(force=True)
     go(world, poll, 1)
     assert world.commands == [Apply(True, False)]
     assert {o.kind for o in world.outcomes} == {"offline"}
     world.show(facts=replace(FACTS, registered=False))
-    poll.ask(Asked())
+    poll.ask()
     go(world, poll, 1)
     assert world.commands[1:] == [Apply()] and len(world.asked) == 2
 
