@@ -141,10 +141,10 @@ class TargetPoll:
                 self._submit(Apply(asked.force, asked.cancel))
             return _NO_CLOUD_SECONDS
         self._meet(facts)
-        if asked:
-            self._attempt(facts, asked)
         if self._clock() >= self._due:
-            self._poll(facts)
+            self._poll(facts, asked)
+        elif asked:
+            self._attempt(facts, asked)
         return min(max(0.0, self._due - self._clock()), LONGEST_SLEEP)
 
     def _meet(self, facts: HostFacts) -> None:
@@ -159,8 +159,9 @@ class TargetPoll:
     def _interval(self) -> float:
         return self._published.current.settings.poll_interval / 1000
 
-    def _poll(self, facts: HostFacts) -> None:
-        outcome = self._attempt(facts, None)
+    def _poll(self, facts: HostFacts, asked: Asked | None) -> None:
+        """A poll that is due; those that are asked for leave the schedule as it is."""
+        outcome = self._attempt(facts, asked)
         if outcome.worked:
             wait = after_success(self._interval(), self._chance())
             self._failures = 0

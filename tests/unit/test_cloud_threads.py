@@ -251,6 +251,14 @@ def test_C20_who_asks_is_served_at_once_and_the_schedule_stays() -> None:
     assert world.times == pytest.approx([0, 300, 301, 900], abs=0.1)
 
 
+def test_who_asks_when_a_poll_is_due_gets_that_one() -> None:
+    world = World(answer=says(304))
+    poll = world.poll()
+    poll.ask(force=True)
+    go(world, poll, 1)
+    assert len(world.asked) == 1 and world.commands == [Apply(True, False)]
+
+
 def test_who_asks_without_a_cloud_gets_the_target_that_there_is() -> None:
     def down(method: str, body: Any) -> Reply:
         raise Unavailable("The cloud cannot be reached: refused")
