@@ -168,7 +168,7 @@ class TargetPoll:
         else:
             wait = after_failure(outcome, self._failures, self._interval(), self._chance())
             self._failures += 1
-            _log.info("No answer to the request for the target: %s; again in %d s",
+            _log.info("No target from the cloud: %s; again in %d s",
                       outcome.reason, wait)  # fmt: skip
         self._due = self._clock() + wait
 
