@@ -180,7 +180,10 @@ def _cloud(document: Document, device: Document) -> str:
     if not document.get("managed"):
         return "unmanaged: targets come from this device's own users"
     local = " (local mode: its targets are ignored)" if document.get("localMode") else ""
-    return printable(device.get("apiEndpoint", "")) + local
+    cloud = document.get("cloud") or {}
+    told = [printable(text) for text in (cloud.get("state"), cloud.get("error")) if text]
+    state = f" ({': '.join(told)})" if told else ""
+    return printable(device.get("apiEndpoint", "")) + state + local
 
 
 def _engine(engine: Document, style: Style) -> str:

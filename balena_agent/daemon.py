@@ -41,6 +41,7 @@ from .api.http import build
 from .api.logs import LogStreams
 from .api.server import HttpServer
 from .api.streams import Streams
+from .cloud.link import CloudLink
 from .cloud.reach import reached
 from .cloud.tags import CloudTags
 from .config import Settings
@@ -48,7 +49,6 @@ from .core.access import cloud_access
 from .core.describe import status_line
 from .core.errors import AgentError
 from .core.firewall import INTERFACES
-from .core.intent import Apply
 from .core.looks import Touch
 from .core.lookup import container_source
 from .core.snapshot import Snapshot
@@ -139,6 +139,10 @@ class Daemon:
         )
         self.goodbye = Goodbye(self.host.logind, self._last_work, self.reconciler.carry_on)
         self._tags = CloudTags(lambda: self.published.current.facts, self.store)
+        self.cloud = CloudLink(
+            self.published, self.reconciler.submit, self.store, self.watchdog, __version__,
+            addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
+        )  # fmt: skip
         self.http = self._http()
         self.service = AgentService(
             self.bus,
@@ -188,6 +192,7 @@ class Daemon:
         if not self.store.targets() and self._preload.read():
             self.published.subscribe(self._preload.seen)
         self._adopt_locks()
+        self.cloud.start()
         self.reconciler.start()
         self.host.start()
         if self.files.acpi_tables:
@@ -228,6 +233,7 @@ class Daemon:
         self.streams.close()
         self.http.stop()
         self._tags.stop()
+        self.cloud.stop()
         self.service.stop()
         self.host.close()
         self.engine.close()
@@ -287,7 +293,7 @@ class Daemon:
             self.published,
             self.reconciler.submit,
             Auth(self.store, api.open_in_local_mode),
-            self._healthy,
+            lambda: self._healthy() and self.cloud.healthy(),
             HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
             self._log_streams.endpoints(),
             self._around(),
@@ -319,7 +325,7 @@ class Daemon:
         """What the HTTP API is given beside the snapshot and the reconciler."""
         return Around(
             rotate=self._rotate_key,
-            refresh=self._refresh,
+            refresh=self.cloud.poll_now,
             addresses=addresses,
             macs=mac_addresses,
             blink=self.host.led.identify,
@@ -330,16 +336,13 @@ class Daemon:
             version=__version__,
         )
 
-    def _refresh(self, force: bool, cancel: bool) -> None:
-        """Apply the target anew; nobody waits for the answer."""
-        self.reconciler.submit(Apply(force, cancel))
-
     def _rotate_key(self, key: str) -> str:
         """A new key for the old one. Local tools that use the device's own key get it, too; a
         service gets its own when a target is applied next."""
         fresh = self.store.rotate_key(key)
         if fresh == self.store.global_key():
             self._leave_key()
+        self.cloud.report_now()
         return fresh
 
     def _known_apps(self) -> frozenset[int]:

@@ -16,7 +16,7 @@ from typing import Any
 from ..core.describe import ServiceRow, service_rows, status_line
 from ..core.intent import ServiceKey
 from ..core.snapshot import Snapshot
-from ..core.status import local_mode, overall_progress, target_apps
+from ..core.status import cloud_state, local_mode, overall_progress, target_apps
 from ..core.target import App
 from .dbus_interface import APP, CHANGES, OURS, ROOT, SERVICE, Interface
 
@@ -123,7 +123,7 @@ def manager(snapshot: Snapshot, facts: Facts) -> Values:
         "ApiEndpoint": host.api_endpoint,
         "Managed": host.managed,
         "LocalMode": local_mode(snapshot),
-        "CloudState": "offline" if host.managed else "unmanaged",
+        "CloudState": cloud_state(snapshot),
         "EngineState": "up" if snapshot.engine_up else "down",
         "Status": status_line(snapshot),
         "Commit": commit_applied(snapshot),

@@ -25,7 +25,8 @@ Healthy = Callable[[], bool]
 
 
 class V1:
-    """`healthy` says whether the agent itself is well; `limit` is how long a request may wait."""
+    """`healthy` says whether the agent is well and reaches its cloud; `limit` is how long a request
+    may wait."""
 
     def __init__(self, patience: Patience, healthy: Healthy, limit: float) -> None:
         self._patience = patience

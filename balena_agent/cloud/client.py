@@ -2,7 +2,8 @@
 
 Theory: what is asked rarely needs no pool of connections; each request has its own and leaves
 nothing behind, in memory neither: the libraries are imported by the first request. Redirects are
-not followed, because the key would go with them.
+not followed, because the key would go with them. `exchange` gives the whole answer, whatever the
+cloud said; `request` is for those who want its JSON or an error.
 
 Invariant: no key, body or query is ever part of an error's text.
 """
@@ -11,17 +12,24 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..core.errors import AgentError, InvalidInput, Unavailable
 from ..core.jsonread import Json
+from ..core.observed import HostFacts
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
 
 LIMIT = 30.0
 _CONNECT = 15.0
+_SILENCE = 59.0
+"""Seconds for which a cloud that has accepted a connection may say nothing."""
+
 _LARGEST = 1 << 20
 _CHUNK = 64 * 1024
 
@@ -36,37 +44,89 @@ class RefusedByCloud(AgentError):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the cloud answered; names of headers in lower case. A body that came compressed is not
+    compressed any more."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 def request(
     endpoint: str, key: str, method: str, path: str, body: Json = None, limit: float = LIMIT
 ) -> Json:
     """What the cloud answers; None for an answer that is not JSON. Of `endpoint`, a URL, scheme,
     host and port count. Unavailable when nobody answers in `limit` seconds, RefusedByCloud."""
+    answer = exchange(endpoint, key, method, path, body, limit)
+    if not 200 <= answer.status < 300:
+        raise RefusedByCloud(f"The cloud answered with status {answer.status}", answer.status)
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind == "application/json" and answer.body.strip()):
+        return None
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError) as error:
+        raise Unavailable("The cloud's answer is not JSON") from error
+
+
+def exchange(
+    endpoint: str,
+    key: str,
+    method: str,
+    path: str,
+    body: Json = None,
+    limit: float = LIMIT,
+    headers: Mapping[str, str] | None = None,
+    largest: int = _LARGEST,
+) -> Reply:
+    """Whatever the cloud answers, up to `largest` bytes. Unavailable, InvalidInput: no such URL."""
     import http.client
 
     until = time.monotonic() + limit
     connection = _connection(endpoint, min(_CONNECT, limit))
-    headers = {"Accept": "application/json", "Authorization": f"Bearer {key}"}
     sent = None if body is None else json.dumps(body).encode()
-    if sent is not None:
-        headers["Content-Type"] = "application/json"
     try:
         connection.connect()
-        connection.sock.settimeout(limit)
-        connection.request(method, path, sent, headers)
+        connection.sock.settimeout(min(_SILENCE, limit))
+        connection.request(method, path, sent, _headers(key, sent, headers or {}))
         answer = connection.getresponse()
-        raw = _read(answer, connection, until)
-    except (OSError, http.client.HTTPException) as error:
+        raw = _read(answer, connection, until, largest)
+        coding = answer.headers.get("Content-Encoding", "").strip().lower()
+        plain = _unpacked(raw, largest) if coding in ("gzip", "x-gzip") else raw
+    except (OSError, zlib.error, http.client.HTTPException) as error:
         raise Unavailable(f"The cloud cannot be reached: {_reason(error)}") from error
+    except ValueError:  # its text, and its cause's, may show the key
+        raise InvalidInput("The cloud's address or the device's key has odd characters") from None
     finally:
         connection.close()
-    if not 200 <= answer.status < 300:
-        raise RefusedByCloud(f"The cloud answered with status {answer.status}", answer.status)
-    if not (answer.headers.get_content_type() == "application/json" and raw.strip()):
-        return None
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise Unavailable("The cloud's answer is not JSON") from error
+    found = {name.lower(): value for name, value in answer.headers.items()}
+    return Reply(answer.status, found, plain)
+
+
+def user_agent(facts: HostFacts, version: str) -> str:
+    """Clouds and dashboards read the first part; `version` is the agent's own (spec 31 §1)."""
+    variant = f"; {facts.os_variant}" if facts.os_variant else ""
+    text = f"Supervisor/{facts.compat_version} (Linux; {facts.os_name}{variant})"
+    told = f"{text} balena-agent/{version}"
+    return "".join(char if " " <= char <= "~" else "?" for char in told)
+
+
+def _headers(key: str, sent: bytes | None, more: Mapping[str, str]) -> dict[str, str]:
+    found = {"Accept": "application/json", "Authorization": f"Bearer {key}", **more}
+    return found if sent is None else {**found, "Content-Type": "application/json"}
+
+
+def _unpacked(raw: bytes, largest: int) -> bytes:
+    """A gzip stream that is whole and not larger than that."""
+    unpacker = zlib.decompressobj(wbits=31)
+    plain = unpacker.decompress(raw, largest)
+    if unpacker.unconsumed_tail:
+        raise OSError("its answer is too long")
+    if not unpacker.eof:
+        raise OSError("its answer ends in the middle")
+    return plain
 
 
 def _connection(endpoint: str, limit: float) -> HTTPConnection:
@@ -83,16 +143,16 @@ def _connection(endpoint: str, limit: float) -> HTTPConnection:
     raise InvalidInput("The cloud's address is not an http or https URL")
 
 
-def _read(answer: object, connection: HTTPConnection, until: float) -> bytes:
+def _read(answer: object, connection: HTTPConnection, until: float, largest: int) -> bytes:
     """The whole body. A cloud that drips is cut off at the deadline."""
     pieces: list[bytes] = []
-    left = _LARGEST
+    left = largest
     while left > 0:
         rest = until - time.monotonic()
         if rest <= 0:
             raise TimeoutError("it took too long")
         if connection.sock is not None:
-            connection.sock.settimeout(rest)
+            connection.sock.settimeout(min(_SILENCE, rest))
         piece: bytes = answer.read1(min(_CHUNK, left))  # type: ignore[attr-defined]
         if not piece:
             return b"".join(pieces)

@@ -17,7 +17,7 @@ from .observed import Container
 from .plan import Wait
 from .scopes import EVERYTHING, Scope
 from .snapshot import NOT_ASKED, Failure, Running, Snapshot
-from .status import View, applying, local_mode, overall_progress, target_apps, view_of
+from .status import View, applying, cloud_state, local_mode, overall_progress, target_apps, view_of
 from .steps import Step, identity, service_of, subject, verb
 from .steps import describe as words_for
 from .target import App, Release, Service
@@ -127,6 +127,7 @@ def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:
             "socket": snapshot.facts.engine_socket,
         },
         "managed": snapshot.facts.managed,
+        "cloud": {"state": cloud_state(snapshot), "error": _cloud_error(snapshot)},
         "localMode": local_mode(snapshot),
         "source": snapshot.source,
         "update": {
@@ -141,6 +142,11 @@ def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:
         "lastError": snapshot.last_error,
         "notices": list(snapshot.notices),
     }
+
+
+def _cloud_error(snapshot: Snapshot) -> str:
+    """Why a device that has a cloud is not online."""
+    return snapshot.cloud.error if snapshot.facts.provisioned else ""
 
 
 def _device(snapshot: Snapshot) -> dict[str, Json]:
@@ -288,6 +294,8 @@ def status_line(snapshot: Snapshot) -> str:
     line = " ".join(_status(snapshot).split())
     if snapshot.host.reboot:
         line += "; a reboot is needed for " + ", ".join(snapshot.host.reboot)
+    if error := _cloud_error(snapshot):
+        line += f"; cloud: {error}"
     return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from .cloudanswer import CloudStatus
 from .networkconfig import NetworkChange
 from .target import Target
 
@@ -97,11 +98,20 @@ class ConfigureNetwork:
 
 
 ServiceCommand = StartService | StopService | RestartService
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCloud:
+    """Publish how the device stands with its cloud. It asks for nothing."""
+
+    status: CloudStatus
+
+
 HostCommand = Power | ConfigureNetwork
 """Commands about the machine as a whole: they need every app's update locks, not the engine."""
 
 AppCommand = RestartApp | PurgeApp | CleanupVolumes
-Command = SetTarget | Apply | ServiceCommand | AppCommand | HostCommand
+Command = SetTarget | Apply | NoteCloud | ServiceCommand | AppCommand | HostCommand
 
 
 @dataclass(frozen=True, slots=True)

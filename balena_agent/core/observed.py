@@ -163,7 +163,8 @@ class HostFacts:
     once the device is registered; the endpoints are "" where config.json does not name them.
     `engine_lacks` is `Observed.unsupported`, for those who compile a target. `addresses` are
     those of the last look; `connectivity` is NetworkManager's word (none, portal, limited, full),
-    `unknown` where it does not check, and "" before anybody has looked.
+    `unknown` where it does not check, and "" before anybody has looked. `registered`: the cloud
+    has given the device its number (`deviceId` and `registered_at` of config.json).
     """
 
     device_uuid: str = ""
@@ -192,10 +193,16 @@ class HostFacts:
     engine_lacks: frozenset[str] = frozenset()
     addresses: tuple[str, ...] = ()
     connectivity: str = ""
+    registered: bool = False
 
     @property
     def managed(self) -> bool:
         return bool(self.api_endpoint)
+
+    @property
+    def provisioned(self) -> bool:
+        """Whether the cloud knows the device, so that there is somebody to ask (spec 31 §2.1)."""
+        return self.managed and self.registered and bool(self.device_uuid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .cloudanswer import CloudStatus
 from .desired import Desired
 from .hostconfig import HostConfig
 from .intent import Intent
@@ -53,6 +54,7 @@ class Snapshot:
 
     `source` names whose target is in force (`local`, or the cloud's address; "" without any);
     `targets` are those of all sources.
+    `cloud` is how the last request to it ended; `status.cloud_state` says what that makes.
     `engine_error` is "" while the engine answers. `looked` is False until the first full look.
     `standing` is what the last plan stood on, but for what the snapshot says elsewhere: its
     `running`, `backoff` and `intent` are empty.
@@ -73,6 +75,7 @@ class Snapshot:
     facts: HostFacts = field(default_factory=HostFacts)
     host: HostConfig = field(default_factory=HostConfig)
     commits: Mapping[str, str] = field(default_factory=dict)
+    cloud: CloudStatus = field(default_factory=CloudStatus)
     engine_error: str = NOT_ASKED
     looked: bool = False
     stopping: bool = False

@@ -121,6 +121,13 @@ def local_mode(snapshot: Snapshot) -> bool:
     return snapshot.settings.local_mode or says_local(snapshot.targets, snapshot.facts)
 
 
+def cloud_state(snapshot: Snapshot) -> str:
+    """unmanaged, provisioning, online, offline (also before the first answer), or refused."""
+    if not snapshot.facts.managed:
+        return "unmanaged"
+    return snapshot.cloud.state or "offline" if snapshot.facts.provisioned else "provisioning"
+
+
 def lent_to_user(snapshot: Snapshot) -> bool:
     """Whether a device of a cloud is in local mode. What the cloud wanted is wanted again when that
     ends, so nothing of it is tidied away (spec 20 §25)."""

@@ -7,8 +7,12 @@ our back is answered at the next look.
 
 `on` and `off` are ours: `off` is held, so that no other unit can switch it on again. `idle` is
 neither: it does not run and nobody keeps it from running. On balenaOS that is a fault; on a generic
-host it is the administrator's choice, until a variable says otherwise. The journal likewise is the
-host's `own` affair until somebody asks for something.
+host it is the administrator's choice. The journal likewise is the host's `own` affair until
+somebody wants it kept.
+
+That a variable has its default says nothing about a generic host, even where it is spelled out: a
+client that reads the target, changes an app and writes it back, spells out all of them. There a
+default only takes back what another value has brought about.
 
 Source: spec 30 §10, §14, §15.4.
 """
@@ -62,23 +66,22 @@ def wanted_switches(
     """An unmanaged device's VPN is nobody's business; on balenaOS the journal's place is changed by
     config.json and a reboot alone (hostconfig.py)."""
     if managed:
-        yield _switched(VPN, "SUPERVISOR_VPN_CONTROL", settings.vpn_control, given, balena_os)
-    yield _switched(DISCOVERY, "HOST_DISCOVERABILITY", settings.discoverability, given, balena_os)
+        yield _switched(VPN, "SUPERVISOR_VPN_CONTROL", settings.vpn_control, balena_os)
+    yield _switched(DISCOVERY, "HOST_DISCOVERABILITY", settings.discoverability, balena_os)
     if not balena_os:
         yield _journal(settings, given)
 
 
-def _switched(
-    switch: str, variable: str, on: bool, given: Mapping[str, str], balena_os: bool
-) -> Wanted:
-    lenient = on and not balena_os and variable not in given
-    cause = f"{variable} is {spelled(on)}"
-    return Wanted(switch, ON if on else OFF, cause, (IDLE,) if lenient else ())
+def _switched(switch: str, variable: str, on: bool, balena_os: bool) -> Wanted:
+    also = (IDLE,) if on and not balena_os else ()
+    return Wanted(switch, ON if on else OFF, f"{variable} is {spelled(on)}", also)
 
 
 def _journal(settings: DeviceSettings, given: Mapping[str, str]) -> Wanted:
     variable = "SUPERVISOR_PERSISTENT_LOGGING"
-    if variable not in given:
-        return Wanted(JOURNAL, OWN, f"{variable} is not set")
-    setting = PERSISTENT if settings.persistent_logging else VOLATILE
-    return Wanted(JOURNAL, setting, f"{variable} is {spelled(settings.persistent_logging)}")
+    cause = f"{variable} is {spelled(settings.persistent_logging)}"
+    if settings.persistent_logging:
+        return Wanted(JOURNAL, PERSISTENT, cause)
+    if variable in given:
+        return Wanted(JOURNAL, VOLATILE, cause, (OWN,))
+    return Wanted(JOURNAL, OWN, f"{variable} is not set")

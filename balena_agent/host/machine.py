@@ -115,6 +115,7 @@ def facts(
         os_version=release.get("VERSION", ""),
         kernel_name=platform.system(),
         kernel_release=platform.release(),
+        registered=bool(config.values.get("deviceId") and config.values.get("registered_at")),
     )
     return found, (*config.problems, *problems)
 

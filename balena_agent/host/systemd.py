@@ -98,7 +98,12 @@ class Systemd:
         self._run("StopUnit", name, timeout)
 
     def restart(self, name: str, timeout: float = _JOB_LIMIT) -> None:
-        """Restart a unit, or start it, and wait until its job is done. RefusedByHost."""
+        """Restart a unit, or start it, and wait until its job is done. RefusedByHost.
+
+        A unit that was restarted too often of late would not come up again, whoever asked for it:
+        what systemd counts of that is forgotten first."""
+        with contextlib.suppress(RefusedByHost):  # it is not loaded: nothing is counted
+            self._call("ResetFailedUnit", "s", (name,))
         self._run("RestartUnit", name, timeout)
 
     def mask(self, names: Iterable[str]) -> None:

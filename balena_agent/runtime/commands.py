@@ -24,6 +24,7 @@ from ..core.intent import (
     ConfigureNetwork,
     HostCommand,
     Intent,
+    NoteCloud,
     PurgeApp,
     RestartApp,
     RestartService,
@@ -90,6 +91,9 @@ class Commands:
                 self._accepted.append(answer)
             elif isinstance(command, Apply):
                 self._apply(command.force)
+                self._accepted.append(answer)
+            elif isinstance(command, NoteCloud):
+                self._present.change(cloud=command.status)
                 self._accepted.append(answer)
             elif isinstance(command, RestartApp | PurgeApp | CleanupVolumes):
                 self._app_order(command, answer)

@@ -3,11 +3,13 @@
 Theory: a test sets what the cloud knows (`targets`, `tags`, `keys`) and how it behaves (`status`,
 `delay`), then looks at `requests`: every one is recorded with its body, its headers and the moment
 of its arrival. `stop` and `start` take the cloud away and bring it back under the same address.
-Answers have the shapes of the real one; rules that nothing depends on are left out.
+Answers have the shapes of the real one; rules that nothing depends on are left out. Reports are
+checked as strictly as the real one does (`reports.py`).
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import threading
@@ -17,6 +19,8 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from .reports import problem
 
 Json = dict[str, Any]
 Answer = tuple[int, Any]
@@ -39,16 +43,26 @@ class Recorded:
 @dataclass
 class FakeCloud:
     """`keys`: device keys that are accepted, by device uuid. `targets`: what a device shall be, by
-    uuid. `tags`: by uuid, each `{"id", "tag_key", "value"}`. `reports`: what devices said."""
+    uuid; a text is sent as it is. `tags`: by uuid, each `{"id", "tag_key", "value"}`. `reports`:
+    what devices said and the cloud took; `told` is what that makes of each device. `deleted`:
+    commits that the cloud knows no more."""
 
     address: str = "127.0.0.1"
     keys: dict[str, str] = field(default_factory=dict)
-    targets: dict[str, Json] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, list[Json]] = field(default_factory=dict)
     reports: list[Json] = field(default_factory=list)
+    told: dict[str, Json] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
     requests: list[Recorded] = field(default_factory=list)
     status: int = 0
     """When set, every request is answered with it."""
+
+    statuses: dict[str, int] = field(default_factory=dict)
+    """The same for one method, `PATCH` say: that is answered with it."""
+
+    retry_after: str = ""
+    """Sent with every refusal that `status` or `statuses` makes."""
 
     delay: float = 0.0
     port: int = 0
@@ -88,8 +102,8 @@ class FakeCloud:
 
     def answer(self, request: Recorded) -> Answer:
         time.sleep(self.delay)
-        if self.status:
-            return self.status, "out of order"
+        if status := self.status or self.statuses.get(request.method, 0):
+            return status, "out of order"
         if request.path == "/device/register" and request.method == "POST":
             return self._register(request.body)
         uuid = self._device(request.headers)
@@ -99,8 +113,7 @@ class FakeCloud:
         if method == "GET" and path in (f"/device/v3/{uuid}/state", f"/device/v2/{uuid}/state"):
             return self._state(uuid, request.headers)
         if method == "PATCH" and path == "/device/v3/state":
-            self.reports.append(request.body)
-            return 200, "OK"
+            return self._report(uuid, request.body)
         if method == "PATCH" and path == "/device/v3/tags":
             return self._set_tags(uuid, request.body)
         if method == "GET" and path == "/v7/device_tag":
@@ -127,6 +140,16 @@ class FakeCloud:
         if target is None or headers.get("if-none-match") == etag(target):
             return 304, None
         return 200, target
+
+    def _report(self, uuid: str, body: Any) -> Answer:
+        if text := problem(body, uuid):
+            return 400, text
+        named = {c for app in body[uuid].get("apps", {}).values() for c in app["releases"]}
+        if named & self.deleted:
+            return 401, "Unauthorized"
+        self.reports.append(body)
+        self.told.setdefault(uuid, {}).update(body[uuid])
+        return 200, None
 
     def _set_tags(self, uuid: str, body: Any) -> Answer:
         values = body.get(uuid) if isinstance(body, dict) else None
@@ -168,16 +191,21 @@ def _server(cloud: FakeCloud, address: str, port: int) -> ThreadingHTTPServer:
                 self.command, parts.path, parts.query, headers, body, time.monotonic()
             )
             cloud.requests.append(request)
-            self.say(*cloud.answer(request))
+            self.say(*cloud.answer(request), "gzip" in headers.get("accept-encoding", ""))
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = handle_any  # noqa: N815
 
-        def say(self, status: int, document: Any) -> None:
+        def say(self, status: int, document: Any, packed: bool = False) -> None:
             text = document if isinstance(document, str) else json.dumps(document)
             body = b"" if document is None else text.encode()
             kind = "text/plain" if isinstance(document, str) else "application/json"
             self.send_response(status)
             self.send_header("Content-Type", kind)
+            if packed and body:
+                body = gzip.compress(body)
+                self.send_header("Content-Encoding", "gzip")
+            if status in (429, 503) and cloud.retry_after:
+                self.send_header("Retry-After", cloud.retry_after)
             self.send_header("Content-Length", str(len(body)))
             if status == 200:
                 self.send_header("ETag", etag(document))

@@ -103,10 +103,11 @@ def identity(shared_device: Device) -> Iterator[None]:
 def _fresh(device: Device) -> Device:
     try:
         device.clean()
+        device.mark()
     except (DeviceError, AssertionError, OSError):
         device.machine.down()
         device.machine.up()
         device.furnish()
         device.clean()
-    device.mark()
+        device.mark()
     return device

@@ -5,8 +5,8 @@
     U   unmanaged, without apps
     L   M1 in local mode
 
-Managed devices get their target from apps.json; their cloud is the small one of the tests, at the
-outer end of the device's wire. A `Stage` is one device in one of these states; it puts back what a
+Managed devices get their target from their cloud, the small one of the tests, at the outer end of
+the device's wire. A `Stage` is one device in one of these states; it puts back what a
 case did to it.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 import api_cases
 from cloud import FakeCloud
 from device.client import InnerConnection
-from e2e_device import LOCKS, UNIT, Device
+from e2e_device import LOCKS, Device
 from e2e_targets import IMAGE, Json
 
 UUID = "d0" * 16
@@ -32,12 +32,6 @@ BREADCRUMB = "/mnt/state/rollback-health-breadcrumb"
 CONFIG = "/mnt/boot/config.json"
 PORT = 48484
 
-SET_NAME = """
-import sqlite3
-store = sqlite3.connect("/var/lib/balena-agent/agent.sqlite")
-store.execute("INSERT OR REPLACE INTO setting VALUES ('name', '\\"lab-dev\\"')")
-store.commit()
-"""
 FIRST_LABEL = {"io.balena.features.supervisor-api": "1"}
 
 
@@ -113,14 +107,15 @@ class Stage:
         device.clean()
         device.start_over(between=lambda: self._configure(target))
         if target is not None:
-            self._name()
             device.until(self._applied, 30, f"{fixture} is applied")
         self._plays = fixture
 
     def _configure(self, target: Json | None) -> None:
-        config = {"uuid": UUID, "deviceType": "qemux86-64"}
+        config: Json = {"uuid": UUID, "deviceType": "qemux86-64"}
         if target is not None:
             config |= {"apiEndpoint": self.cloud.url, "deviceApiKey": DEVICE_KEY}
+            config |= {"deviceId": 1000, "registered_at": 1700000000000}
+            self.cloud.targets[UUID] = {UUID: {"name": "lab-dev", **target}}
         machine = self.device.machine
         machine.inner_path("/mnt/boot").mkdir(parents=True, exist_ok=True)
         machine.inner_path(CONFIG).write_text(json.dumps(config))
@@ -131,16 +126,6 @@ class Stage:
             self.device.exec(program, "-F", "BALENA-FIREWALL", check=False)
         slug = {"slug": "qemux86-64", "arch": "amd64"}
         machine.inner_path("/mnt/boot/device-type.json").write_text(json.dumps(slug))
-        if target is not None:
-            machine.inner_path("/mnt/data/apps.json").write_text(json.dumps(target))
-
-    def _name(self) -> None:
-        """The device's name, which a cloud's target would bring: no preload has one."""
-        device = self.device
-        device.exec("systemctl", "stop", UNIT)
-        device.exec("python3", "-c", SET_NAME)
-        device.exec("systemctl", "start", UNIT)
-        device.ready()
 
     def _applied(self) -> bool:
         state = self.device.api("GET", "/v2/state/status").json()
@@ -250,10 +235,13 @@ class Stage:
     @contextlib.contextmanager
     def _cloud_down(self) -> Iterator[None]:
         self.cloud.stop()
+        unwell = lambda: self.device.api("GET", "/v1/healthy").status == 500  # noqa: E731
         try:
+            self.device.until(unwell, 15, "the device misses its cloud")
             yield
         finally:
             self.cloud.start()
+            self.device.until(lambda: not unwell(), 15, "the device has its cloud again")
 
     def _slow(self) -> contextlib.AbstractContextManager[None]:
         """Is a device of its own, see `play`."""

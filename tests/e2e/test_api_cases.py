@@ -19,7 +19,6 @@ ORDER = ("M1", "M2", "U", "L")
 TAG = {"id": 5, "tag_key": "loc", "value": "lab"}
 
 LATER = {
-    "A61": "health has no link to the cloud yet whose last fetch it could judge",
     **dict.fromkeys(
         ("A71", "A72", "A73", "A74"),
         "the redsocks of this device, Debian's, has no dnsu2t: it cannot serve DNS",

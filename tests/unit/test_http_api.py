@@ -29,6 +29,8 @@ from balena_agent.api.exchange import proxied
 from balena_agent.api.host_config import HostNetwork
 from balena_agent.api.http import Application, Settings, build
 from balena_agent.api.logs import LogStreams
+from balena_agent.cloud.link import CloudLink
+from balena_agent.cloud.probe import Probe
 from balena_agent.core.errors import (
     AgentError,
     Broken,
@@ -59,6 +61,7 @@ from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.steps import RemoveImage, StartContainer
 from balena_agent.host.logind import BlockedByHost
 from balena_agent.runtime.state import Published
+from balena_agent.watchdog import Watchdog
 
 _HOST_CONFIG = "/v1/device/host-config"
 
@@ -260,9 +263,13 @@ def device_for(case: dict[str, Any]) -> Device:
         tags=cloud,
         version="0.0.1",
     )
-    healthy = "cloud_down" not in setup
+    registered = replace(snapshot, facts=replace(snapshot.facts, registered=True))
+    link = CloudLink(
+        Published(registered), asked.submit, FakeSettings(), Watchdog(lambda state: None), "0.0.1",
+        probe=Probe(lambda endpoint: "cloud_down" not in setup),
+    )  # fmt: skip
     logs = LogStreams(_never, _never, _never, lambda: snapshot)  # type: ignore[arg-type]
-    return device(snapshot, asked, healthy=lambda: healthy, around=around, more=logs.endpoints())
+    return device(snapshot, asked, healthy=link.healthy, around=around, more=logs.endpoints())
 
 
 def _never(*_: Any) -> Any:
@@ -279,6 +286,11 @@ class FakeTags:
 
     def put(self, tags: Mapping[str, str]) -> None:
         pass
+
+
+class FakeSettings(dict[str, Any]):
+    setting = dict.get
+    set_setting = dict.__setitem__
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"test_{case['id']}")

@@ -21,6 +21,8 @@ from balena_agent.runtime.ledger import JITTER, Ledger, pace
 
 VPN_VARIABLE, DISCOVERY_VARIABLE = "SUPERVISOR_VPN_CONTROL", "HOST_DISCOVERABILITY"
 JOURNAL_VARIABLE = "SUPERVISOR_PERSISTENT_LOGGING"
+DEFAULTS = {VPN_VARIABLE: "true", DISCOVERY_VARIABLE: "true", JOURNAL_VARIABLE: "false"}
+"""As `GET /v2/local/target-state` shows them and clients write them back."""
 
 
 def switched(
@@ -43,7 +45,6 @@ def test_a_variable_switches_the_vpn_off_and_on(name: str) -> None:
     assert switched({"vpn": "idle"}, {name: "0"}) == {"vpn": "off"}, "held off, not just stopped"
     assert switched({"vpn": "off"}, {name: "0"}) == {}
     assert switched({"vpn": "off"}, {name: "1"}) == {"vpn": "on"}
-    assert switched({"vpn": "idle"}, {name: "1"}) == {"vpn": "on"}
     assert switched({"vpn": "on"}, {name: "1"}) == {}
 
 
@@ -57,6 +58,7 @@ def test_without_a_variable_what_we_held_off_is_let_go() -> None:
 def test_what_an_administrator_stopped_stays_so_but_on_balenaos() -> None:
     idle = {"vpn": "idle", "discoverability": "idle"}
     assert switched(idle, {}) == {}
+    assert switched(idle, DEFAULTS) == {}
     assert switched(idle, {}, "balenaos") == {"vpn": "on", "discoverability": "on"}
 
 
@@ -74,7 +76,9 @@ def test_H42_what_the_host_has_not_is_never_switched() -> None:
 def test_the_journal_is_the_hosts_own_until_a_variable_says_otherwise() -> None:
     assert switched({"journal": "own"}, {}) == {}
     assert switched({"journal": "own"}, {JOURNAL_VARIABLE: "1"}) == {"journal": "persistent"}
-    assert switched({"journal": "own"}, {JOURNAL_VARIABLE: "0"}) == {"journal": "volatile"}
+    assert switched({"journal": "own"}, DEFAULTS) == {}
+    assert switched({"journal": "persistent"}, DEFAULTS) == {"journal": "volatile"}
+    assert switched({"journal": "volatile"}, DEFAULTS) == {}
     assert switched({"journal": "persistent"}, {}) == {"journal": "own"}
 
 

@@ -1,0 +1,185 @@
+"""The device's link to its cloud: targets come in, reports go out, and how it stands is known.
+
+Theory: the two threads (poll.py, report.py) exist only on a device that its cloud knows. They are
+begun by the first snapshot that says so: it also has the targets that the store remembered, and
+without those nobody could tell what need not be fetched. Afterwards every snapshot is a hint to
+them. Without a cloud, or before the device is registered, this is next to nothing: their code is
+not even in memory.
+
+Health (spec 10 §8.2) is about the world as much as about the agent, so no watchdog depends on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..core.cloudanswer import CloudStatus, Outcome, status_after
+from ..core.intent import Apply, NoteCloud
+from ..core.snapshot import Snapshot
+from ..runtime.executor import show_name
+from ..runtime.state import Published
+from ..watchdog import Watchdog
+from . import client
+from .probe import Probe
+
+if TYPE_CHECKING:
+    from ..core.cloudreport import DeviceSide, Hardware
+    from .poll import Exchange, Memory, Submit, TargetPoll
+    from .report import StateReport
+
+_log = logging.getLogger(__name__)
+
+_ADDRESSES_KEPT = 10.0
+
+Addresses = Callable[[], tuple[str, ...]]
+
+
+class CloudLink:
+    """See the module. `addresses`, `macs`, `secret` (the key of the device's own API) and
+    `hardware` are what reports need beside the snapshot; `version` is the agent's own."""
+
+    def __init__(
+        self,
+        published: Published,
+        submit: Submit,
+        memory: Memory,
+        watchdog: Watchdog,
+        version: str,
+        addresses: Addresses = tuple,
+        macs: Addresses = tuple,
+        secret: Callable[[], str] = str,
+        hardware: Callable[[], Hardware | None] = lambda: None,
+        exchange: Exchange = client.exchange,
+        probe: Probe | None = None,
+    ) -> None:
+        self._published = published
+        self._submit = submit
+        self._memory = memory
+        self._watchdog = watchdog
+        self._version = version
+        self._addresses = addresses
+        self._macs = macs
+        self._secret = secret
+        self._hardware = hardware
+        self._exchange = exchange
+        self._probe = probe or Probe()
+        self._chance = random.SystemRandom().random
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._poll: TargetPoll | None = None
+        self._report: StateReport | None = None
+        self._identity: tuple[object, ...] = ()
+        self._known: tuple[float, tuple[str, ...], tuple[str, ...]] = (float("-inf"), (), ())
+        self._last_success = time.monotonic()
+        self._shown = CloudStatus()
+
+    # ---- life -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Follow the snapshots, from the reconciler's first one on."""
+        self._published.subscribe(self._seen)
+        if self._published.current.version:
+            self._seen(self._published.current)
+
+    def stop(self) -> None:
+        """End soon; a request under way is left to itself."""
+        with self._lock:
+            self._stopped = True
+            for each in (self._poll, self._report):
+                if each:
+                    each.stop()
+
+    def poll_now(self, force: bool, cancel: bool) -> None:
+        """Fetch the target and apply it, in the background. A device that has no cloud to ask
+        applies the target that it has."""
+        poll = self._poll
+        if poll and self._published.current.facts.provisioned:
+            poll.ask(force, cancel)
+        else:
+            self._submit(Apply(force, cancel))
+
+    def report_now(self) -> None:
+        """Something is new that no snapshot tells, like the key of the device's own API."""
+        if report := self._report:
+            report.look()
+
+    def healthy(self) -> bool:
+        """Whether the cloud can be reached and has been asked with success lately. A device that
+        has none is not judged. May wait for two seconds."""
+        now = self._published.current
+        if not now.facts.provisioned:
+            return True
+        if time.monotonic() - self._last_success > 2 * now.settings.poll_interval / 1000:
+            return False
+        return not now.settings.connectivity_check or self._probe.connected(now.facts.api_endpoint)
+
+    # ---- snapshots ------------------------------------------------------------------------
+
+    def _seen(self, snapshot: Snapshot) -> None:
+        """In the reconciler's thread: quick."""
+        facts = snapshot.facts
+        identity = (
+            facts.provisioned, facts.api_endpoint, facts.device_uuid, facts.device_api_key,
+        )  # fmt: skip
+        new, self._identity = identity != self._identity, identity
+        if self._poll is None or self._report is None:
+            if facts.provisioned:
+                self._begin()
+            return
+        if new:
+            self._poll.look()
+        self._report.look(urgent=new)
+
+    def _begin(self) -> None:
+        from .poll import MARGIN, TargetPoll
+        from .report import StateReport
+
+        with self._lock:
+            if self._stopped or self._poll:
+                return
+            self._poll = TargetPoll(
+                self._published, self._submit, self._memory,
+                self._watchdog.pulse("cloud poll", MARGIN), self._polled, self._chance,
+                self._version, self._exchange,
+            )  # fmt: skip
+            self._report = StateReport(
+                self._published, self._memory, self._watchdog.pulse("cloud report", MARGIN),
+                self._device, self._ended, self._chance, self._version, self._exchange,
+            )  # fmt: skip
+            for thread in (self._poll.thread, self._report.thread):
+                thread.start()
+                show_name(thread)
+
+    def _device(self) -> DeviceSide:
+        """Asking the kernel for addresses is dear while the engine is at work: not every time."""
+        from ..core.cloudreport import DeviceSide
+
+        now = time.monotonic()
+        if now - self._known[0] >= _ADDRESSES_KEPT:
+            self._known = (now, self._addresses(), self._macs())
+        _, addresses, macs = self._known
+        return DeviceSide(addresses, macs, self._secret(), self._hardware())
+
+    # ---- how it stands --------------------------------------------------------------------
+
+    def _polled(self, outcome: Outcome) -> None:
+        if outcome.worked:
+            self._last_success = time.monotonic()
+        self._ended(outcome)
+
+    def _ended(self, outcome: Outcome) -> None:
+        """Show how the device stands, if that is new."""
+        status = status_after(outcome)
+        with self._lock:
+            before, self._shown = self._shown, status
+            if status == before or self._stopped:
+                return
+            self._submit(NoteCloud(status))
+        if status.state != before.state:
+            tell = _log.info if outcome.worked else _log.warning
+            tell("The cloud is %s%s", status.state, f": {status.error}" if status.error else "")
