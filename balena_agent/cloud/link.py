@@ -28,7 +28,8 @@ from . import client
 from .probe import Probe
 
 if TYPE_CHECKING:
-    from ..core.cloudreport import DeviceSide, Hardware
+    from ..core.cloudreport import DeviceSide
+    from ..core.hardware import Metrics
     from .poll import Exchange, Memory, Submit, TargetPoll
     from .report import StateReport
 
@@ -53,7 +54,7 @@ class CloudLink:
         addresses: Addresses = tuple,
         macs: Addresses = tuple,
         secret: Callable[[], str] = str,
-        hardware: Callable[[], Hardware | None] = lambda: None,
+        hardware: Callable[[], Metrics | None] = lambda: None,
         exchange: Exchange = client.exchange,
         probe: Probe | None = None,
     ) -> None:

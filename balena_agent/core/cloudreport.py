@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from .compose import SUPERVISOR_APPS
+from .hardware import Metrics
 from .jsonread import Json
 from .names import normal_image
 from .observed import Container
@@ -43,29 +44,6 @@ _LARGEST = 2**31 - 1
 _APPLYING = frozenset({"Installing", "Installed", "Awaiting handover"})
 
 
-class Hardware(Protocol):
-    """The machine's figures; None, or "", for what it cannot tell."""
-
-    @property
-    def cpu_usage(self) -> int | None: ...
-    @property
-    def memory_usage(self) -> int | None: ...
-    @property
-    def memory_total(self) -> int | None: ...
-    @property
-    def storage_usage(self) -> int | None: ...
-    @property
-    def storage_total(self) -> int | None: ...
-    @property
-    def storage_block_device(self) -> str: ...
-    @property
-    def cpu_temp(self) -> int | None: ...
-    @property
-    def cpu_id(self) -> str: ...
-    @property
-    def is_undervolted(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class DeviceSide:
     """What the report needs beside the snapshot. `api_secret` is the key of the device's own API;
@@ -74,7 +52,7 @@ class DeviceSide:
     addresses: tuple[str, ...] = ()
     macs: tuple[str, ...] = ()
     api_secret: str = ""
-    hardware: Hardware | None = None
+    hardware: Metrics | None = None
 
 
 def full_report(snapshot: Snapshot, device: DeviceSide) -> Report:
@@ -155,7 +133,7 @@ def _cut(key: str, value: Json) -> Json:
     return value[: limit + 1].rpartition(" ")[0]
 
 
-def _metrics(snapshot: Snapshot, hardware: Hardware | None) -> Report:
+def _metrics(snapshot: Snapshot, hardware: Metrics | None) -> Report:
     """The metrics; all null where the owner wants none, which is said once."""
     if hardware is None:
         return {}

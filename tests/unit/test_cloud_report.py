@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import device_states
@@ -20,6 +20,7 @@ from balena_agent.core.cloudreport import (
     wanted_releases,
 )
 from balena_agent.core.compose import SUPERVISOR_APPS
+from balena_agent.core.hardware import Metrics
 from balena_agent.core.names import ContainerName
 from balena_agent.core.observed import HostFacts, HostState, Obtained
 from balena_agent.core.situation import Situation
@@ -31,20 +32,8 @@ APP = f"{1011:032x}"
 IMAGE = "registry.example.com/main:1"
 
 
-@dataclass(frozen=True)
-class Figures:
-    cpu_usage: int | None = 7
-    memory_usage: int | None = 412
-    memory_total: int | None = 1848
-    storage_usage: int | None = 2011
-    storage_total: int | None = 14021
-    storage_block_device: str = "/dev/mmcblk0p6"
-    cpu_temp: int | None = 41
-    cpu_id: str = "00000000abcdef01"
-    is_undervolted: bool = False
-
-
-SIDE = DeviceSide(("192.0.2.44", "2001:db8::44"), ("02:00:5E:10:00:01",), "s3cret", Figures())
+FIGURES = Metrics(7, 412, 1848, 2011, 14021, "/dev/mmcblk0p6", 41, "00000000abcdef01")
+SIDE = DeviceSide(("192.0.2.44", "2001:db8::44"), ("02:00:5E:10:00:01",), "s3cret", FIGURES)
 
 
 def told(snapshot: Snapshot, side: DeviceSide = SIDE) -> dict[str, Any]:
@@ -87,7 +76,7 @@ def test_C30_what_must_not_be_null_is_left_out() -> None:
 
 
 def test_what_a_machine_cannot_tell_is_null() -> None:
-    figures = Figures(None, None, None, None, None, "", None, "\x07bell")
+    figures = Metrics(cpu_id="\x07bell")
     report = told(device_states.m1(), replace(SIDE, hardware=figures))
     assert [report[n] for n in ("cpu_usage", "cpu_temp", "memory_total", "cpu_id")] == [None] * 4
     assert report["storage_block_device"] == ""
@@ -103,10 +92,16 @@ def test_H59_C31_metrics_that_are_switched_off_are_null_once() -> None:
     assert difference(before | changes, after) == {}
 
 
+def test_H60_under_voltage_is_told_even_without_metrics() -> None:
+    off = configured(RESIN_SUPERVISOR_HARDWARE_METRICS="false")
+    low = replace(SIDE, hardware=replace(FIGURES, is_undervolted=True))
+    assert difference(told(off), told(off, low)) == {"is_undervolted": True}
+
+
 def test_texts_and_numbers_are_cut_to_what_the_cloud_keeps() -> None:
     addresses = tuple(f"2001:db8::{n:x}" for n in range(400))
     facts = replace(device_states.MANAGED, os_name="x" * 90, compat_version="1" * 30)
-    huge = Figures(memory_total=2**40)
+    huge = Metrics(memory_total=2**40)
     report = told(replace(device_states.m1(), facts=facts),
                   DeviceSide(addresses, (), "k" * 80, huge))  # fmt: skip
     sizes = [len(report[n]) for n in ("os_version", "supervisor_version", "api_secret")]

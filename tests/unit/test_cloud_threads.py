@@ -18,6 +18,7 @@ from balena_agent.cloud.report import StateReport
 from balena_agent.core.cloudanswer import Outcome
 from balena_agent.core.cloudreport import DeviceSide
 from balena_agent.core.errors import Broken, Unavailable
+from balena_agent.core.hardware import Metrics
 from balena_agent.core.intent import Apply, Command, SetTarget
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
@@ -409,25 +410,15 @@ def test_failed_reports_come_after_15_30_60_seconds() -> None:
     assert world.times == pytest.approx([0, 15, 45, 105], abs=1)
 
 
-@dataclass
-class Figures:
-    cpu_usage: int = 10
-    memory_usage: int = 400
-    memory_total: int = 1000
-    storage_usage: int = 5
-    storage_total: int = 50
-    storage_block_device: str = "/dev/sda1"
-    cpu_temp: int = 40
-    cpu_id: str = "1"
-    is_undervolted: bool = False
+FIGURES = Metrics(10, 400, 1000, 5, 50, "/dev/sda1", 40, "1")
 
 
 def test_S50_C25_a_change_of_load_alone_is_told_every_five_minutes() -> None:
     world = device()
-    world.figures = Figures()
+    world.figures = FIGURES
     report = world.report()
     go(world, report, 30)
-    world.figures = Figures(cpu_usage=50)
+    world.figures = replace(FIGURES, cpu_usage=50)
     go(world, report, 265)
     assert len(world.bodies) == 1
     go(world, report, 66)
@@ -436,10 +427,10 @@ def test_S50_C25_a_change_of_load_alone_is_told_every_five_minutes() -> None:
 
 def test_S50_load_goes_along_with_what_is_news() -> None:
     world = device()
-    world.figures = Figures()
+    world.figures = FIGURES
     report = world.report()
     go(world, report, 30)
-    world.figures = Figures(cpu_usage=50)
+    world.figures = replace(FIGURES, cpu_usage=50)
     service_is(world, "exited")
     go(world, report, 61)
     assert sorted(world.bodies[1]) == ["apps", "cpu_usage"]
@@ -492,7 +483,7 @@ def test_what_the_cloud_does_not_accept_is_told_without_secrets(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = device()
-    world.figures = Figures()
+    world.figures = FIGURES
 
     def strict(method: str, body: Any) -> Reply:
         bad = "cpu_usage" in body[UUID]

@@ -7,32 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from balena_agent.core.hardware import FIELDS, Metrics, news, report
+from balena_agent.core.hardware import Metrics
 from balena_agent.core.metrics import device_metrics, text_of
 from balena_agent.host.journal_kernel import UNDER_VOLTAGE
 from balena_agent.host.metrics import FRESH_SECONDS, Meter, Readings
 
 FULL = Metrics(39, 412, 1848, 2011, 14021, "/dev/mmcblk0p6", 41, "00ab")
-
-
-def test_H59_metrics_that_nobody_wants_are_null_once() -> None:
-    told = report(FULL, wanted=True)
-    assert told["cpu_usage"] == 39 and told["is_undervolted"] is False
-    off = news(told, report(FULL, wanted=False))
-    assert off == dict.fromkeys(FIELDS)
-    told |= off
-    assert news(told, report(Metrics(cpu_usage=99), wanted=False)) == {}
-    assert news(told, report(FULL, wanted=True)) == {name: getattr(FULL, name) for name in FIELDS}
-
-
-def test_H59_null_is_told_to_a_cloud_that_may_know_older_figures() -> None:
-    assert news({}, report(FULL, wanted=False)).keys() == {*FIELDS, "is_undervolted"}
-
-
-def test_H60_under_voltage_is_told_even_without_metrics() -> None:
-    told = report(FULL, wanted=False)
-    low = Metrics(is_undervolted=True)
-    assert news(told, report(low, wanted=False)) == {"is_undervolted": True}
 
 
 @pytest.mark.parametrize(
@@ -46,29 +26,6 @@ def test_H60_under_voltage_is_told_even_without_metrics() -> None:
 )
 def test_H60_what_the_kernel_says(line: str, matches: bool) -> None:
     assert bool(UNDER_VOLTAGE.search(line)) is matches
-
-
-@pytest.mark.parametrize(
-    ("field", "before", "now", "tells"),
-    [
-        ("cpu_usage", 19, 20, True),
-        ("cpu_usage", 20, 39, False),
-        ("cpu_temp", 41, 44, False),
-        ("cpu_temp", 44, 45, True),
-        ("memory_usage", 410, 419, False),
-        ("memory_usage", 419, 420, True),
-        ("memory_total", 1848, 1849, True),
-        ("storage_usage", 1, 2, True),
-    ],
-)
-def test_figures_are_news_by_steps(field: str, before: int, now: int, tells: bool) -> None:
-    assert news({field: before}, {field: now}) == ({field: now} if tells else {})
-
-
-def test_what_is_not_known_is_left_out() -> None:
-    assert report(Metrics(memory_total=7), wanted=True) == {
-        "is_undervolted": False, "memory_total": 7
-    }  # fmt: skip
 
 
 def test_gauges_are_in_base_units_and_obey_the_owner() -> None:
