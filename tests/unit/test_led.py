@@ -26,7 +26,7 @@ def led(directory: Path, trigger: str = "", seconds: float = 0.5) -> tuple[Led, 
 
 
 def test_identify_blinks_and_ends_dark(tmp_path: Path) -> None:
-    blinker, file = led(tmp_path)
+    blinker, file = led(tmp_path, seconds=2.0)  # some rounds: a slow machine may miss one
     blinker.identify()
     until(lambda: file.read_text() == "1", "lit")
     until(lambda: file.read_text() == "0", "dark")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from agent import Rig, remembered, rig, service, target
+from fakes.machine import FakeHost
 from test_planner import target as desired
 from test_planner import text, there, wanted, world
 from worlds import spec
@@ -200,9 +201,9 @@ def test_S56_made_now_started_after_the_reboot() -> None:
         ids = agent.ids()
         assert agent.store.origins[ids["two"]].boot == "boot-1"
         engine, store = agent.engine, agent.store
-    with rig(memory=remembered(store), engine=engine, store=store) as agent:
-        agent.host.boot = HostState("boot-2")
-        agent.reconciler.wake(everything())
+    host = FakeHost()
+    host.boot = HostState("boot-2")
+    with rig(memory=remembered(store), engine=engine, store=store, host=host) as agent:
         agent.settled()
         assert agent.containers() == {"one": "running", "two": "running"}
         assert agent.ids() == ids
