@@ -537,5 +537,6 @@ def _cut_and_recover(device: Board, wanted: tuple[str, str], moment: float) -> N
     device.machine.up()
     done = "both files are as asked for"
     device.until(lambda: tuple(map(device.read, names)) == wanted, 20, done)
-    assert device.boot_names() == [*names, "device-type.json"]
+    left = [*names, "device-type.json"]  # the way to there is cleared a moment later
+    device.until(lambda: device.boot_names() == left, 20, "nothing else is left")
     device.ready()
