@@ -30,7 +30,13 @@ setup(
         "systemd-python>=234,<236",
     ],
     extras_require={
-        "test": ["pytest>=8,<9", "ruff>=0.6,<1", "mypy>=1.10,<2", "schemathesis>=4,<5"]
+        "test": [
+            "pytest>=8,<9",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.6,<1",
+            "mypy>=1.10,<2",
+            "schemathesis>=4,<5",
+        ]
     },
     entry_points={
         "console_scripts": [
