@@ -21,6 +21,7 @@ def test_a_service_with_the_label_has_the_volume_made_and_named(device: Device) 
         assert device.exec("cat", CONFIG).stdout == text
         device.apply(target(service("one", 1, labels=LABEL)))
         assert "extra-firmware" in device.volumes()
+        device.until(lambda: "kernel" in device.exec("cat", CONFIG).stdout, 10, "it is named")
         after = json.loads(device.exec("cat", CONFIG).stdout)
         assert after["os"].pop("kernel") == {"extraFirmwareVol": "extra-firmware"}
         assert after == before

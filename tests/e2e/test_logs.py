@@ -201,9 +201,11 @@ def test_A119_it_is_a_post(device: Device) -> None:
 
 
 def test_H54_the_last_lines_of_a_unit(device: Device) -> None:
-    asked = {"unit": "systemd-logind.service", "count": 2, "format": "cat"}
-    answer = device.api("POST", JOURNAL, asked)
-    wanted = device.exec("journalctl", "-u", asked["unit"], "-n2", "-o", "cat").stdout
+    unit = "e2e-count.service"
+    device.exec("systemd-run", "--wait", f"--unit={unit}", "sh", "-c", "echo one; echo two")
+    device.exec("journalctl", "--sync")
+    answer = device.api("POST", JOURNAL, {"unit": unit, "count": 2, "format": "cat"})
+    wanted = device.exec("journalctl", "-u", unit, "-n2", "-o", "cat").stdout
     assert answer.status == 200 and answer.text == wanted and len(wanted.splitlines()) == 2
 
 
