@@ -12,7 +12,7 @@ somebody wants it kept.
 
 That a variable has its default says nothing about a generic host, even where it is spelled out: a
 client that reads the target, changes an app and writes it back, spells out all of them. There a
-default only takes back what another value has brought about.
+default only takes back what another value has brought about; the journal is in memory then.
 
 Source: spec 30 §10, §14, §15.4.
 """

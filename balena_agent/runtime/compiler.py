@@ -8,6 +8,7 @@ app itself, an image that one of its services names, a host fact, or one of its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ..core.compose import desired_app
 from ..core.desired import Desired, DesiredApp
@@ -31,6 +32,9 @@ class Compiler:
     def compile(
         self, target: Target | None, images: Mapping[str, Image], facts: HostFacts
     ) -> Desired:
+        # What changes by itself is in no service; else an address that comes and goes would hand
+        # out a key that was renewed meanwhile, and so make a container anew.
+        facts = replace(facts, addresses=(), connectivity="", registered=False)
         apps = target.apps if target else {}
         if images is not self._images:
             self._images, self._index = images, ImageIndex(images)

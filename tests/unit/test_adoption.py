@@ -143,3 +143,19 @@ def test_only_a_key_that_the_label_asks_for_is_ours() -> None:
     assert keys_of([without_label(made)]) == {}
     long = {**made.spec.fields, "Env": {KEY_VARIABLE: "x" * 1000}}
     assert keys_of([replace(made, spec=replace(made.spec, fields=long))]) == {}
+
+
+def test_a_renewed_key_is_handed_out_with_a_target_not_with_an_address() -> None:
+    keys = ["first"]
+    with rig(keys=lambda app, service: keys[0]) as agent:
+        document = target(service("one", labels={SUPERVISOR_API: "1"}))
+        agent.post(document)
+        before = agent.settled()
+        ids = agent.ids()
+        keys[0] = "second"
+        moved = replace(before.facts, addresses=("192.0.2.9",), connectivity="full")
+        agent.reconciler.new_facts(moved)
+        agent.until(lambda s: s.facts.addresses == ("192.0.2.9",) and s.settled)
+        assert agent.ids() == ids
+        agent.post({**document, "unknown": 1})
+        agent.until(lambda s: s.settled and agent.ids() != ids, "the new key is handed out")
