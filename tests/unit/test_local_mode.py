@@ -538,7 +538,8 @@ def test_the_end_of_local_mode_survives_a_death_at_each_of_its_actions() -> None
         for done in (False, True):
             death = Death(number, done)
             broken, left = life(world, copy(), death)
-            assert death.over.is_set()
+            # What goes at once is noted at once: not every life has as many actions.
+            assert death.over.is_set() or (number > 8 and death.seen < number)
             healed, last = life(broken, left, Death())
             assert summary(healed) == summary(wanted), f"death at {number}, {done}"
             assert last.settings == {KEY: None} and last.targets.keys() == {CLOUD}

@@ -98,9 +98,9 @@ def test_a_device_goes_into_local_mode_and_back() -> None:
     with rig(facts=MANAGED) as agent:
         give(agent, CLOUD, fleet, {})
         assert agent.containers() == {"fleet": "running"}
-        give(agent, "local", mine, {})
-        assert agent.containers() == {"fleet": "running"}
         give(agent, CLOUD, fleet, ON)
+        assert agent.containers() == {"fleet": "running"}
+        give(agent, "local", mine, {})
         assert agent.containers() == {"mine": "running"}
         assert agent.published.current.targets.keys() == {CLOUD, "local"}
         give(agent, CLOUD, fleet, {})
