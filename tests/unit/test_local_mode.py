@@ -438,6 +438,24 @@ def test_an_image_that_a_stranger_uses_stays_and_holds_up_nothing() -> None:
         assert agent.published.current.settled
 
 
+def test_an_image_without_a_name_is_tried_again_by_the_hour() -> None:
+    with rig(first_world(), policy=LEAN, facts=MANAGED) as agent:
+        lent(agent, *CAME)
+        agent.engine.fail("remove-image image sha256:layer", EngineFailed("i/o error", 500), 2)
+        give(agent, CLOUD, FLEET, {})
+        for count in (1, 2):
+            tried = {"remove-image image sha256:layer": count}
+            seen = agent.until(
+                lambda s, tried=tried: (
+                    s.settled and {k: f.count for k, f in s.failures.items()} == tried
+                )
+            )
+            assert "local" in seen.targets
+            agent.clock.advance(3600.0)
+        given_back(agent)
+        assert image_ids(agent) == {*THERE, "sha256:peer"}
+
+
 def test_an_image_that_a_target_of_the_cloud_names_stays() -> None:
     """Be it one that is not in force: the device may move back to that cloud."""
     other = KeptTarget("o", read_local(target(service("one", image="built:2"), app=9)))
