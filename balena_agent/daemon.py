@@ -276,10 +276,8 @@ class Daemon:
 
     def _policy(self) -> Policy:
         agent, engine = self._settings.agent, self._settings.engine
-        # Without a cloud the device is in local mode, where images are kept (spec 20 §25).
-        auto = "no" if self.files.facts.managed else "yes"
         return Policy(
-            keep_images={"auto": auto}.get(engine.keep_images, engine.keep_images) == "yes",
+            keep_images={"yes": True, "no": False}.get(engine.keep_images),
             keep_volumes=True,
             remove_peer=engine.cleanup_peer_supervisor_images,
             workers=agent.workers,

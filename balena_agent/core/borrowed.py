@@ -4,21 +4,23 @@ Theory: while a user has the device, nothing of the cloud's is removed, and what
 comes on top. So what there was is noted when local mode begins. When it has ended containers and
 networks of ours follow the target as ever. Volumes and images, which otherwise stay, go if they
 were not there before and no target that stays names them: volumes of ours, and images of whatever
-kind, for builds on the device leave many without a name. All of it is read off the note and the
-world in every turn: a death in the middle leaves only less to do.
+kind, for builds on the device leave many without a name. Which these are is decided once, before
+the first step towards another target, and noted: what is made from then on is not the user's, be
+the end as late as it may. What has gone, or has been named since, leaves the list for good. So a
+death in the middle leaves only less to do.
 
 Deviation: the peer also removes containers, networks and volumes that are not of its making. We
 leave them, as everywhere: whoever made them by hand removes them by hand. What they use stays too,
 because the engine refuses to remove it, and nothing waits for that.
 
-Invariants: without a note nothing goes; nothing that a container uses goes, and nothing at all
-while it is not known what some target declares.
+Invariants: without a note nothing goes; what is to go only ever gets less; nothing that a
+container uses goes, and nothing at all while it is not known what some target declares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .cleanup import declared
 from .desired import Desired
@@ -28,38 +30,8 @@ from .names import EXTRA_FIRMWARE
 from .observed import NO_APP, Container, Observed
 from .target import Target, images_of
 
-
-@dataclass(frozen=True, slots=True)
-class Possessions:
-    """Running containers, networks and images by id, volumes by engine name."""
-
-    containers: frozenset[str] = frozenset()
-    networks: frozenset[str] = frozenset()
-    volumes: frozenset[str] = frozenset()
-    images: frozenset[str] = frozenset()
-
-    def to_json(self) -> dict[str, Json]:
-        kinds = ("containers", "networks", "volumes", "images")
-        return {kind: sorted(getattr(self, kind)) for kind in kinds}
-
-
-def possessions(observed: Observed) -> Possessions:
-    return Possessions(
-        frozenset(c.id for c in observed.containers.values() if c.running),
-        frozenset(observed.networks),
-        frozenset(observed.volumes),
-        frozenset(observed.images),
-    )
-
-
-def possessions_from_json(raw: Json) -> Possessions | None:
-    """None for none, and for what cannot be read: then nothing goes."""
-    if not isinstance(raw, Mapping):
-        return None
-    kinds = [raw.get(kind) for kind in ("containers", "networks", "volumes", "images")]
-    if not all(isinstance(kind, list) for kind in kinds):
-        return None
-    return Possessions(*(frozenset(map(str, kind or ())) for kind in kinds))
+_KINDS_LEFT = ("volumes", "images")
+_KINDS = ("containers", "networks", *_KINDS_LEFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +47,81 @@ class Left:
     def __or__(self, other: Left) -> Left:
         return Left(self.volumes | other.volumes, self.images | other.images)
 
+    def __and__(self, other: Left) -> Left:
+        return Left(self.volumes & other.volumes, self.images & other.images)
+
     def __sub__(self, other: Left) -> Left:
         return Left(self.volumes - other.volumes, self.images - other.images)
 
 
-def left_behind(
-    before: Possessions, observed: Observed, targets: Iterable[Target | None]
-) -> Left | None:
-    """What was not there before and no target names. `targets` are those that stay; None among
-    them is one that cannot be read. None: it is not known."""
-    known = list(targets)
-    if None in known:
+@dataclass(frozen=True, slots=True)
+class Possessions:
+    """What there was: running containers, networks and images by id, volumes by engine name.
+    `left` is what local mode has left and is still there; None until it has ended."""
+
+    containers: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+    volumes: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+    left: Left | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        made: dict[str, Json] = {kind: sorted(getattr(self, kind)) for kind in _KINDS}
+        if self.left is not None:
+            made["left"] = {kind: sorted(getattr(self.left, kind)) for kind in _KINDS_LEFT}
+        return made
+
+
+def possessions(observed: Observed) -> Possessions:
+    return Possessions(
+        frozenset(c.id for c in observed.containers.values() if c.running),
+        frozenset(observed.networks),
+        frozenset(observed.volumes),
+        frozenset(observed.images),
+    )
+
+
+def possessions_from_json(raw: Json) -> Possessions | None:
+    """None for none, and for what cannot be read: then nothing goes."""
+    if not isinstance(raw, Mapping):
         return None
-    there = [target for target in known if target]
-    keep = before.volumes | {EXTRA_FIRMWARE} | {n for each in there for n in declared(each)}
+    there, left = _sets(raw, _KINDS), _sets(raw.get("left", {}), _KINDS_LEFT)
+    if there is None or ("left" in raw and left is None):
+        return None
+    containers, networks, volumes, images = there
+    return Possessions(containers, networks, volumes, images, Left(*left) if left else None)
+
+
+def _sets(raw: Json, kinds: tuple[str, ...]) -> list[frozenset[str]] | None:
+    """The lists under these names; None unless each of them is one."""
+    found = [raw.get(kind) for kind in kinds] if isinstance(raw, Mapping) else [None]
+    lists = [each for each in found if isinstance(each, list)]
+    return [frozenset(map(str, each)) for each in lists] if len(lists) == len(found) else None
+
+
+def at_begin(before: Possessions | None, observed: Observed) -> Possessions:
+    """The note while a user has the device. To one who comes back before the end belongs what he
+    had left, and nothing that has been made meanwhile."""
+    there = possessions(observed)
+    if before is None:
+        return there
+    if before.left is None:
+        return before
+    volumes, images = there.volumes - before.left.volumes, there.images - before.left.images
+    return replace(there, volumes=volumes, images=images)
+
+
+def left_behind(before: Possessions, observed: Observed, targets: Iterable[Target | None]) -> Left:
+    """What was not there before and no target names; once that is noted, what is left of it.
+    `targets` are those that stay; None among them is one that cannot be read."""
+    known = [target for target in targets if target]
     mine = {v.engine_name for v in observed.volumes.values() if v.app_id != NO_APP}
-    named = meant({name for each in there for name in images_of(each)}, observed)
     theirs = {i.id for i in observed.images.values() if not of_peer(i)}
-    return Left(frozenset(mine - keep), frozenset(theirs - before.images - {*named.values()}))
+    came = Left(frozenset(mine - before.volumes), frozenset(theirs - before.images))
+    volumes = {EXTRA_FIRMWARE} | {name for each in known for name in declared(each)}
+    images = meant({name for each in known for name in images_of(each)}, observed)
+    named = Left(frozenset(volumes), frozenset(images.values()))
+    return (came if before.left is None else came & before.left) - named
 
 
 def found(before: Possessions, target: Target, observed: Observed) -> frozenset[str]:

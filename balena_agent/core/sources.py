@@ -9,9 +9,10 @@ There are two voices: the local user's, and one from afar: the cloud's, or until
 the peer or the preload has left. In local mode the user's is in force, else the other; either goes
 before none. Apps that are no fleet stay whoever is in force, so that local mode never ends them.
 What of the two is in force is worked out anew from what is kept, and nowhere remembered: when the
-device gets another cloud, or leaves its cloud, too. What the peer or the preload has left stands
-in until the first cloud has spoken, and never again: it is old by then. A device that is moved
-stays as it is until its new cloud says something.
+device gets another cloud, or leaves its cloud, too. So the user's is forgotten when his time is
+over (runtime/borrowing.py), lest it come back as soon as a cloud is silent. What the peer or the
+preload has left stands in until the first cloud has spoken, and never again: it is old by then. A
+device that is moved stays as it is until its new cloud says something.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ def in_force(targets: Mapping[str, KeptTarget], facts: HostFacts) -> InForce:
         return InForce()
     beside = targets[other].target if other else None
     return InForce(source, kept.raw, _with_lasting(kept.target, beside))
+
+
+def is_cloud(source: str) -> bool:
+    """Whether a target of this source has come from a cloud itself."""
+    return bool(source) and source not in _NO_CLOUD
 
 
 def says_local(targets: Mapping[str, KeptTarget], facts: HostFacts) -> bool:

@@ -1,11 +1,14 @@
 """Local mode begins and ends: what there was is noted, what is left goes (core/borrowed.py).
 
 Theory: level-triggered like everything else. Local mode without a note: take one, before anything
-is planned. A note without local mode: it has ended, now or while no agent ran. What goes is put
-into the intent, where the planner finds it; when nothing is left the user's target and the note
-are forgotten, which makes the end durable. What turns out not to go, because a stranger uses it
-say, is spared: it does not hold up the end. Should the user come back before the end, nothing goes
-any more.
+is planned. A note without local mode: it has ended, now or while no agent ran. What he has left is
+noted then, before anything else is made. What goes is put into the intent, where the planner finds
+it; when nothing is left the user's target and the note are forgotten, which makes the end durable.
+What turns out not to go, because a stranger uses it say, is spared: it does not hold up the end.
+Should the user come back before the end, nothing goes any more.
+
+A device without a cloud is its user's: what was noted before counts no more. A target that he has
+set there is forgotten as soon as a cloud's is in force.
 """
 
 from __future__ import annotations
@@ -17,27 +20,32 @@ from dataclasses import replace
 from ..core.borrowed import (
     Left,
     Possessions,
+    at_begin,
     found,
     has_visitors,
     kept,
     left_behind,
-    possessions,
     used,
 )
-from ..core.errors import AgentError
+from ..core.errors import AgentError, EngineFailed
 from ..core.images import names_of
 from ..core.intent import Intent
 from ..core.observed import Observed
 from ..core.snapshot import Snapshot
-from ..core.sources import LOCAL
+from ..core.sources import LOCAL, is_cloud
 from ..core.status import lent_to_user
 from ..core.steps import Fetch, Step
-from .ledger import Ledger
+from .ledger import Entry, Ledger
 from .policy import Memory, Policy
 from .ports import Store
 
 KEY = "before_local_mode"
 """The setting under which the note is stored."""
+
+TRIES = 3
+"""So often in a row the removal of a thing may fail before it is spared."""
+
+_IN_USE = 409
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +64,8 @@ class Borrowing:
         self._store = store
         self._ledger = ledger
         self._before: Possessions | None = memory.before_local_mode
-        self._keep_images = policy.keep_images
+        self._stored = self._before
+        self._policy = policy
         self._under_way = under_way
         self._told = self._spared = self._asked = Left()
 
@@ -65,8 +74,10 @@ class Borrowing:
         lent = lent_to_user(now)
         if lent:
             self._begin(observed)
+        elif not now.facts.managed:
+            self._keep(None)
         if self._before is None:
-            return now.intent, False
+            return self._intent(now, Left()), self._is_stale(now) and self._forget()
         if lent or not now.facts.managed or now.source in ("", LOCAL):
             # As long as nobody else speaks, the user's things are needed.
             return self._intent(now, Left()), False
@@ -79,18 +90,24 @@ class Borrowing:
         return found(self._before, now.target, observed)
 
     def _begin(self, observed: Observed) -> None:
-        if self._before is None:
-            before = possessions(observed)
-            self._save(before)
-            self._before = before
+        before = at_begin(self._before, observed)
+        if before != self._before:
             self._told = self._spared = Left()
+        self._keep(before)
+
+    def _is_stale(self, now: Snapshot) -> bool:
+        """Whether a user's target is left from before there was a cloud."""
+        if LOCAL not in now.targets or not is_cloud(now.source):
+            return False
+        _log.info("The device has the target of a cloud: the local one is forgotten")
+        return True
 
     def _end(self, now: Snapshot, observed: Observed, before: Possessions) -> tuple[Intent, bool]:
-        others = (each.target for source, each in now.targets.items() if source != LOCAL)
+        others = [each.target for source, each in now.targets.items() if source != LOCAL]
         left = left_behind(before, observed, (now.target, *others))
-        if left is None:
+        if not self._keep(replace(before, left=left)) or None in others:
             return self._intent(now, Left()), False
-        if self._keep_images or self._fetching():
+        if self._policy.keeps_images(now.facts.managed) or self._fetching():
             left = replace(left, images=frozenset())
         self._tell(left, observed)
         self._spared |= self._refused(left, observed)
@@ -114,10 +131,10 @@ class Borrowing:
         return replace(now.intent, cleanup=cleanup, images=going.images)
 
     def _refused(self, left: Left, observed: Observed) -> Left:
-        """What could not be removed. It is tried once."""
+        """What cannot be removed: somebody uses it, or it has been tried often enough."""
 
         def failed(*subjects: str) -> bool:
-            return bool(self._ledger.errors_about(set(subjects)))
+            return any(map(_hopeless, self._ledger.about(subjects)))
 
         volumes = {name for name in left.volumes if failed(f"volume {name}")}
         images = {
@@ -143,11 +160,23 @@ class Borrowing:
         except AgentError as error:
             _log.warning("Cannot note the end of local mode: %s", error.message)
             return False
-        self._before = None
+        self._before = self._stored = None
         return True
 
-    def _save(self, before: Possessions) -> None:
+    def _keep(self, before: Possessions | None) -> bool:
+        """Note this; False if it is not stored yet. Then the next turn tries again."""
+        self._before = before
+        if before == self._stored:
+            return True
         try:
-            self._store.set_setting(KEY, before.to_json())
+            self._store.set_setting(KEY, before.to_json() if before else None)
         except AgentError as error:
             _log.warning("Cannot note what there was before local mode: %s", error.message)
+            return False
+        self._stored = before
+        return True
+
+
+def _hopeless(entry: Entry) -> bool:
+    in_use = isinstance(entry.error, EngineFailed) and entry.error.status == _IN_USE
+    return in_use or entry.failure.count >= TRIES

@@ -133,12 +133,11 @@ class Ledger:
         """Forget failures of steps that nobody wants any more."""
         self._entries = {k: e for k, e in self._entries.items() if k in wanted}
 
+    def about(self, subjects: Collection[str]) -> list[Entry]:
+        return [e for e in self._entries.values() if subject(e.failure.step) in subjects]
+
     def errors_about(self, subjects: Collection[str]) -> list[AgentError]:
-        return [
-            entry.error
-            for entry in self._entries.values()
-            if subject(entry.failure.step) in subjects
-        ]
+        return [entry.error for entry in self.about(subjects)]
 
     def lock_errors(self) -> list[AgentError]:
         """Why update locks could not be taken, of whatever app."""

@@ -43,7 +43,8 @@ class Memory:
 class Policy:
     """What the settings say about planning and about the threads that do the work."""
 
-    keep_images: bool = True
+    keep_images: bool | None = True
+    """None: where there is no cloud. There the device is in local mode (spec 20 §25)."""
     keep_volumes: bool = True
     override_locks: bool = False
     remove_peer: bool = False
@@ -52,3 +53,6 @@ class Policy:
     pullers: int = 3
     patience: float = 60.0
     """Seconds within which the reconciler proves that it works."""
+
+    def keeps_images(self, managed: bool) -> bool:
+        return not managed if self.keep_images is None else self.keep_images

@@ -432,7 +432,7 @@ class Reconciler:
             owned_images=self._notes.owned_images,
             stopped_by_agent=self._notes.stopped_by_agent,
             handovers=self._handovers.waiting,
-            keep_images=policy.keep_images or lent_to_user(self._now),
+            keep_images=policy.keeps_images(self._now.facts.managed) or lent_to_user(self._now),
             keep_volumes=policy.keep_volumes,
             override_locks=policy.override_locks or locks_overridden(self._now),
             damped=self._damper.damped,

@@ -14,7 +14,7 @@ from agent import DEADLINE, Rig, observed, rig, service, target
 from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, FakeStore
 
-from balena_agent.core.borrowed import Possessions, possessions_from_json
+from balena_agent.core.borrowed import Left, Possessions, possessions_from_json
 from balena_agent.core.describe import plan_state
 from balena_agent.core.errors import EngineFailed, EngineUnavailable, Unavailable
 from balena_agent.core.intent import SetTarget
@@ -33,6 +33,7 @@ from balena_agent.runtime.policy import Memory, Policy
 
 CLOUD = "https://api.example.org"
 MANAGED = HostFacts(device_uuid="d0d0", api_endpoint=CLOUD)
+ALONE = HostFacts(device_uuid="d0d0")
 ON = {"RESIN_SUPERVISOR_LOCAL_MODE": "1"}
 
 
@@ -108,6 +109,128 @@ def test_what_cannot_go_does_not_hold_up_the_end() -> None:
         give(agent, CLOUD, FLEET, {})
         given_back(agent)
         assert "5_scratch" in agent.engine.observed.volumes
+
+
+@pytest.mark.parametrize(("status", "failures", "tries"), [(500, 2, 3), (500, 99, 3), (409, 99, 1)])
+def test_a_failure_that_passes_spares_nothing(status: int, failures: int, tries: int) -> None:
+    """Only what is in use is spared at once."""
+    tried: list[EngineStep] = []
+    with rig(facts=MANAGED) as agent:
+        borrowed(agent)
+        agent.engine.fail("remove-volume", EngineFailed("no", status), failures)
+        agent.engine.before = lambda step, _: tried.append(step)
+        give(agent, CLOUD, FLEET, {})
+        given_back(agent)
+        assert ("5_scratch" in agent.engine.observed.volumes) is (failures > tries)
+    assert sum(isinstance(step, RemoveVolume) for step in tried) == tries
+
+
+MORE = app(1, "fleet", "data", "db")
+
+
+def release(agent: Rig, document: dict[str, Any], config: Mapping[str, str]) -> None:
+    """A release of the cloud, which need not come to its end."""
+    made = replace(read_local(document), config=config)
+    command = SetTarget(CLOUD, json.dumps([document, dict(config)]), made)
+    assert agent.reconciler.submit(command).result(DEADLINE) == "accepted"
+    agent.until(lambda s: s.looked and not (s.plan.steps or s.running))
+
+
+def test_what_the_cloud_made_before_the_end_is_the_clouds() -> None:
+    """A lock holds up the end, while one release makes a volume that the next does not name."""
+    host = FakeHost()
+    with rig(facts=MANAGED, host=host) as agent:
+        borrowed(agent)
+        host.user_locks[5] = "mine"
+        release(agent, MORE, {})
+        agent.until(lambda s: "1_db" in s.observed.volumes)
+        release(agent, FLEET, {})
+        assert "local" in agent.published.current.targets
+        noted = possessions_from_json(agent.store.settings[KEY])
+        assert noted is not None and noted.left == Left(frozenset({"5_scratch"}))
+        assert "1_db" in agent.engine.observed.volumes
+        host.user_locks.clear()
+        give(agent, CLOUD, FLEET, {})
+        given_back(agent)
+        assert agent.engine.observed.volumes.keys() == {"1_data", "1_old", "1_db"}
+
+
+def test_what_the_cloud_has_named_once_is_the_clouds() -> None:
+    host = FakeHost()
+    with rig(facts=MANAGED, host=host) as agent:
+        borrowed(agent)
+        host.user_locks[5] = "mine"
+        both = {
+            "local": {"apps": FLEET["local"]["apps"] | app(5, "mine", "scratch")["local"]["apps"]}
+        }
+        release(agent, both, {})
+        release(agent, FLEET, {})
+        host.user_locks.clear()
+        give(agent, CLOUD, FLEET, {})
+        given_back(agent)
+        assert "5_scratch" in agent.engine.observed.volumes
+
+
+def test_what_the_cloud_made_is_not_the_users_who_comes_back() -> None:
+    host = FakeHost()
+    with rig(facts=MANAGED, host=host) as agent:
+        borrowed(agent)
+        host.user_locks[5] = "mine"
+        release(agent, MORE, {})
+        agent.until(lambda s: "1_db" in s.observed.volumes)
+        release(agent, FLEET, ON)
+        agent.until(lambda s: s.source == "local")
+        host.user_locks.clear()
+        give(agent, CLOUD, FLEET, {})
+        given_back(agent)
+        assert agent.engine.observed.volumes.keys() == {"1_data", "1_old", "1_db"}
+
+
+def test_nothing_of_the_cloud_goes_when_a_target_can_be_read_again() -> None:
+    with rig(facts=MANAGED, memory=Memory(targets={"peer": KeptTarget("{", None)})) as agent:
+        borrowed(agent)
+        for document in (FLEET, MORE, FLEET):
+            give(agent, CLOUD, document, {})
+        assert agent.engine.observed.volumes.keys() == {"1_data", "1_old", "5_scratch", "1_db"}
+        give(agent, "peer", FLEET, {})
+        agent.until(lambda s: "local" not in s.targets, "local mode has ended")
+        assert agent.engine.observed.volumes.keys() == {"1_data", "1_old", "1_db"}
+
+
+def test_what_came_while_there_was_no_cloud_stays() -> None:
+    """The device leaves in the middle of local mode, and joins again much later."""
+    with rig(facts=MANAGED) as agent:
+        borrowed(agent)
+        agent.reconciler.new_facts(ALONE)
+        agent.until(lambda s: not s.facts.managed)
+        give(agent, "local", app(5, "mine", "scratch", "months"), {})
+        assert agent.store.settings == {KEY: None}
+        give(agent, "local", MINE, {})
+        agent.reconciler.new_facts(MANAGED)
+        agent.until(lambda s: s.facts.managed)
+        give(agent, CLOUD, FLEET, {})
+        given_back(agent)
+        kept = {"1_data", "1_old", "5_scratch", "5_months"}
+        assert agent.engine.observed.volumes.keys() == kept
+
+
+def test_what_cannot_be_noted_does_not_go() -> None:
+    """Else a later agent would decide it once more."""
+    with rig(facts=MANAGED) as agent:
+        borrowed(agent)
+        store, write = agent.store, agent.store.set_setting
+        full = threading.Event()
+
+        def fail(key: str, value: Json) -> None:
+            full.set()
+            raise Unavailable("the disk is full")
+
+        store.set_setting = fail  # type: ignore[method-assign]
+        release(agent, FLEET, {})
+        assert full.is_set() and "5_scratch" in agent.engine.observed.volumes
+        store.set_setting = write  # type: ignore[method-assign]
+        given_back(agent)
+        assert "5_scratch" not in agent.engine.observed.volumes
 
 
 def test_a_volume_that_the_cloud_declares_stays() -> None:
@@ -190,8 +313,12 @@ def test_a_device_without_a_cloud_notes_nothing() -> None:
 
 def test_notes_that_cannot_be_read_are_none() -> None:
     noted = Possessions(frozenset("c"), frozenset("n"), frozenset("v"), frozenset("i"))
-    assert possessions_from_json(json.loads(json.dumps(noted.to_json()))) == noted
-    for raw in (None, 1, [], {}, {"containers": [], "networks": [], "volumes": {}, "images": []}):
+    ended = replace(noted, left=Left(frozenset("w"), frozenset("j")))
+    for each in (noted, ended, replace(noted, left=Left())):
+        assert possessions_from_json(json.loads(json.dumps(each.to_json()))) == each
+    odd = [{**noted.to_json(), "left": left} for left in (None, [], {}, {"volumes": []})]
+    odd.append({**noted.to_json(), "volumes": {}})
+    for raw in (None, 1, [], {}, *odd):
         assert possessions_from_json(raw) is None
 
 
@@ -309,6 +436,24 @@ def test_an_image_that_a_stranger_uses_stays_and_holds_up_nothing() -> None:
         given_back(agent)
         assert image_ids(agent) == {*THERE, "sha256:peer", "sha256:layer", "sha256:built"}
         assert agent.published.current.settled
+
+
+def test_an_image_without_a_name_is_tried_again_by_the_hour() -> None:
+    with rig(first_world(), policy=LEAN, facts=MANAGED) as agent:
+        lent(agent, *CAME)
+        agent.engine.fail("remove-image image sha256:layer", EngineFailed("i/o error", 500), 2)
+        give(agent, CLOUD, FLEET, {})
+        for count in (1, 2):
+            tried = {"remove-image image sha256:layer": count}
+            seen = agent.until(
+                lambda s, tried=tried: (
+                    s.settled and {k: f.count for k, f in s.failures.items()} == tried
+                )
+            )
+            assert "local" in seen.targets
+            agent.clock.advance(3600.0)
+        given_back(agent)
+        assert image_ids(agent) == {*THERE, "sha256:peer"}
 
 
 def test_an_image_that_a_target_of_the_cloud_names_stays() -> None:
@@ -538,7 +683,8 @@ def test_the_end_of_local_mode_survives_a_death_at_each_of_its_actions() -> None
         for done in (False, True):
             death = Death(number, done)
             broken, left = life(world, copy(), death)
-            assert death.over.is_set()
+            # What goes at once is noted at once: not every life has as many actions.
+            assert death.over.is_set() or (number > 8 and death.seen < number)
             healed, last = life(broken, left, Death())
             assert summary(healed) == summary(wanted), f"death at {number}, {done}"
             assert last.settings == {KEY: None} and last.targets.keys() == {CLOUD}

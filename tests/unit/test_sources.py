@@ -98,9 +98,9 @@ def test_a_device_goes_into_local_mode_and_back() -> None:
     with rig(facts=MANAGED) as agent:
         give(agent, CLOUD, fleet, {})
         assert agent.containers() == {"fleet": "running"}
-        give(agent, "local", mine, {})
-        assert agent.containers() == {"fleet": "running"}
         give(agent, CLOUD, fleet, ON)
+        assert agent.containers() == {"fleet": "running"}
+        give(agent, "local", mine, {})
         assert agent.containers() == {"mine": "running"}
         assert agent.published.current.targets.keys() == {CLOUD, "local"}
         give(agent, CLOUD, fleet, {})
@@ -185,6 +185,55 @@ def test_a_device_that_is_moved_to_another_cloud_stays_as_it_is_until_that_one_s
         give(agent, other, target(service("fleet"), service("more", 2)), {})
         assert agent.containers() == {"fleet": "running", "more": "running"}
         assert agent.ids()["fleet"] == before["fleet"]
+
+
+def test_a_local_target_from_before_the_cloud_never_comes_back() -> None:
+    """Neither with another cloud that is silent, nor when the cloud's target does not read."""
+    fleet, mine = target(service("fleet"), app=1), target(service("mine"), app=5)
+    with rig() as agent:
+        give(agent, "local", mine, {})
+        agent.reconciler.new_facts(MANAGED)
+        seen = agent.until(lambda s: s.facts.managed and s.settled)
+        assert (seen.source, agent.containers()) == ("local", {"mine": "running"})
+        give(agent, CLOUD, fleet, {})
+        agent.until(lambda s: s.targets.keys() == {CLOUD}, "the user's target is forgotten")
+        assert agent.store.targets.keys() == {CLOUD}
+        agent.settled()
+        other = "https://api.other.example"
+        agent.reconciler.new_facts(replace(MANAGED, api_endpoint=other))
+        seen = agent.until(lambda s: s.facts.api_endpoint == other and s.looked and not s.running)
+        assert (seen.target, agent.containers()) == (None, {"fleet": "running"})
+
+
+def test_a_local_target_stays_while_the_cloud_lends_the_device() -> None:
+    with rig() as agent:
+        give(agent, "local", target(service("mine"), app=5), {})
+        agent.reconciler.new_facts(MANAGED)
+        give(agent, CLOUD, target(service("fleet"), app=1), ON)
+        assert agent.containers() == {"mine": "running"}
+        assert agent.store.targets.keys() == {CLOUD, "local"}
+
+
+def test_whether_images_are_kept_follows_the_cloud_that_there_is() -> None:
+    """One release after the other: the old image goes where there is a cloud, unless told."""
+    names = ("one", "two", "three", "four")
+    assert [Policy(keep_images=k).keeps_images(True) for k in (None, True, False)] == [0, 1, 0]
+    assert [Policy(keep_images=k).keeps_images(False) for k in (None, True, False)] == [1, 1, 0]
+    with rig(observed(*names), policy=Policy(keep_images=None)) as agent:
+
+        def has(name: str) -> bool:
+            return agent.engine.observed.image(name) is not None
+
+        give(agent, "local", target(service("web", image="one")), {})
+        give(agent, "local", target(service("web", image="two")), {})
+        assert has("one")
+        agent.reconciler.new_facts(MANAGED)
+        give(agent, CLOUD, target(service("web", image="three")), {})
+        assert not has("one") and not has("two")
+        agent.reconciler.new_facts(ALONE)
+        agent.until(lambda s: not s.facts.managed)
+        give(agent, "local", target(service("web", image="four")), {})
+        assert has("three")
 
 
 def test_other_facts_do_not_touch_the_target_nor_its_back_off() -> None:
