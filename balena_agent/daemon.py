@@ -144,6 +144,8 @@ class Daemon:
             addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
         )  # fmt: skip
         self.http = self._http()
+        self._named_port = self.http.port
+        """The port that config.json names, as far as we have tried it."""
         self.service = AgentService(
             self.bus,
             self.published,
@@ -388,8 +390,10 @@ class Daemon:
         if new:
             self.reconciler.new_facts(self.host.facts)
             self._tell_status(self.published.current)
-        if self.files.facts.api_port != self.http.port:
-            self._listen_anew()
+        if (port := self.files.facts.api_port) != self._named_port:
+            self._named_port = port  # one that is taken is not tried at every look
+            if port != self.http.port:
+                self._listen_anew()
 
     def _listen_anew(self) -> None:
         """config.json names another port. Where that one cannot be had the old one stays."""

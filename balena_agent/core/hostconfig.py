@@ -49,7 +49,8 @@ class BootFile:
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """The last write of a file: for which wish and in which boot, whether this wish was given a
-    reboot, whether it has had it, and what the file then held (a digest)."""
+    reboot that it has not come through yet, whether it has had it, and what the file then held (a
+    digest)."""
 
     wish: str
     boot_id: str
@@ -217,19 +218,22 @@ def _attempted(
 def attempt(step: ChangeConfig | SetBootConfig, name: str, host: HostConfig) -> Attempt:
     """What is noted of a step that has just been done; `host` is as it has left it."""
     wish, last = wish_name(step.variables), host.attempts.get(name)
-    given = step.reboot or (last is not None and last.wish == wish and last.reboot)
+    given = step.reboot or (last is not None and last.wish == wish and (last.reboot or last.spent))
     spent = _spent(name, step.variables, host)
     return Attempt(wish, host.boot_id, given, spent, _held(name, host))
 
 
 def surviving(host: HostConfig) -> Mapping[str, Attempt]:
-    """The attempts that still count, when the files are read for the first time in a boot: what
-    has come through the reboot as it was written has done its work."""
-    return {
-        name: known
-        for name, known in host.attempts.items()
-        if known.boot_id == host.boot_id or known.held != _held(name, host)
-    }
+    """The attempts that still count, when the files are read for the first time in a run. What has
+    come through its reboot as it was written counts for one boot more, as spent: who writes the
+    file anew in every boot does so after our start. In the boot after that it has done its work."""
+    kept: dict[str, Attempt] = {}
+    for name, known in host.attempts.items():
+        if known.boot_id == host.boot_id or known.held != _held(name, host):
+            kept[name] = known
+        elif known.reboot:
+            kept[name] = replace(known, boot_id=host.boot_id, reboot=False, spent=True)
+    return kept
 
 
 def _held(name: str, host: HostConfig) -> str:

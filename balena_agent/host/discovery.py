@@ -19,11 +19,6 @@ class Discovery:
     def __init__(self, systemd: Systemd) -> None:
         self._systemd = systemd
 
-    def visible(self) -> bool | None:
-        """Whether Avahi runs; None on a host without it."""
-        unit = self._systemd.unit(UNITS[1])
-        return None if unit.load == "not-found" else unit.running
-
     def set(self, wanted: bool) -> None:
         """Show or hide the device. Nothing is done on a host without Avahi."""
         known = self._systemd.units(UNITS)

@@ -21,6 +21,8 @@ from pathlib import Path
 from ..core.hardware import Metrics
 
 FRESH_SECONDS = 10.0
+COMPLAINT_SECONDS = 60.0
+"""How long a look into the kernel's log counts: each opens the files of the journal."""
 
 _clock = time.monotonic
 _MIB = 1024
@@ -29,7 +31,6 @@ _SERIALS = (
     "proc/device-tree/serial-number", "proc/device-tree/product-sn",
     "sys/devices/soc0/serial_number", "sys/class/dmi/id/board_serial",
 )  # fmt: skip
-_MODELS = ("proc/device-tree/model", "proc/device-tree/product-name")
 
 
 class Meter:
@@ -41,7 +42,7 @@ class Meter:
         self._last = self._times()
 
     def read(self) -> Metrics:
-        """Never raises."""
+        """All but `is_undervolted`. Never raises."""
         total, used = self._memory()
         device, size, filled = self._storage()
         return Metrics(
@@ -53,15 +54,7 @@ class Meter:
             storage_block_device=device,
             cpu_temp=self._temperature(),
             cpu_id=self._first(_SERIALS).lower(),
-            is_undervolted=self.undervolted() or False,
         )
-
-    def model(self) -> str:
-        """What the machine is called by its maker, "" where nobody says."""
-        if found := self._first(_MODELS):
-            return found
-        names = (self._text(f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
-        return " ".join(filter(None, names))
 
     # ---- processor ------------------------------------------------------------------------
 
@@ -172,20 +165,26 @@ class Readings:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: tuple[float, Metrics] | None = None
+        self._complained: tuple[float, bool] | None = None
 
     def read(self) -> Metrics:
         """At most `FRESH_SECONDS` old. Never raises."""
         with self._lock:
             now = self._clock()
             if self._known is None or now - self._known[0] >= FRESH_SECONDS:
-                self._known = (now, self._fresh())
+                self._known = (now, self._fresh(now))
             return self._known[1]
 
-    def _fresh(self) -> Metrics:
-        found = self._meter.read()
-        if self._meter.undervolted() is None:
-            found = replace(found, is_undervolted=self._complaint())
-        return found
+    def _fresh(self, now: float) -> Metrics:
+        low = self._meter.undervolted()
+        if low is None:
+            low = self._complained_of(now)
+        return replace(self._meter.read(), is_undervolted=low)
+
+    def _complained_of(self, now: float) -> bool:
+        if self._complained is None or now - self._complained[0] >= COMPLAINT_SECONDS:
+            self._complained = (now, self._complaint())
+        return self._complained[1]
 
 
 def _covers(place: str, path: str) -> bool:

@@ -7,6 +7,7 @@ not addresses *of the device* and are left out (spec 10 §8.11).
 
 from __future__ import annotations
 
+import array
 import fcntl
 import ipaddress
 import os
@@ -16,10 +17,12 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_SIOCGIFADDR = 0x8915
-_IFNAMSIZ = 16
+_SIOCGIFCONF = 0x8912
+_ROW = 16 + struct.calcsize("LLHBBB0L")
+"""Of the kernel's list: a label and the biggest of a union, of which the address is in use."""
+_MOST = 1024
+"""Addresses, of all interfaces."""
 _GLOBAL_SCOPE = "00"
-_ETHERNET = "1"
 _INNER = re.compile(
     r"lo|docker.*|balena.*|rce.*|tun.*|resin-vpn|resin-dns|resin-redsocks|supervisor0|veth.*"
     r"|br-[0-9a-f]{12}"
@@ -55,14 +58,23 @@ def is_on(address: str, names: Iterable[str]) -> bool:
 
 
 def _ipv4(names: Iterable[str]) -> Iterator[str]:
+    """By the order of the names. One call gives all addresses, each with a label, which is the name
+    of its interface and may have a suffix: `eth0:1`."""
+    rows = array.array("B", bytes(_MOST * _ROW))
+    place, size = rows.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for name in names:
-            request = struct.pack(f"{_IFNAMSIZ}s16x", name.encode()[: _IFNAMSIZ - 1])
-            try:
-                answer = fcntl.ioctl(probe, _SIOCGIFADDR, request)
-            except OSError:
-                continue  # no IPv4 address on this one
-            yield socket.inet_ntoa(answer[20:24])
+        try:
+            answer = fcntl.ioctl(probe, _SIOCGIFCONF, struct.pack("iP", size, place))
+        except OSError:
+            return
+    (filled,) = struct.unpack_from("i", answer)
+    found: dict[str, list[str]] = {}
+    for at in range(0, filled, _ROW):
+        row = rows[at : at + _ROW].tobytes()
+        label = row[:16].partition(b"\0")[0].decode(errors="replace")
+        found.setdefault(label.partition(":")[0], []).append(socket.inet_ntoa(row[20:24]))
+    for name in names:
+        yield from found.get(name, ())
 
 
 def _ipv6(names: Iterable[str], scope: str = _GLOBAL_SCOPE) -> Iterator[str]:
@@ -77,9 +89,7 @@ def _ipv6(names: Iterable[str], scope: str = _GLOBAL_SCOPE) -> Iterator[str]:
             yield str(ipaddress.IPv6Address(int(digits, 16)))
 
 
-def reserve_port(
-    port: int, table: Path = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
-) -> str:
+def reserve_port(port: int, table: Path = _RESERVED) -> str:
     """Keep the kernel from lending our port to outgoing connections; "" or why that failed.
 
     Our port is in the range of ephemeral ports. A client on this host that keeps trying to reach

@@ -21,10 +21,23 @@ PATH = "/org/freedesktop/NetworkManager"
 WORDS = ("unknown", "none", "portal", "limited", "full")
 UNKNOWN, FULL = WORDS[0], WORDS[4]
 
+_LISTS_OF_DEVICES = frozenset({"Devices", "AllDevices", "ActiveConnections"})
 _LIMIT = 5.0
 _ROLLBACK_SECONDS = 120
 _DROP_WHAT_IS_NEW = 0x02 | 0x04
 """Going back removes new connections too, and disconnects new devices."""
+
+
+def chatter(signal: Signal) -> bool:
+    """Whether this tells only that devices come and go, as those of containers do all the time. A
+    device that matters is heard of when it gets an address or changes the state of the network."""
+    if signal.member in ("DeviceAdded", "DeviceRemoved"):
+        return True
+    if signal.member != "PropertiesChanged":
+        return False
+    # Changed and dropped ones; older versions have a signal of their own with the changed alone.
+    names = {name for part in signal.body if not isinstance(part, str) for name in part}
+    return not names - _LISTS_OF_DEVICES
 
 
 class NetworkManager:
@@ -53,11 +66,12 @@ class NetworkManager:
         return self.connectivity()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Tell of every change of state, devices and addresses. The callback runs in the bus
-        thread and must not wait for the bus. BusUnavailable."""
+        """Tell of every change of state and addresses. The callback runs in the bus thread and
+        must not wait for the bus. BusUnavailable."""
 
-        def told(_: Signal) -> None:
-            callback()
+        def told(signal: Signal) -> None:
+            if not chatter(signal):
+                callback()
 
         self._bus.subscribe(Match(sender=SERVICE, path=PATH, interface=SERVICE), told)
         for kind in ("", ".IP4Config", ".IP6Config"):

@@ -34,6 +34,10 @@ STEADY_SECONDS = 2.0
 """How long redsocks has to run before it counts as running."""
 
 _CHECK_SECONDS = 10.0
+_JOB_SECONDS = 20.0
+"""For one unit. A change of proxy and name may wait for a revert, restart two units, put them back,
+and all that again when the name is refused: eight jobs, which fit into the limit of the step."""
+
 _UNKNOWN_SECTION = "unknown section"
 
 _log = logging.getLogger(__name__)
@@ -93,17 +97,18 @@ class HostProxy:
         return Files(_text(self._conf), _text(self._no_proxy))
 
     def _write(self, files: Files) -> None:
+        path = self._conf.parent
         try:
-            self._conf.parent.mkdir(0o755, parents=True, exist_ok=True)
+            path.mkdir(0o755, parents=True, exist_ok=True)
+            for path, content in ((self._conf, files.conf), (self._no_proxy, files.no_proxy)):
+                if content == _text(path):
+                    continue
+                if content is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_durable(path, content.encode(), 0o600)
         except OSError as error:
-            raise Unavailable(f"{self._conf.parent} cannot be made: {error.strerror}") from error
-        for path, content in ((self._conf, files.conf), (self._no_proxy, files.no_proxy)):
-            if content == _text(path):
-                continue
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_durable(path, content.encode(), 0o600)
+            raise Unavailable(f"{path} cannot be changed: {error.strerror}") from error
 
     def _restart(self, wanted: bool) -> None:
         """The unit that reads the files first, then redsocks. One that is part of the OS's own
@@ -111,12 +116,12 @@ class HostProxy:
         known = self._systemd.units((*CONFIG_UNITS, UNIT))
         for name in CONFIG_UNITS:
             if known[name].exists and not self._follows_files(known[name].path):
-                self._systemd.restart(name)
+                self._systemd.restart(name, _JOB_SECONDS)
                 break
         if not known[UNIT].exists:
             return
         if not self._follows_files(known[UNIT].path):
-            (self._systemd.restart if wanted else self._systemd.stop)(UNIT)
+            (self._systemd.restart if wanted else self._systemd.stop)(UNIT, _JOB_SECONDS)
         self._verify(wanted)
 
     def _follows_files(self, path: str) -> bool:

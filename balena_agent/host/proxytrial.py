@@ -5,7 +5,8 @@ taken away afterwards, so a restart of the agent or a power cut at any moment le
 change or a change on trial. A thread exists only during a trial: it asks for the cloud now and
 then, until an answer confirms the change or the time is over.
 
-Invariant: one change at a time, that of the trial's end included.
+Invariants: one change at a time, that of the trial's end included; the thread outlives every error,
+for nobody else would rescue a device that is cut off.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class ProxyTrial:
                 self._note(begun(known, before, after, reached, self._boot_id, now))
             try:
                 self._proxy.set(proxy, no_proxy)
-            except AgentError:
+            except Exception:
                 with contextlib.suppress(AgentError):
                     self._note(known)
                 raise
@@ -116,14 +117,16 @@ class ProxyTrial:
                     self._note(resumed(self._trial, self._boot_id, time.monotonic()))
                 # What was written may not have been taken up before that run's end.
                 self._proxy.set(*self._proxy.read())
-            except AgentError as error:
-                _log.warning("A change of the proxy is on trial: %s", error)
+            except Exception as error:
+                _log.warning(
+                    "A change of the proxy is on trial: %s", error, exc_info=_unforeseen(error)
+                )
         self._run()
 
     def _run(self) -> None:
         while not self._closed.wait(self._pause):
             trial = self._trial
-            reached = self._reached()
+            reached = self._answered()
             with self._lock:
                 # What was asked before another change says nothing about that one.
                 if trial is self._trial and trial and not self._closed.is_set():
@@ -131,6 +134,13 @@ class ProxyTrial:
                 if self._trial is None:
                     self._thread = None
                     return
+
+    def _answered(self) -> bool | None:
+        try:
+            return self._reached()
+        except Exception:
+            _log.exception("Whether the cloud answers is not known")
+            return False
 
     def _judge(self, trial: Trial, reached: bool | None) -> None:
         try:
@@ -140,8 +150,10 @@ class ProxyTrial:
                     self._note(None)
                 case Verdict.REVERT:
                     self._revert(trial)
-        except AgentError as error:
-            _log.error("The former proxy cannot be put back yet: %s", error)
+        except Exception as error:
+            _log.error(
+                "The former proxy cannot be put back yet: %s", error, exc_info=_unforeseen(error)
+            )
             self._trial = replace(trial, since=time.monotonic())
 
     def _revert(self, trial: Trial) -> None:
@@ -151,3 +163,7 @@ class ProxyTrial:
             self._seconds,
         )
         self._note(None)
+
+
+def _unforeseen(error: Exception) -> bool:
+    return not isinstance(error, AgentError)

@@ -94,6 +94,8 @@ class HostSettings:
         first = HostConfig(profile=profile, boot_id=boot_id, board=board, attempts=known)
         first = self._seen(first)
         self.current = replace(first, attempts=surviving(first))
+        if self.current.attempts != known:
+            self._keep_attempts()
 
     def refresh(self) -> bool:
         """Look at the files; says whether anything is new. `config` has been refreshed before."""
@@ -165,7 +167,10 @@ class HostSettings:
         seen = self._seen(self.current)
         attempts = {**seen.attempts, name: attempt(step, name, seen)}
         self.current = replace(seen, attempts=attempts)
-        self._keep({name: asdict(known) for name, known in attempts.items()})
+        self._keep_attempts()
+
+    def _keep_attempts(self) -> None:
+        self._keep({name: asdict(known) for name, known in self.current.attempts.items()})
 
     def _seen(self, known: HostConfig) -> HostConfig:
         """How things are now. Never raises."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..core.errors import RefusedByHost
 from ..core.steps import SwitchFeature
@@ -47,7 +46,6 @@ class Switchboard:
         self._keeping = keeping
         self._vpn = Vpn(systemd, vpn_connected)
         self._discovery = Discovery(systemd)
-        self._connected = Path(vpn_connected)
 
     def read(self) -> Found:
         """How things are. BusUnavailable, DeadlineExceeded."""
@@ -60,7 +58,7 @@ class Switchboard:
             else:
                 masked = unit.load == "masked"
                 absent[switch] = f"{name} is masked" if masked else f"there is no {name}"
-        return Found(settings, absent, self._connected.exists())
+        return Found(settings, absent, self._vpn.connected())
 
     def perform(self, step: SwitchFeature) -> None:
         """Switch, and see that it is done. RefusedByHost, Unavailable."""

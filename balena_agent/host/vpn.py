@@ -33,14 +33,18 @@ class Vpn:
         self._systemd = systemd
         self._connected = Path(connected)
 
+    def connected(self) -> bool:
+        """What the VPN's own scripts say now."""
+        return self._connected.exists()
+
     def state(self) -> VpnState:
         """As it is now. Where the bus does not answer the unit counts as absent."""
         try:
             unit = self._systemd.unit(UNIT)
         except AgentError:
-            return VpnState(False, False, self._connected.exists())
+            return VpnState(False, False, self.connected())
         enabled = unit.exists and unit.active not in ("inactive", "deactivating")
-        return VpnState(unit.exists, enabled, self._connected.exists())
+        return VpnState(unit.exists, enabled, self.connected())
 
     def set(self, enabled: bool) -> None:
         """RefusedByHost, Unavailable. Nothing is done on a host without the unit."""

@@ -10,7 +10,7 @@ import pytest
 from balena_agent.core.hardware import Metrics
 from balena_agent.core.metrics import device_metrics, text_of
 from balena_agent.host.journal_kernel import UNDER_VOLTAGE
-from balena_agent.host.metrics import FRESH_SECONDS, Meter, Readings
+from balena_agent.host.metrics import COMPLAINT_SECONDS, FRESH_SECONDS, Meter, Readings
 
 FULL = Metrics(39, 412, 1848, 2011, 14021, "/dev/mmcblk0p6", 41, "00ab")
 
@@ -64,7 +64,21 @@ def test_figures_are_read_only_when_asked_and_not_too_often(tmp_path: Path) -> N
     now[0] += FRESH_SECONDS - 0.1
     assert readings.read().memory_total == 2
     now[0] += 0.2
-    assert readings.read().memory_total == 4 and len(asked) == 2
+    assert readings.read().memory_total == 4
+
+
+def test_the_kernels_log_is_opened_once_a_minute_at_most(tmp_path: Path) -> None:
+    now, opened = [100.0], []
+
+    def complaint() -> bool:
+        opened.append(now[0])
+        return now[0] > 150
+
+    readings = Readings(Meter("/", str(tmp_path)), complaint, lambda: now[0])
+    for _ in range(7):
+        low = readings.read().is_undervolted
+        now[0] += FRESH_SECONDS
+    assert opened == [100.0, 100.0 + COMPLAINT_SECONDS] and low
 
 
 @pytest.mark.parametrize(

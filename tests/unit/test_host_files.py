@@ -14,9 +14,9 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from host_places import Root
@@ -70,10 +70,13 @@ def reboot(root: Root, files: HostFiles) -> HostFiles:
     for name in ("run", "tmp"):
         for path in sorted((root.top / name).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-    again = root.files()
-    boot_id = files.settings.current.boot_id + "'"
-    again.settings.current = replace(again.settings.current, boot_id=boot_id, reboot=())
-    return again
+    return started(root, files.settings.current.boot_id + "'")
+
+
+def started(root: Root, boot_id: str) -> HostFiles:
+    """What an agent that starts in this boot sees."""
+    with patch("balena_agent.host.files.boot_id", lambda: boot_id):
+        return root.files()
 
 
 # ---- config.json ---------------------------------------------------------------------------------
@@ -312,13 +315,33 @@ def test_H14_a_wish_that_is_put_back_gets_no_second_reboot(root: Root) -> None:
     (step,) = applied(later, wanted)
     assert isinstance(step, SetBootConfig) and not step.reboot
     assert later.settings.current.reboot == ()
-    # It holds after another reboot: the next time that it is lost, a reboot is worth it again.
-    last = reboot(root, later)
+    # It holds for a whole boot: the next time that it is lost, a reboot is worth it again.
+    quiet = reboot(root, later)
+    assert applied(quiet, wanted) == []
+    last = reboot(root, quiet)
     assert applied(last, wanted) == []
     root.write("mnt/boot/config.txt", CONFIG_TXT)
     last.refresh()
     (step,) = applied(last, wanted)
     assert isinstance(step, SetBootConfig) and step.reboot
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_H14_who_writes_after_our_start_in_every_boot_gets_no_second_reboot(
+    root: Root, restarts: bool
+) -> None:
+    """A container, say, with a config.txt of its own."""
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    files, wanted = root.files(), {"HOST_CONFIG_gpu_mem": "128"}
+    asked = []
+    for _ in range(4):
+        asked += [step for step in applied(files, wanted) if step.reboot]  # type: ignore[union-attr]
+        files = reboot(root, files)
+        if restarts:
+            files = started(root, files.settings.current.boot_id)
+        root.write("mnt/boot/config.txt", CONFIG_TXT)
+        files.refresh()
+    assert len(asked) == 1
 
 
 def test_another_wish_gets_its_own_reboot(root: Root) -> None:

@@ -116,10 +116,13 @@ def test_every_case_comes_to_rest_and_reboots_once_at_most(adversary: float) -> 
                 break
             reboots[seed] += 1
             back = first if case.rng.random() < adversary else case.host
-            case.host = replace(
-                case.host, boot_id=f"b{boot}", reboot=(), boot=back.boot, config=back.config
-            )
-            case.host = replace(case.host, attempts=surviving(case.host))
+            case.host = replace(case.host, boot_id=f"b{boot}", reboot=())
+            late = case.rng.random() < 0.5  # after the agent's start
+            if late:
+                case.host = replace(case.host, attempts=surviving(case.host))
+            case.host = replace(case.host, boot=back.boot, config=back.config)
+            if not late:
+                case.host = replace(case.host, attempts=surviving(case.host))
         else:
             raise AssertionError(f"seed {seed}: still rebooting")
     # config.json and boot files are two wishes of their own, in two boots at most.

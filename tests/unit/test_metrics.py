@@ -41,7 +41,7 @@ def test_memory_counts_caches_as_free(tmp_path: Path) -> None:
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     meter = Meter("/mnt/data", str(tmp_path))
-    assert (meter.read(), meter.model()) == (Metrics(), "")
+    assert (meter.read(), meter.undervolted()) == (Metrics(), None)
 
 
 def test_storage_is_the_disk_of_the_data_partition(
@@ -81,20 +81,12 @@ def test_temperature(tmp_path: Path, files: dict[str, str], degrees: int | None)
     assert Meter("/", str(tree(tmp_path, files))).read().cpu_temp == degrees
 
 
-def test_serial_number_and_model(tmp_path: Path) -> None:
-    files = {"proc/device-tree/serial-number": "10000000ABCDEF01\0",
-             "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0"}  # fmt: skip
-    meter = Meter("/", str(tree(tmp_path, files)))
-    assert meter.read().cpu_id == "10000000abcdef01"
-    assert meter.model() == "Raspberry Pi 4 Model B Rev 1.4"
-
-
-def test_model_of_a_computer(tmp_path: Path) -> None:
-    files = {"sys/class/dmi/id/sys_vendor": "LENOVO\n", "sys/class/dmi/id/product_name": "20XY\n"}
-    assert Meter("/", str(tree(tmp_path, files))).model() == "LENOVO 20XY"
+def test_serial_number(tmp_path: Path) -> None:
+    files = {"proc/device-tree/serial-number": "10000000ABCDEF01\0"}
+    assert Meter("/", str(tree(tmp_path, files))).read().cpu_id == "10000000abcdef01"
 
 
 def test_low_voltage(tmp_path: Path) -> None:
     chip = "sys/class/hwmon/hwmon3"
     tree(tmp_path, {f"{chip}/name": "rpi_volt", f"{chip}/in0_lcrit_alarm": "1\n"})
-    assert Meter("/", str(tmp_path)).read().is_undervolted
+    assert Meter("/", str(tmp_path)).undervolted()

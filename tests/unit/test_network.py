@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from balena_agent.host import network
 
@@ -16,6 +20,27 @@ def test_addresses_are_usable_ones_of_this_machine() -> None:
         family = socket.AF_INET6 if parsed.version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))  # only an own address can be bound
+
+
+SECOND_ADDRESSES = """
+ip link add wan0 type bridge && ip link set wan0 up
+ip address add 203.0.113.7/24 dev wan0
+ip address add 203.0.113.9/24 dev wan0
+ip address add 198.51.100.9/24 dev wan0 label wan0:1
+exec "$0" -c 'from balena_agent.host import network; print(*network._ipv4(["none", "wan0"]))'
+"""
+
+
+def test_every_ipv4_address_of_an_interface_is_found() -> None:
+    """In a network of its own, where that can be had without being root."""
+    apart = ["unshare", "--map-root-user", "--net", "sh", "-ec"]
+    if subprocess.run([*apart, "ip link add wan0 type bridge"], capture_output=True).returncode:
+        pytest.skip("no network namespaces with bridges here")
+    found = subprocess.run(
+        [*apart, SECOND_ADDRESSES, sys.executable],
+        check=True, capture_output=True, text=True, cwd=Path(network.__file__).parents[2],
+    ).stdout.split()  # fmt: skip
+    assert sorted(found) == ["198.51.100.9", "203.0.113.7", "203.0.113.9"]
 
 
 def test_interfaces_of_engine_vpn_and_agent_are_left_out() -> None:

@@ -93,6 +93,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.now = NONE
         self.refuses = False
+        self.breaks = False
 
     def read(self) -> tuple[Proxy | None, tuple[str, ...]]:
         return parse(self.now.conf) if self.now.conf else None, ()
@@ -106,6 +107,8 @@ class FakeHost:
     def put(self, files: Files) -> None:
         if self.refuses:
             raise RefusedByHost("redsocks.service is failed")
+        if self.breaks:
+            raise RuntimeError("foreseen by nobody")
         self.now = files
 
 
@@ -135,6 +138,11 @@ class World:
     @property
     def kept(self) -> Json:
         return self.memory.kept.get(KEY)
+
+
+class BrokenAnswer:
+    def __bool__(self) -> bool:
+        raise RuntimeError("foreseen by nobody")
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -224,6 +232,32 @@ def test_what_cannot_be_put_back_is_tried_again(caplog: pytest.LogCaptureFixture
     world.host.refuses = False
     until(lambda: world.kept is None, "taken back")
     assert world.host.now == NONE
+
+
+def test_no_error_keeps_the_thread_from_its_work(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.trial.set(WRONG, ())
+    world.host.breaks = True
+    until(lambda: "foreseen by nobody" in caplog.text, "told")
+    world.host.breaks = False
+    until(lambda: world.kept is None, "taken back")
+    assert world.host.now == NONE
+
+
+def test_a_question_that_breaks_is_no_answer() -> None:
+    world = World()
+    world.trial.set(WRONG, ())
+    world.cloud = BrokenAnswer()  # type: ignore[assignment]
+    until(lambda: world.kept is None, "taken back")
+    assert world.host.now == NONE
+
+
+def test_an_error_that_nobody_has_foreseen_leaves_no_trial() -> None:
+    world = World()
+    world.host.breaks = True
+    with pytest.raises(RuntimeError):
+        world.trial.set(WRONG, ())
+    assert world.kept is None and no_thread()
 
 
 # ---- whether the cloud answers -------------------------------------------------------------------
