@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 ETAG = "target_etag"
 LARGEST = 16 << 20
-MARGIN = 60.0
+MARGIN = client.RESOLVER
 """Seconds that the resolver and the scheduler may add to a wait or a request."""
 
 _STORED_SECONDS = 30.0

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -253,6 +253,64 @@ def test_a_cloud_that_is_not_there_is_unavailable() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(Unavailable, match="cannot be reached"):
             client.exchange(url, KEY, "GET", "/")
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """A server that sends another header every now and then, and never comes to an end."""
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            for number in range(200):
+                if ended.wait(0.02):
+                    return
+                connection.sendall(b"X-%d: y\r\n" % (number % 50))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        ended.set()
+        thread.join(10)
+
+
+def test_headers_that_drip_are_cut_off_at_the_deadline(dripping: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="it took too long"):
+        client.exchange(dripping, KEY, "GET", "/", limit=0.2)
+    assert time.monotonic() - begun < 2
+
+
+def test_no_address_is_tried_after_the_deadline(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = socket.getaddrinfo
+
+    def slow(*asked: Any, **more: Any) -> Any:
+        threading.Event().wait(0.1)
+        return find(*asked, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with pytest.raises(Unavailable, match="it took too long"):
+        client.exchange(cloud.url, KEY, "GET", "/ping", limit=0.05)
+    assert not cloud.requests
+    client.exchange(cloud.url, KEY, "GET", "/ping", limit=10.0)
+    assert cloud.requests
+
+
+def test_an_address_that_does_not_answer_is_followed_by_the_next(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dead = (socket.AF_INET, socket.SOCK_STREAM, 0, "", taken.getsockname())
+        find = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **m: [dead, *find(*a, **m)])
+        client.exchange(cloud.url, KEY, "GET", "/ping")
+        assert cloud.requests
 
 
 def test_the_agents_name_has_no_odd_characters() -> None:
