@@ -26,6 +26,9 @@ DENIED: Final = "denied"
 GONE: Final = "gone"
 BAD: Final = "bad"
 
+ONLINE: Final = "online"
+"""The state of a device whose last request its cloud has answered."""
+
 SHORTEST_REQUEST, LONGEST_REQUEST = 1.0, 3600.0
 """Seconds between which the cloud's wish to be left alone is granted."""
 
@@ -112,6 +115,6 @@ def status_after(outcome: Outcome) -> CloudStatus:
     """Where an outcome leaves the device. One that the cloud has turned away is `refused`; while
     nobody answers, or somebody else does, or the cloud cannot for now, it is `offline`."""
     if outcome.worked:
-        return CloudStatus("online")
+        return CloudStatus(ONLINE)
     state = "refused" if outcome.kind in (DENIED, GONE) else "offline"
     return CloudStatus(state, outcome.reason)
