@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..core.cloudanswer import CloudStatus, Outcome, status_after
 from ..core.intent import Apply, NoteCloud
+from ..core.polling import SPREAD
 from ..core.snapshot import Snapshot
 from ..runtime.executor import show_name
 from ..runtime.state import Published
@@ -115,7 +116,8 @@ class CloudLink:
         now = self._published.current
         if not now.facts.provisioned:
             return True
-        if time.monotonic() - self._last_success > 2 * now.settings.poll_interval / 1000:
+        limit = 2 * now.settings.poll_interval / 1000 + SPREAD
+        if time.monotonic() - self._last_success > limit:
             return False
         return not now.settings.connectivity_check or self._probe.connected(now.facts.api_endpoint)
 
@@ -128,6 +130,8 @@ class CloudLink:
             facts.provisioned, facts.api_endpoint, facts.device_uuid, facts.device_api_key,
         )  # fmt: skip
         new, self._identity = identity != self._identity, identity
+        if new:  # nobody can have asked for this one before
+            self._last_success = time.monotonic()
         if self._poll is None or self._report is None:
             if facts.provisioned:
                 self._begin()

@@ -159,10 +159,36 @@ def test_A61_a_cloud_that_has_not_answered_for_two_intervals_is_lost(
 ) -> None:
     link = health(lambda endpoint: True, SUPERVISOR_POLL_INTERVAL="600000")
     begun = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: begun + 1190)
-    assert link.healthy()
-    monkeypatch.setattr(time, "monotonic", lambda: begun + 1210)
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 1250)
+    assert link.healthy(), "a poll comes up to a minute late"
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 1270)
     assert not link.healthy()
+
+
+def test_A61_a_device_that_is_registered_late_is_not_unhealthy_before_its_first_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = Published(Snapshot(facts=facts("http://cloud.test", registered=False)))
+    submit: Any = lambda command: None  # noqa: E731
+    hold = threading.Event()
+
+    def silent(*_: Any) -> client.Reply:
+        hold.wait(10)
+        raise Unavailable("nobody")
+
+    link = CloudLink(
+        published, submit, Settings(), Watchdog(lambda state: None), "0.1",
+        exchange=silent, probe=Probe(lambda endpoint: True),
+    )  # fmt: skip
+    link.start()
+    begun = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 10_000)
+    published.publish(Snapshot(facts=facts("http://cloud.test"), version=1))
+    try:
+        assert link.healthy()
+    finally:
+        link.stop()
+        hold.set()
 
 
 def test_a_probe_is_shared_fresh_and_never_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
