@@ -6,8 +6,8 @@ failed is not sent again, a newer one is. Snapshots are only a hint that there m
 be sent, and when, is decided by pure functions (core/cloudreport.py, withheld.py, polling.py).
 
 What the cloud has acknowledged is remembered, so a restart tells nothing twice; another boot,
-another uuid or another cloud begins anew. Of mere load no memory is written: it is not worth the
-wear of the flash.
+another uuid or another cloud begins anew. Of mere load no memory is written, nor of how far a
+download is: it is not worth the wear of the flash.
 
 Invariants: at most one report is under way; endpoint, key and uuid are read for every request; an
 attempt ends, whatever its result, and that is the proof of work; no secret is ever told.
@@ -26,9 +26,11 @@ from ..core.cloudreport import (
     Report,
     difference,
     full_report,
+    memorable,
     only_metrics,
     releases_of,
     wanted_releases,
+    without_metrics,
 )
 from ..core.errors import AgentError, Unavailable
 from ..core.jsonread import Json
@@ -86,6 +88,7 @@ class StateReport:
         self._stopped = False
         self._identity: tuple[str, ...] = ()
         self._acknowledged: Report = {}
+        self._kept: Report = {}
         self._withheld = Withheld()
         self._failures = 0
         self._sent_at = _NEVER
@@ -144,6 +147,7 @@ class StateReport:
             return
         if identity[:2] != self._identity[:2]:
             self._acknowledged = self._recall(snapshot)
+            self._kept = without_metrics(self._acknowledged)
             self._withheld, self._sent_at = Withheld(), _NEVER
         self._identity = identity
         self._failures, self._not_before = 0, _NEVER
@@ -220,12 +224,13 @@ class StateReport:
 
     def _acknowledge(self, snapshot: Snapshot, changes: Report) -> None:
         self._acknowledged = {**self._acknowledged, **changes}
-        if only_metrics(changes) or self._stopped:
+        report = memorable(self._acknowledged)
+        lasting = without_metrics(report)
+        if lasting == self._kept or self._stopped:
             return
         try:
-            self._memory.set_setting(
-                ACKNOWLEDGED, {**_circumstances(snapshot), "report": self._acknowledged}
-            )
+            self._memory.set_setting(ACKNOWLEDGED, {**_circumstances(snapshot), "report": report})
+            self._kept = lasting
         except AgentError as error:
             _log.warning("Cannot remember what was reported: %s", error.message)
 

@@ -455,6 +455,30 @@ def test_a_restart_tells_nothing_twice_and_another_boot_everything() -> None:
     assert rebooted.bodies[0] == world.bodies[0]
 
 
+def test_of_a_download_no_memory_is_written_until_it_is_done() -> None:
+    writes: list[Any] = []
+
+    class Flash(World):
+        def set_setting(self, key: str, value: Any) -> None:
+            writes.append(json.loads(json.dumps(value)))
+            super().set_setting(key, value)
+
+    world = Flash(replace(device_states.m1(), facts=FACTS))
+    world.figures = FIGURES
+    report = world.report()
+    go(world, report, 20)
+    assert len(writes) == 1 and "apps" in writes[0]["report"]
+    for percent in range(0, 100, 10):
+        world.published.publish(replace(device_states.updating(percent), facts=FACTS))
+        world.figures = replace(FIGURES, cpu_usage=percent)
+        go(world, report, 12)
+    assert len(world.bodies) == 11 and len(writes) == 2
+    assert "apps" not in writes[1]["report"], "after a power cut everything is told anew"
+    world.published.publish(replace(device_states.updating(0, image_is_here=True), facts=FACTS))
+    go(world, report, 12)
+    assert len(writes) == 3 and "apps" in writes[2]["report"]
+
+
 def test_C29_a_deleted_release_is_found_out_and_the_rest_goes_on() -> None:
     world = device()
     world.answer = lambda method, body: Reply(401 if "apps" in body[UUID] else 200, {}, b"")
