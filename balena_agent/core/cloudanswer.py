@@ -6,6 +6,7 @@ how soon, and what to tell people. An attempt that got no answer is an answer, t
     ok         done
     unchanged  nothing new since the ETag that was sent
     offline    nobody answered: name, connection, certificate, time
+    untimed    the same, because the device's clock is not set yet
     busy       not now: 429, 5xx
     denied     the key is not good for this: 401, 403
     gone       the cloud does not know the device: 404, 410, or "unchanged" of what was never had
@@ -21,6 +22,7 @@ from typing import Final
 OK: Final = "ok"
 UNCHANGED: Final = "unchanged"
 OFFLINE: Final = "offline"
+UNTIMED: Final = "untimed"
 BUSY: Final = "busy"
 DENIED: Final = "denied"
 GONE: Final = "gone"

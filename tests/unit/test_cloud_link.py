@@ -6,6 +6,7 @@ import gzip
 import http.server
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -228,7 +229,49 @@ def test_a_note_about_the_cloud_asks_for_nothing() -> None:
         assert not device.published.current.update_pending
 
 
+def test_connectivity_that_comes_back_wakes_both_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balena_agent.core.polling.FIRST_RETRY", 900.0)
+    monkeypatch.setattr("balena_agent.core.polling.RETURN_SPREAD", 0.0)
+    methods: list[str] = []
+
+    def lost(endpoint: str, key: str, method: str, *_: Any) -> client.Reply:
+        methods.append(method)
+        raise Unavailable("nobody")
+
+    now = Snapshot(facts=replace(facts("http://cloud.test"), connectivity="limited"))
+    published = Published(now)
+    submit: Any = lambda command: None  # noqa: E731
+    link = CloudLink(
+        published, submit, Settings(), Watchdog(lambda state: None), "0.1", exchange=lost
+    )
+    link.start()
+    published.publish(now)
+    try:
+        until(lambda: sorted(methods) == ["GET", "PATCH"])
+        published.publish(replace(now, facts=replace(now.facts, connectivity="full")))
+        until(lambda: sorted(methods) == ["GET", "GET", "PATCH", "PATCH"])
+    finally:
+        link.stop()
+
+
 # -- the client
+
+
+@pytest.mark.parametrize(("code", "kind"), [
+    (9, client.CertificateOutOfTime), (10, client.CertificateOutOfTime), (18, Unavailable),
+])  # fmt: skip
+def test_C50_a_certificate_that_is_refused_for_its_dates_is_told_apart(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Unavailable]
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        error.verify_code = code
+        raise error
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", refused)
+    with pytest.raises(Unavailable) as caught:
+        client.exchange(cloud.url.replace("http", "https"), KEY, "GET", "/")
+    assert type(caught.value) is kind
 
 
 def test_gzip_is_unpacked_up_to_a_limit(cloud: FakeCloud) -> None:
