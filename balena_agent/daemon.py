@@ -142,6 +142,7 @@ class Daemon:
         self.cloud = CloudLink(
             self.published, self.reconciler.submit, self.store, self.watchdog, __version__,
             addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
+            synchronised=self.host.clock.synchronised,
         )  # fmt: skip
         self.http = self._http()
         self._named_port = self.http.port

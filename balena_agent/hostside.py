@@ -25,6 +25,7 @@ from .core.observed import HostFacts
 from .core.switches import VPN
 from .host.adapter import MachineHost
 from .host.bus import Bus
+from .host.clock import Clock
 from .host.discovery import announce
 from .host.files import HostFiles, Memory, Places
 from .host.handover import Handovers
@@ -67,6 +68,7 @@ class HostSide:
         self._looked = looked
         self.systemd = Systemd(bus)
         self.logind = Logind(bus)
+        self.clock = Clock(bus)
         self.locks = UpdateLocks(settings.paths.locks)
         self._handovers = Handovers(self.locks)
         self.led = Led(settings.host.led)

@@ -5,15 +5,20 @@ nothing behind, in memory neither: the libraries are imported by the first reque
 not followed, because the key would go with them. `exchange` gives the whole answer, whatever the
 cloud said; `request` is for those who want its JSON or an error.
 
-Invariant: no key, body or query is ever part of an error's text.
+Invariants: no key, body or query is ever part of an error's text. A request ends at its deadline,
+whoever sends bytes and however slowly: a timer shuts the connection down. Only the resolver cannot
+be hurried; who counts on an end has to give it time (`RESOLVER`).
 """
 
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,14 +29,22 @@ from ..core.observed import HostFacts
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
+    from ssl import SSLContext
 
 LIMIT = 30.0
+RESOLVER = 120.0
+"""Seconds that looking up a name may add to a request's limit: three servers that are silent are
+asked more than once, and for more than one name."""
+
 _CONNECT = 15.0
 _SILENCE = 59.0
 """Seconds for which a cloud that has accepted a connection may say nothing."""
 
 _LARGEST = 1 << 20
 _CHUNK = 64 * 1024
+_TOO_LONG = "it took too long"
+_NOT_NOW = frozenset({9, 10})
+"""What OpenSSL says of a certificate that is not yet valid, or not any more."""
 
 
 class RefusedByCloud(AgentError):
@@ -42,6 +55,10 @@ class RefusedByCloud(AgentError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class CertificateOutOfTime(Unavailable):
+    """The cloud's certificate is not valid today, if the clock is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +102,19 @@ def exchange(
     import http.client
 
     until = time.monotonic() + limit
-    connection = _connection(endpoint, min(_CONNECT, limit))
+    connection, context = _connection(endpoint)
     sent = None if body is None else json.dumps(body).encode()
     try:
-        connection.connect()
-        connection.sock.settimeout(min(_SILENCE, limit))
-        connection.request(method, path, sent, _headers(key, sent, headers or {}))
-        answer = connection.getresponse()
-        raw = _read(answer, connection, until, largest)
+        with _connected(connection, context, until):
+            connection.request(method, path, sent, _headers(key, sent, headers or {}))
+            answer = connection.getresponse()
+            raw = _read(answer, until, largest)
         coding = answer.headers.get("Content-Encoding", "").strip().lower()
         plain = _unpacked(raw, largest) if coding in ("gzip", "x-gzip") else raw
     except (OSError, zlib.error, http.client.HTTPException) as error:
-        raise Unavailable(f"The cloud cannot be reached: {_reason(error)}") from error
+        reason = _TOO_LONG if time.monotonic() >= until else _reason(error)
+        kind = CertificateOutOfTime if _out_of_time(error) else Unavailable
+        raise kind(f"The cloud cannot be reached: {reason}") from error
     except ValueError:  # its text, and its cause's, may show the key
         raise InvalidInput("The cloud's address or the device's key has odd characters") from None
     finally:
@@ -129,36 +147,98 @@ def _unpacked(raw: bytes, largest: int) -> bytes:
     return plain
 
 
-def _connection(endpoint: str, limit: float) -> HTTPConnection:
+def _connection(endpoint: str) -> tuple[HTTPConnection, SSLContext | None]:
+    """Not connected yet; and what TLS is spoken with."""
     import http.client
 
     parts = urlsplit(endpoint)
     try:
         if parts.scheme == "https" and parts.hostname:
-            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=limit)
+            context = _context()
+            made = http.client.HTTPSConnection(parts.hostname, parts.port, context=context)
+            return made, context
         if parts.scheme == "http" and parts.hostname:
-            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=limit)
+            return http.client.HTTPConnection(parts.hostname, parts.port), None
     except ValueError as error:
         raise InvalidInput("The cloud's address has no valid port") from error
     raise InvalidInput("The cloud's address is not an http or https URL")
 
 
-def _read(answer: object, connection: HTTPConnection, until: float, largest: int) -> bytes:
-    """The whole body. A cloud that drips is cut off at the deadline."""
+def _context() -> SSLContext:
+    import ssl
+
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@contextmanager
+def _connected(
+    connection: HTTPConnection, context: SSLContext | None, until: float
+) -> Iterator[None]:
+    """Connected, until the deadline at the latest. The timer has a descriptor of its own, so that
+    it can never shut down what somebody else has opened since."""
+    with _dialled(connection.host, connection.port, until) as sock, sock.dup() as held:
+        timer = threading.Timer(max(0.0, until - time.monotonic()), _shut_down, (held,))
+        timer.daemon = True
+        timer.start()
+        try:
+            _speak(connection, context, sock)
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+def _dialled(host: str, port: int, until: float) -> socket.socket:
+    """A connection to the first of the host's addresses that takes it before the deadline."""
+    failure = OSError("the host has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+        rest = until - time.monotonic()
+        if rest <= 0:
+            raise TimeoutError(_TOO_LONG)
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(min(_CONNECT, rest))
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise failure
+
+
+def _speak(connection: HTTPConnection, context: SSLContext | None, sock: socket.socket) -> None:
+    """Have `connection` use the socket, with TLS where there is a context for it."""
+    wrapped = context.wrap_socket(sock, server_hostname=connection.host) if context else sock
+    wrapped.settimeout(_SILENCE)
+    connection.sock = wrapped
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):  # the other side was faster
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _read(answer: object, until: float, largest: int) -> bytes:
+    """The whole body. One that ends because time is up is not whole."""
     pieces: list[bytes] = []
     left = largest
     while left > 0:
-        rest = until - time.monotonic()
-        if rest <= 0:
-            raise TimeoutError("it took too long")
-        if connection.sock is not None:
-            connection.sock.settimeout(min(_SILENCE, rest))
         piece: bytes = answer.read1(min(_CHUNK, left))  # type: ignore[attr-defined]
+        if time.monotonic() >= until:
+            raise TimeoutError(_TOO_LONG)
         if not piece:
             return b"".join(pieces)
         pieces.append(piece)
         left -= len(piece)
     raise OSError("its answer is too long")
+
+
+def _out_of_time(error: Exception) -> bool:
+    return getattr(error, "verify_code", 0) in _NOT_NOW
 
 
 def _reason(error: Exception) -> str:

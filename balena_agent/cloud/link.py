@@ -19,7 +19,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..core.cloudanswer import CloudStatus, Outcome, status_after
+from ..core.connectivity import FULL
 from ..core.intent import Apply, NoteCloud
+from ..core.polling import SPREAD
 from ..core.snapshot import Snapshot
 from ..runtime.executor import show_name
 from ..runtime.state import Published
@@ -42,7 +44,8 @@ Addresses = Callable[[], tuple[str, ...]]
 
 class CloudLink:
     """See the module. `addresses`, `macs`, `secret` (the key of the device's own API) and
-    `hardware` are what reports need beside the snapshot; `version` is the agent's own."""
+    `hardware` are what reports need beside the snapshot; `version` is the agent's own.
+    `synchronised`: whether the clock was set from outside, None where nobody can tell."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class CloudLink:
         secret: Callable[[], str] = str,
         hardware: Callable[[], Metrics | None] = lambda: None,
         exchange: Exchange = client.exchange,
+        synchronised: Callable[[], bool | None] = lambda: None,
         probe: Probe | None = None,
     ) -> None:
         self._published = published
@@ -68,6 +72,7 @@ class CloudLink:
         self._secret = secret
         self._hardware = hardware
         self._exchange = exchange
+        self._synchronised = synchronised
         self._probe = probe or Probe()
         self._chance = random.SystemRandom().random
         self._lock = threading.Lock()
@@ -75,6 +80,7 @@ class CloudLink:
         self._poll: TargetPoll | None = None
         self._report: StateReport | None = None
         self._identity: tuple[object, ...] = ()
+        self._connectivity = ""
         self._known: tuple[float, tuple[str, ...], tuple[str, ...]] = (float("-inf"), (), ())
         self._last_success = time.monotonic()
         self._shown = CloudStatus()
@@ -115,7 +121,8 @@ class CloudLink:
         now = self._published.current
         if not now.facts.provisioned:
             return True
-        if time.monotonic() - self._last_success > 2 * now.settings.poll_interval / 1000:
+        limit = 2 * now.settings.poll_interval / 1000 + SPREAD
+        if time.monotonic() - self._last_success > limit:
             return False
         return not now.settings.connectivity_check or self._probe.connected(now.facts.api_endpoint)
 
@@ -128,29 +135,37 @@ class CloudLink:
             facts.provisioned, facts.api_endpoint, facts.device_uuid, facts.device_api_key,
         )  # fmt: skip
         new, self._identity = identity != self._identity, identity
+        if new:  # nobody can have asked for this one before
+            self._last_success = time.monotonic()
+        before, self._connectivity = self._connectivity, facts.connectivity
         if self._poll is None or self._report is None:
             if facts.provisioned:
                 self._begin()
             return
         if new:
             self._poll.look()
+        if before != facts.connectivity == FULL:
+            self._poll.reachable()
+            self._report.reachable()
         self._report.look(urgent=new)
 
     def _begin(self) -> None:
         from .poll import MARGIN, TargetPoll
         from .report import StateReport
+        from .timed import Timed
 
+        exchange = Timed(self._exchange, self._synchronised)
         with self._lock:
             if self._stopped or self._poll:
                 return
             self._poll = TargetPoll(
                 self._published, self._submit, self._memory,
                 self._watchdog.pulse("cloud poll", MARGIN), self._polled, self._chance,
-                self._version, self._exchange,
+                self._version, exchange,
             )  # fmt: skip
             self._report = StateReport(
                 self._published, self._memory, self._watchdog.pulse("cloud report", MARGIN),
-                self._device, self._ended, self._chance, self._version, self._exchange,
+                self._device, self._ended, self._chance, self._version, exchange,
             )  # fmt: skip
             for thread in (self._poll.thread, self._report.thread):
                 thread.start()

@@ -26,22 +26,31 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
-from ..core.cloudanswer import BAD, OFFLINE, OK, Outcome, judged
-from ..core.errors import AgentError, InvalidTarget, Unavailable
+from ..core.cloudanswer import BAD, OK, UNTIMED, Outcome, judged
+from ..core.errors import AgentError, InvalidTarget
 from ..core.intent import Apply, Command, SetTarget
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
-from ..core.polling import LONGEST_SLEEP, after_failure, after_success, first_poll, request_limit
+from ..core.polling import (
+    LONGEST_SLEEP,
+    after_return,
+    failures_after,
+    first_poll,
+    may_be_cut_short,
+    next_poll,
+    request_limit,
+)
 from ..core.target import Target, read_v3
 from ..runtime.state import Published
 from ..watchdog import Pulse
 from . import client
+from .timed import unanswered
 
 _log = logging.getLogger(__name__)
 
 ETAG = "target_etag"
 LARGEST = 16 << 20
-MARGIN = 60.0
+MARGIN = client.RESOLVER
 """Seconds that the resolver and the scheduler may add to a wait or a request."""
 
 _STORED_SECONDS = 30.0
@@ -67,6 +76,29 @@ class Asked:
 
     force: bool = False
     cancel: bool = False
+
+
+class WayBack:
+    """That there is a way to the cloud again, which any thread may note, cuts the wait after a
+    failure short; the thread that waits asks for its new end."""
+
+    def __init__(self) -> None:
+        self._noted = threading.Event()
+        self._tried = float("-inf")
+
+    def note(self) -> None:
+        self._noted.set()
+
+    def end_of(self, due: float, cut: bool, now: float, chance: float) -> float:
+        """When a wait ends that would end at `due`. `cut`: whether it may be cut short at all."""
+        if not self._noted.is_set():
+            return due
+        self._noted.clear()
+        sooner = after_return(now, self._tried, chance)
+        if not cut or sooner >= due:
+            return due
+        self._tried = sooner
+        return sooner
 
 
 class TargetPoll:
@@ -101,6 +133,8 @@ class TargetPoll:
         self._identity: tuple[str, ...] = ()
         self._due = 0.0
         self._failures = 0
+        self._cut = False
+        self._way_back = WayBack()
         self._told = ""
         self.thread = threading.Thread(target=self._run, name="cloud-poll", daemon=True)
 
@@ -111,6 +145,11 @@ class TargetPoll:
         with self._lock:
             before = self._asked or Asked()
             self._asked = Asked(before.force or force, before.cancel or cancel)
+        self._wake.set()
+
+    def reachable(self) -> None:
+        """There is a way to the cloud again: it need not be waited for any longer."""
+        self._way_back.note()
         self._wake.set()
 
     def look(self) -> None:
@@ -141,6 +180,7 @@ class TargetPoll:
                 self._submit(Apply(asked.force, asked.cancel))
             return _NO_CLOUD_SECONDS
         self._meet(facts)
+        self._due = self._way_back.end_of(self._due, self._cut, self._clock(), self._chance())
         if self._clock() >= self._due:
             self._poll(facts, asked)
         elif asked:
@@ -151,7 +191,7 @@ class TargetPoll:
         """Another identity has nothing to wait for on account of the one before."""
         identity = (facts.api_endpoint, facts.device_uuid, facts.device_api_key)
         if identity != self._identity:
-            self._identity, self._failures = identity, 0
+            self._identity, self._failures, self._cut = identity, 0, False
             settings = self._published.current.settings
             wait = first_poll(settings.instant_updates, self._interval(), self._chance())
             self._due = self._clock() + wait
@@ -162,12 +202,10 @@ class TargetPoll:
     def _poll(self, facts: HostFacts, asked: Asked | None) -> None:
         """A poll that is due; those that are asked for leave the schedule as it is."""
         outcome = self._attempt(facts, asked)
-        if outcome.worked:
-            wait = after_success(self._interval(), self._chance())
-            self._failures = 0
-        else:
-            wait = after_failure(outcome, self._failures, self._interval(), self._chance())
-            self._failures += 1
+        wait = next_poll(outcome, self._failures, self._interval(), self._chance())
+        self._failures = failures_after(outcome, self._failures)
+        self._cut = may_be_cut_short(outcome)
+        if not outcome.worked and outcome.kind != UNTIMED:
             _log.info("No target from the cloud: %s; again in %d s",
                       outcome.reason, wait)  # fmt: skip
         self._due = self._clock() + wait
@@ -178,8 +216,7 @@ class TargetPoll:
         try:
             outcome, fetched = self._fetch(facts, asked is not None and asked.force)
         except AgentError as error:
-            kind = OFFLINE if isinstance(error, Unavailable) else BAD
-            outcome = Outcome(kind, error.message)
+            outcome = unanswered(error)
         except Exception:
             if not self._stopped:
                 _log.exception("defect while asking for the target")

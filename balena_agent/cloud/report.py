@@ -6,8 +6,8 @@ failed is not sent again, a newer one is. Snapshots are only a hint that there m
 be sent, and when, is decided by pure functions (core/cloudreport.py, withheld.py, polling.py).
 
 What the cloud has acknowledged is remembered, so a restart tells nothing twice; another boot,
-another uuid or another cloud begins anew. Of mere load no memory is written: it is not worth the
-wear of the flash.
+another uuid or another cloud begins anew. Of mere load no memory is written, nor of how far a
+download is: it is not worth the wear of the flash.
 
 Invariants: at most one report is under way; endpoint, key and uuid are read for every request; an
 attempt ends, whatever its result, and that is the proof of work; no secret is ever told.
@@ -20,26 +20,35 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..core.cloudanswer import BAD, OFFLINE, Outcome, judged
+from ..core.cloudanswer import UNTIMED, Outcome, judged
 from ..core.cloudreport import (
     DeviceSide,
     Report,
     difference,
     full_report,
+    memorable,
     only_metrics,
     releases_of,
     wanted_releases,
+    without_metrics,
 )
-from ..core.errors import AgentError, Unavailable
+from ..core.errors import AgentError
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
-from ..core.polling import after_failure, report_due, request_limit
+from ..core.polling import (
+    after_failure,
+    failures_after,
+    may_be_cut_short,
+    report_due,
+    request_limit,
+)
 from ..core.snapshot import Snapshot
 from ..core.withheld import TRIAL, Withheld, after, after_bad_request, allowed, expired
 from ..runtime.state import Published
 from ..watchdog import Pulse
 from . import client
-from .poll import MARGIN, Exchange, Memory
+from .poll import MARGIN, Exchange, Memory, WayBack
+from .timed import unanswered
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +95,11 @@ class StateReport:
         self._stopped = False
         self._identity: tuple[str, ...] = ()
         self._acknowledged: Report = {}
+        self._kept: Report = {}
         self._withheld = Withheld()
         self._failures = 0
+        self._cut = False
+        self._way_back = WayBack()
         self._sent_at = _NEVER
         self._not_before = _NEVER
         self.thread = threading.Thread(target=self._run, name="cloud-report", daemon=True)
@@ -99,6 +111,11 @@ class StateReport:
         if urgent:
             self._urgent.set()
         self._news.set()
+
+    def reachable(self) -> None:
+        """There is a way to the cloud again: it need not be waited for any longer."""
+        self._way_back.note()
+        self.look(urgent=True)
 
     def stop(self) -> None:
         self._stopped = True
@@ -126,7 +143,11 @@ class StateReport:
             return _NO_CLOUD_SECONDS
         try:
             self._meet(snapshot)
-            pause = self._not_before - self._clock()
+            now = self._clock()
+            self._not_before = self._way_back.end_of(
+                self._not_before, self._cut, now, self._chance()
+            )
+            pause = self._not_before - now
             rest = pause if pause > 0 else self._look(snapshot)
         except Exception:
             if not self._stopped:
@@ -144,9 +165,10 @@ class StateReport:
             return
         if identity[:2] != self._identity[:2]:
             self._acknowledged = self._recall(snapshot)
+            self._kept = without_metrics(self._acknowledged)
             self._withheld, self._sent_at = Withheld(), _NEVER
         self._identity = identity
-        self._failures, self._not_before = 0, _NEVER
+        self._failures, self._cut, self._not_before = 0, False, _NEVER
 
     def _look(self, snapshot: Snapshot) -> float:
         now = self._clock()
@@ -177,13 +199,14 @@ class StateReport:
     def _pause(self, outcome: Outcome) -> float:
         now = self._clock()
         if outcome.worked:
-            self._failures = 0
             wait = report_due(False, now - self._sent_at)
         else:
             interval = self._published.current.settings.poll_interval / 1000
             wait = after_failure(outcome, self._failures, interval, self._chance())
-            self._failures += 1
-            _log.info("The report to the cloud failed: %s; again in %d s", outcome.reason, wait)
+            if outcome.kind != UNTIMED:
+                _log.info("The report to the cloud failed: %s; again in %d s", outcome.reason, wait)
+        self._failures = failures_after(outcome, self._failures)
+        self._cut = may_be_cut_short(outcome)
         self._not_before = now + wait
         return wait
 
@@ -199,8 +222,7 @@ class StateReport:
                 limit, headers,
             )  # fmt: skip
         except AgentError as error:
-            kind = OFFLINE if isinstance(error, Unavailable) else BAD
-            outcome = Outcome(kind, error.message)
+            outcome = unanswered(error)
         else:
             outcome = judged(reply.status, reply.headers.get("retry-after", ""), time.time())
             if reply.status == BAD_REQUEST:
@@ -220,12 +242,13 @@ class StateReport:
 
     def _acknowledge(self, snapshot: Snapshot, changes: Report) -> None:
         self._acknowledged = {**self._acknowledged, **changes}
-        if only_metrics(changes) or self._stopped:
+        report = memorable(self._acknowledged)
+        lasting = without_metrics(report)
+        if lasting == self._kept or self._stopped:
             return
         try:
-            self._memory.set_setting(
-                ACKNOWLEDGED, {**_circumstances(snapshot), "report": self._acknowledged}
-            )
+            self._memory.set_setting(ACKNOWLEDGED, {**_circumstances(snapshot), "report": report})
+            self._kept = lasting
         except AgentError as error:
             _log.warning("Cannot remember what was reported: %s", error.message)
 

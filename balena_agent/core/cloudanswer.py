@@ -6,6 +6,7 @@ how soon, and what to tell people. An attempt that got no answer is an answer, t
     ok         done
     unchanged  nothing new since the ETag that was sent
     offline    nobody answered: name, connection, certificate, time
+    untimed    the same, because the device's clock is not set yet
     busy       not now: 429, 5xx
     denied     the key is not good for this: 401, 403
     gone       the cloud does not know the device: 404, 410, or "unchanged" of what was never had
@@ -21,10 +22,14 @@ from typing import Final
 OK: Final = "ok"
 UNCHANGED: Final = "unchanged"
 OFFLINE: Final = "offline"
+UNTIMED: Final = "untimed"
 BUSY: Final = "busy"
 DENIED: Final = "denied"
 GONE: Final = "gone"
 BAD: Final = "bad"
+
+ONLINE: Final = "online"
+"""The state of a device whose last request its cloud has answered."""
 
 SHORTEST_REQUEST, LONGEST_REQUEST = 1.0, 3600.0
 """Seconds between which the cloud's wish to be left alone is granted."""
@@ -112,6 +117,6 @@ def status_after(outcome: Outcome) -> CloudStatus:
     """Where an outcome leaves the device. One that the cloud has turned away is `refused`; while
     nobody answers, or somebody else does, or the cloud cannot for now, it is `offline`."""
     if outcome.worked:
-        return CloudStatus("online")
+        return CloudStatus(ONLINE)
     state = "refused" if outcome.kind in (DENIED, GONE) else "offline"
     return CloudStatus(state, outcome.reason)

@@ -29,6 +29,7 @@ from .target import App, Release
 Report = dict[str, Json]
 
 APPS: Final = "apps"
+DOWNLOADING: Final = "downloading"
 NUMBERS: Final = ("cpu_usage", "memory_usage", "memory_total", "storage_usage", "storage_total",
                   "cpu_temp")  # fmt: skip
 METRICS: Final = frozenset({*NUMBERS, "storage_block_device", "cpu_id"})
@@ -74,6 +75,19 @@ def difference(acknowledged: Mapping[str, Json], now: Mapping[str, Json]) -> Rep
 
 def only_metrics(changes: Mapping[str, Json]) -> bool:
     return changes.keys() <= METRICS
+
+
+def memorable(report: Mapping[str, Json]) -> Report:
+    """What is to outlive a restart: not the apps while one of them is downloading. Those change
+    every few seconds, and what was told of them before is not what the cloud has any more."""
+    apps: Mapping[str, Json] = report.get(APPS) or {}
+    releases = [release for app in apps.values() for release in app["releases"].values()]
+    busy = any(release.get("update_status") == DOWNLOADING for release in releases)
+    return {key: value for key, value in report.items() if not (busy and key == APPS)}
+
+
+def without_metrics(report: Mapping[str, Json]) -> Report:
+    return {key: value for key, value in report.items() if key not in METRICS}
 
 
 def releases_of(document: Mapping[str, Json]) -> frozenset[tuple[str, str]]:
@@ -237,7 +251,7 @@ def update_status(services: Mapping[str, Report]) -> str:
     statuses = {service["status"] for service in services.values()}
     progress = [service.get("download_progress") for service in services.values()]
     if any(percent not in (None, 100) for percent in progress):
-        return "downloading"
+        return DOWNLOADING
     if "Downloaded" in statuses:
         return "downloaded"
     return "applying changes" if statuses & _APPLYING else "done"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .cloudanswer import Outcome
+from .cloudanswer import UNTIMED, Outcome
 
 FIRST_RETRY: Final = 15.0
 SPREAD: Final = 60.0
@@ -19,6 +19,10 @@ SPREAD: Final = 60.0
 
 REPORT_PAUSE: Final = 10.0
 METRICS_PAUSE: Final = 300.0
+RETURN_SPREAD: Final = 10.0
+RETURN_PAUSE: Final = 60.0
+"""How soon a way to the cloud that is found again is tried, and how often at most."""
+
 LONGEST_SLEEP: Final = 86_400.0
 """No wait is slept through in one piece: a variable may ask for more than a clock can count."""
 
@@ -46,10 +50,11 @@ def after_success(interval: float, chance: float) -> float:
 
 def after_failure(outcome: Outcome, failures: int, interval: float, chance: float) -> float:
     """`failures` in a row came before this one: 15 s, 30 s, 60 s ... up to the interval, and of
-    that from a half to the whole."""
+    that from a half to the whole. A clock that is not set will be soon: those waits do not grow."""
     if outcome.retry_after is not None:
         return outcome.retry_after * (1 + _ASKED_SPREAD * chance)
-    nominal = min(interval, FIRST_RETRY * float(1 << min(failures, _MOST_DOUBLINGS)))
+    doublings = 0 if outcome.kind == UNTIMED else min(failures, _MOST_DOUBLINGS)
+    nominal = min(interval, FIRST_RETRY * float(1 << doublings))
     return nominal * (0.5 + 0.5 * chance)
 
 
@@ -58,6 +63,23 @@ def next_poll(outcome: Outcome, failures: int, interval: float, chance: float) -
     if outcome.worked:
         return after_success(interval, chance)
     return after_failure(outcome, failures, interval, chance)
+
+
+def failures_after(outcome: Outcome, failures: int) -> int:
+    """How many failures in a row there are now."""
+    if outcome.worked:
+        return 0
+    return failures if outcome.kind == UNTIMED else failures + 1
+
+
+def may_be_cut_short(outcome: Outcome) -> bool:
+    """Whether the wait after it is one that a way to the cloud, found again, makes needless."""
+    return not outcome.worked and outcome.retry_after is None
+
+
+def after_return(now: float, last: float, chance: float) -> float:
+    """When a way to the cloud that is found again `now` is tried; `last`: when one was before."""
+    return max(now, last + RETURN_PAUSE) + RETURN_SPREAD * chance
 
 
 def report_due(only_metrics: bool, since_last: float) -> float:

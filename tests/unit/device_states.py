@@ -12,8 +12,9 @@ from typing import Any
 from balena_agent.core.desired import Desired, DesiredApp, DesiredService
 from balena_agent.core.names import ContainerName
 from balena_agent.core.observed import Container, HostFacts, Image, Observed
-from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.snapshot import Running, Snapshot
 from balena_agent.core.spec import ContainerSpec
+from balena_agent.core.steps import Fetch
 from balena_agent.core.target import App, Release, Service, Target, read_local
 
 MANAGED = HostFacts(
@@ -164,3 +165,25 @@ def local_device(document: dict[str, Any]) -> Snapshot:
     target = read_local(document)
     now = device(UNMANAGED, *target.apps.values())
     return replace(now, target=target, raw_target=json.dumps(document))
+
+
+def updating(percent: float, image_is_here: bool = False) -> Snapshot:
+    """An update from c0ffee01 to c0ffee09 that downloads its image."""
+    before, uuid = m1(), f"{1011:032x}"
+    wanted = app(1011, "fleet1", release(
+        509, "c0ffee09", replace(service("main", 11, 91), image="registry/main:9"),
+    ))  # fmt: skip
+    after = device(MANAGED, wanted)
+    observed = after.observed if image_is_here else before.observed
+    step = Fetch("registry/main:9", uuid, 1011, "main")
+    return replace(
+        after,
+        observed=replace(observed, containers=before.observed.containers,
+                         images={**before.observed.images, **observed.images}),
+        desired=replace(after.desired, apps=tuple(
+            replace(a, services=tuple(replace(s, image_present=image_is_here) for s in a.services))
+            for a in after.desired.apps
+        )),
+        running={} if image_is_here else {"fetch": Running(step, percent)},
+        commits={uuid: "c0ffee01"},
+    )  # fmt: skip

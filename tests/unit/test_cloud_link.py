@@ -6,10 +6,11 @@ import gzip
 import http.server
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -159,10 +160,36 @@ def test_A61_a_cloud_that_has_not_answered_for_two_intervals_is_lost(
 ) -> None:
     link = health(lambda endpoint: True, SUPERVISOR_POLL_INTERVAL="600000")
     begun = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: begun + 1190)
-    assert link.healthy()
-    monkeypatch.setattr(time, "monotonic", lambda: begun + 1210)
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 1250)
+    assert link.healthy(), "a poll comes up to a minute late"
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 1270)
     assert not link.healthy()
+
+
+def test_A61_a_device_that_is_registered_late_is_not_unhealthy_before_its_first_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = Published(Snapshot(facts=facts("http://cloud.test", registered=False)))
+    submit: Any = lambda command: None  # noqa: E731
+    hold = threading.Event()
+
+    def silent(*_: Any) -> client.Reply:
+        hold.wait(10)
+        raise Unavailable("nobody")
+
+    link = CloudLink(
+        published, submit, Settings(), Watchdog(lambda state: None), "0.1",
+        exchange=silent, probe=Probe(lambda endpoint: True),
+    )  # fmt: skip
+    link.start()
+    begun = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 10_000)
+    published.publish(Snapshot(facts=facts("http://cloud.test"), version=1))
+    try:
+        assert link.healthy()
+    finally:
+        link.stop()
+        hold.set()
 
 
 def test_a_probe_is_shared_fresh_and_never_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +229,49 @@ def test_a_note_about_the_cloud_asks_for_nothing() -> None:
         assert not device.published.current.update_pending
 
 
+def test_connectivity_that_comes_back_wakes_both_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balena_agent.core.polling.FIRST_RETRY", 900.0)
+    monkeypatch.setattr("balena_agent.core.polling.RETURN_SPREAD", 0.0)
+    methods: list[str] = []
+
+    def lost(endpoint: str, key: str, method: str, *_: Any) -> client.Reply:
+        methods.append(method)
+        raise Unavailable("nobody")
+
+    now = Snapshot(facts=replace(facts("http://cloud.test"), connectivity="limited"))
+    published = Published(now)
+    submit: Any = lambda command: None  # noqa: E731
+    link = CloudLink(
+        published, submit, Settings(), Watchdog(lambda state: None), "0.1", exchange=lost
+    )
+    link.start()
+    published.publish(now)
+    try:
+        until(lambda: sorted(methods) == ["GET", "PATCH"])
+        published.publish(replace(now, facts=replace(now.facts, connectivity="full")))
+        until(lambda: sorted(methods) == ["GET", "GET", "PATCH", "PATCH"])
+    finally:
+        link.stop()
+
+
 # -- the client
+
+
+@pytest.mark.parametrize(("code", "kind"), [
+    (9, client.CertificateOutOfTime), (10, client.CertificateOutOfTime), (18, Unavailable),
+])  # fmt: skip
+def test_C50_a_certificate_that_is_refused_for_its_dates_is_told_apart(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Unavailable]
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        error.verify_code = code
+        raise error
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", refused)
+    with pytest.raises(Unavailable) as caught:
+        client.exchange(cloud.url.replace("http", "https"), KEY, "GET", "/")
+    assert type(caught.value) is kind
 
 
 def test_gzip_is_unpacked_up_to_a_limit(cloud: FakeCloud) -> None:
@@ -253,6 +322,64 @@ def test_a_cloud_that_is_not_there_is_unavailable() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(Unavailable, match="cannot be reached"):
             client.exchange(url, KEY, "GET", "/")
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """A server that sends another header every now and then, and never comes to an end."""
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            for number in range(200):
+                if ended.wait(0.02):
+                    return
+                connection.sendall(b"X-%d: y\r\n" % (number % 50))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        ended.set()
+        thread.join(10)
+
+
+def test_headers_that_drip_are_cut_off_at_the_deadline(dripping: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="it took too long"):
+        client.exchange(dripping, KEY, "GET", "/", limit=0.2)
+    assert time.monotonic() - begun < 2
+
+
+def test_no_address_is_tried_after_the_deadline(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = socket.getaddrinfo
+
+    def slow(*asked: Any, **more: Any) -> Any:
+        threading.Event().wait(0.1)
+        return find(*asked, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with pytest.raises(Unavailable, match="it took too long"):
+        client.exchange(cloud.url, KEY, "GET", "/ping", limit=0.05)
+    assert not cloud.requests
+    client.exchange(cloud.url, KEY, "GET", "/ping", limit=10.0)
+    assert cloud.requests
+
+
+def test_an_address_that_does_not_answer_is_followed_by_the_next(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dead = (socket.AF_INET, socket.SOCK_STREAM, 0, "", taken.getsockname())
+        find = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **m: [dead, *find(*a, **m)])
+        client.exchange(cloud.url, KEY, "GET", "/ping")
+        assert cloud.requests
 
 
 def test_the_agents_name_has_no_odd_characters() -> None:

@@ -25,7 +25,7 @@ from balena_agent.core.names import ContainerName
 from balena_agent.core.observed import HostFacts, HostState, Obtained
 from balena_agent.core.situation import Situation
 from balena_agent.core.snapshot import Running, Snapshot
-from balena_agent.core.steps import CreateContainer, Fetch
+from balena_agent.core.steps import CreateContainer
 from balena_agent.core.target import Target
 
 APP = f"{1011:032x}"
@@ -153,28 +153,6 @@ def test_S48_a_changed_service_is_told_with_the_whole_of_apps_and_nothing_else()
     assert whole == {(APP, "main", "exited"), (APP, "side", "Running"), (other, "solo", "Running")}
 
 
-def updating(percent: float, image_is_here: bool = False) -> Snapshot:
-    """An update from c0ffee01 to c0ffee09 that downloads its image."""
-    before = device_states.m1()
-    app = device_states.app(1011, "fleet1", device_states.release(
-        509, "c0ffee09", replace(device_states.service("main", 11, 91), image="registry/main:9"),
-    ))  # fmt: skip
-    after = device_states.device(device_states.MANAGED, app)
-    observed = after.observed if image_is_here else before.observed
-    step = Fetch("registry/main:9", APP, 1011, "main")
-    return replace(
-        after,
-        observed=replace(observed, containers=before.observed.containers,
-                         images={**before.observed.images, **observed.images}),
-        desired=replace(after.desired, apps=tuple(
-            replace(a, services=tuple(replace(s, image_present=image_is_here) for s in a.services))
-            for a in after.desired.apps
-        )),
-        running={} if image_is_here else {"fetch": Running(step, percent)},
-        commits={APP: "c0ffee01"},
-    )  # fmt: skip
-
-
 def test_C27_an_update_is_told_from_download_to_done() -> None:
     old = {"update_status": "done", "services": {"main": {"image": IMAGE, "status": "Running"}}}
 
@@ -187,8 +165,8 @@ def test_C27_an_update_is_told_from_download_to_done() -> None:
     image = "registry/main:9"
     for percent in (0, 37):
         entry = {"image": image, "status": "Downloading", "download_progress": percent}
-        assert shown(updating(percent)) == ("downloading", entry)
-    here = updating(0, image_is_here=True)
+        assert shown(device_states.updating(percent)) == ("downloading", entry)
+    here = device_states.updating(0, image_is_here=True)
     assert shown(here) == ("downloaded", {"image": image, "status": "Downloaded"})
     service = here.desired.apps[0].services[0]
     creating = replace(here, running={"create": Running(CreateContainer(service, ""))})
@@ -196,7 +174,7 @@ def test_C27_an_update_is_told_from_download_to_done() -> None:
 
 
 def test_an_old_release_is_told_by_the_name_that_its_image_came_under() -> None:
-    snapshot = updating(5)
+    snapshot = device_states.updating(5)
     (image,) = snapshot.observed.images.values()
 
     def name(**more: Any) -> str:
@@ -255,7 +233,7 @@ def test_host_apps_have_no_services_to_tell_and_the_supervisors_are_us() -> None
 
 
 def test_reduced_to_the_releases_of_the_target() -> None:
-    snapshot = updating(5)
+    snapshot = device_states.updating(5)
     report = told(snapshot)
     assert releases_of(report) == {(APP, "c0ffee01"), (APP, "c0ffee09")}
     wanted = wanted_releases(snapshot)

@@ -103,6 +103,10 @@ def test_C17_the_cloud_is_left_alone_for_as_long_as_it_asks() -> None:
     assert polling.next_poll(busy, 9, 900, 1.0) == pytest.approx(132)
 
 
+def test_C50_a_clock_that_is_not_set_is_asked_for_again_soon() -> None:
+    assert polling.next_poll(Outcome("untimed"), 9, 900, 1.0) == 15
+
+
 def test_reports_are_ten_seconds_apart_and_those_of_load_five_minutes() -> None:
     assert polling.report_due(False, 4.0) == 6.0
     assert polling.report_due(False, 11.0) == 0.0

@@ -12,9 +12,10 @@ import device_states
 import pytest
 from cloud.reports import problem
 
-from balena_agent.cloud.client import Reply
+from balena_agent.cloud.client import CertificateOutOfTime, Reply
 from balena_agent.cloud.poll import TargetPoll
 from balena_agent.cloud.report import StateReport
+from balena_agent.cloud.timed import Timed
 from balena_agent.core.cloudanswer import Outcome
 from balena_agent.core.cloudreport import DeviceSide
 from balena_agent.core.errors import Broken, Unavailable
@@ -353,6 +354,83 @@ def test_a_defect_ends_an_attempt_but_not_the_thread(caplog: pytest.LogCaptureFi
     assert len(world.asked) == 2 and "defect" in caplog.text
 
 
+def nobody(method: str, body: Any) -> Reply:
+    raise Unavailable("The cloud cannot be reached: refused")
+
+
+def test_a_way_to_the_cloud_that_is_found_again_ends_the_wait_after_a_failure() -> None:
+    world = World(answer=nobody)
+    world.show(target=Target(config={"SUPERVISOR_POLL_INTERVAL": "100000000"}))
+    poll = world.poll()
+    go(world, poll, 1000)
+    before = len(world.asked)
+    poll.reachable()
+    go(world, poll, 9)
+    assert len(world.asked) == before
+    go(world, poll, 2)
+    assert len(world.asked) == before + 1
+    for _ in range(10):  # a bad contact
+        poll.reachable()
+        go(world, poll, 2)
+    assert len(world.asked) == before + 1
+    go(world, poll, 60)
+    assert len(world.asked) == before + 2, "at most once a minute"
+
+
+@pytest.mark.parametrize("answer", [says(304), says(503, retry_after="3000")])
+def test_who_waits_for_other_reasons_is_not_woken(answer: Callable[[str, Any], Reply]) -> None:
+    world = World(answer=says(200, document(SUPERVISOR_POLL_INTERVAL="3000000"), etag='"a"'))
+    poll = world.poll()
+    go(world, poll, 1)
+    world.answer = answer
+    go(world, poll, 3100)
+    before = len(world.asked)
+    poll.reachable()
+    go(world, poll, 100)
+    assert len(world.asked) == before == 2
+
+
+def clock_is_not_set(world: World) -> None:
+    """The cloud's certificate is not valid as long as it is so."""
+
+    def early(method: str, body: Any) -> Reply:
+        raise CertificateOutOfTime("The cloud cannot be reached: not yet valid")
+
+    exchange = Timed(lambda *asked: early("", None), lambda: False)
+    world.answer = lambda method, body: exchange()
+
+
+def test_C50_until_the_clock_is_set_waits_do_not_grow(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world = World()
+    clock_is_not_set(world)
+    poll = world.poll()
+    go(world, poll, 100)
+    assert world.times == pytest.approx([0, 15, 30, 45, 60, 75, 90], abs=1)
+    assert [r.getMessage() for r in caplog.records] == ["Waiting for time synchronisation"]
+    world.answer = nobody
+    go(world, poll, 50)
+    assert world.times[7:] == pytest.approx([105, 120, 150], abs=1), "it is no failure"
+
+
+def test_C50_reports_wait_for_the_clock_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world = device()
+    clock_is_not_set(world)
+    go(world, world.report(), 100)
+    assert world.times == pytest.approx([0, 15, 30, 45, 60, 75, 90], abs=2)
+    assert [r.getMessage() for r in caplog.records] == ["Waiting for time synchronisation"]
+
+
+@pytest.mark.parametrize("synchronised", [True, None])
+def test_C50_a_bad_certificate_is_one_where_the_clock_is_right(synchronised: bool | None) -> None:
+    def expired() -> Reply:
+        raise CertificateOutOfTime("expired")
+
+    with pytest.raises(CertificateOutOfTime):
+        Timed(expired, lambda: synchronised)()
+
+
 # -- reporting
 
 
@@ -453,6 +531,49 @@ def test_a_restart_tells_nothing_twice_and_another_boot_everything() -> None:
     rebooted.kept = world.kept
     go(rebooted, rebooted.report(), 1)
     assert rebooted.bodies[0] == world.bodies[0]
+
+
+def test_a_report_that_failed_is_tried_when_there_is_a_way_again() -> None:
+    world = device()
+    world.show(target=replace(world.snapshot.target or Target(),
+                              config={"SUPERVISOR_POLL_INTERVAL": "100000000"}))  # fmt: skip
+    world.answer = nobody
+    report = world.report()
+    go(world, report, 1000)
+    before = len(world.asked)
+    world.answer = says(200)
+    report.reachable()
+    go(world, report, 9)
+    assert len(world.asked) == before
+    go(world, report, 2)
+    assert len(world.asked) == before + 1
+    report.reachable()
+    go(world, report, 30)
+    assert len(world.asked) == before + 1, "there is nothing to tell"
+
+
+def test_of_a_download_no_memory_is_written_until_it_is_done() -> None:
+    writes: list[Any] = []
+
+    class Flash(World):
+        def set_setting(self, key: str, value: Any) -> None:
+            writes.append(json.loads(json.dumps(value)))
+            super().set_setting(key, value)
+
+    world = Flash(replace(device_states.m1(), facts=FACTS))
+    world.figures = FIGURES
+    report = world.report()
+    go(world, report, 20)
+    assert len(writes) == 1 and "apps" in writes[0]["report"]
+    for percent in range(0, 100, 10):
+        world.published.publish(replace(device_states.updating(percent), facts=FACTS))
+        world.figures = replace(FIGURES, cpu_usage=percent)
+        go(world, report, 12)
+    assert len(world.bodies) == 11 and len(writes) == 2
+    assert "apps" not in writes[1]["report"], "after a power cut everything is told anew"
+    world.published.publish(replace(device_states.updating(0, image_is_here=True), facts=FACTS))
+    go(world, report, 12)
+    assert len(writes) == 3 and "apps" in writes[2]["report"]
 
 
 def test_C29_a_deleted_release_is_found_out_and_the_rest_goes_on() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from balena_agent.core.cloudanswer import CloudStatus
 from balena_agent.core.connectivity import OK, WAITING, trouble
 from balena_agent.core.hostconfig import HostConfig
 from balena_agent.core.observed import HostFacts
@@ -34,6 +35,16 @@ def test_networkmanagers_word_counts(word: str) -> None:
     assert trouble(seen(word, vpn=True)) == ""
     assert trouble(seen(word, config={"SUPERVISOR_CONNECTIVITY_CHECK": "0"})) == ""
     assert trouble(seen(word, config={"SUPERVISOR_CONNECTIVITY_CHECK": "1"})) != ""
+
+
+def test_a_cloud_that_answers_is_proof_enough() -> None:
+    """What NetworkManager asks may be blocked where the cloud is not."""
+    online = replace(seen("limited"), cloud=CloudStatus("online"))
+    assert trouble(online) == ""
+    for state in ("offline", "refused", ""):
+        assert trouble(replace(online, cloud=CloudStatus(state))) != "", state
+    unplugged = replace(seen("none", addresses=()), cloud=CloudStatus("online"))
+    assert trouble(unplugged) == "NetworkManager says none", "it has answered before that"
 
 
 def test_where_nobody_checks_an_address_is_enough() -> None:
