@@ -33,7 +33,7 @@ from balena_agent.core.intent import (
 from balena_agent.core.looks import Touch
 from balena_agent.core.networkconfig import NetworkChange
 from balena_agent.core.observed import Observed
-from balena_agent.core.snapshot import NOT_ASKED
+from balena_agent.core.snapshot import NOT_ASKED, Snapshot
 from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.steps import (
     CreateContainer,
@@ -683,6 +683,12 @@ def test_a_shutdown_that_is_called_off_gives_the_services_back() -> None:
 
 def ends_by_itself(agent: Rig, name: str) -> None:
     """The container of a service ends, and the engine tells it."""
+    ended: list[bool] = []  # it may be started again at once: every snapshot is looked at
+
+    def seen(snapshot: Snapshot) -> None:
+        ended.extend(c.state == "exited" for c in snapshot.observed.containers.values())
+
+    agent.published.subscribe(seen)
     agent.engine.change(
         lambda seen: replace(
             seen,
@@ -694,7 +700,7 @@ def ends_by_itself(agent: Rig, name: str) -> None:
         Touch(),
     )
     agent.reconciler.wake(Touch(containers=frozenset({agent.ids()[name]})))
-    agent.until(lambda s: any(c.state == "exited" for c in s.observed.containers.values()))
+    agent.until(lambda s: any(ended))
 
 
 def test_what_the_engine_would_not_stop_and_later_ends_by_itself_stays_so() -> None:
