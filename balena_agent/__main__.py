@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
     settings = load(options.config)
     start_log(options.log_level or settings.agent.log_level)
+    logging.getLogger(__name__).info("balena-agent %s starts", __version__)
     from .daemon import THREAD_STACK, Daemon
     from .watchdog import systemd_notifier
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from . import ctl_host
+from . import __version__, ctl_host
 from .core.errors import AgentError, InvalidInput, NotFound
 from .ctl_shell import Shell
 
@@ -46,6 +47,9 @@ def main(
     out = out or sys.stdout
     try:
         client = (connect or _connect)()
+    except AgentError as error:
+        return _report(error, bool(options.json), out, str(error))
+    try:
         try:
             return int(options.command(Shell(client, options, out)))
         finally:
@@ -65,13 +69,13 @@ def _connect() -> Client:
     return Client.connect()
 
 
-def _report(error: AgentError, as_json: bool, out: IO[str]) -> int:
-    """Say what went wrong, and find its exit code."""
+def _report(error: AgentError, as_json: bool, out: IO[str], said: str = _ABSENT) -> int:
+    """Say what went wrong, and find its exit code. `said`: what the absence of the agent means."""
     name = getattr(error, "error_name", error.dbus_name)
     code = USAGE if isinstance(error, InvalidInput) else _CODES.get(name, FAILED)
     words = str(getattr(error, "words", "") or error.message)
     if code == NOT_RUNNING:
-        words = _ABSENT
+        words = said
     if as_json:
         print(json.dumps({"error": name, "message": words}), file=out)
     else:
@@ -130,6 +134,28 @@ def _target_diff(shell: Shell) -> int:
     return DONE
 
 
+def _target_set(shell: Shell) -> int:
+    """Set the local target, and wait until it is applied."""
+    text = shell.text_of(shell.options.file)
+    result = shell.client.set_target(text, shell.options.force, _progress(shell))
+    return _ended(shell, "target", result)
+
+
+def _update(shell: Shell) -> int:
+    """Fetch the target and apply it, and wait for the end of it."""
+    asked = shell.options
+    return _ended(shell, "update", shell.client.update(asked.force, asked.cancel, _progress(shell)))
+
+
+def _key_regenerate(shell: Shell) -> int:
+    key = shell.client.regenerate_key()
+    if shell.as_json:
+        shell.document({"key": key})
+    else:
+        shell.line(key)
+    return DONE
+
+
 def _service(shell: Shell) -> int:
     """Start, stop or restart, and wait for the end of it."""
     options = shell.options
@@ -172,15 +198,17 @@ def _job_code(result: JobResult) -> int:
     return DONE if result.state == "done" else _CODES.get(result.error, FAILED)
 
 
-def _progress(shell: Shell) -> Callable[[float], None]:
+def _progress(shell: Shell) -> Callable[[float, str], None]:
     """Shows the progress of a job in place, on a terminal only."""
     if shell.as_json or not shell.out.isatty():
-        return lambda percent: None
-    from .ctl_view import Style
+        return lambda percent, message: None
+    from .ctl_view import Style, printable
 
-    def show(percent: float) -> None:
-        bar = Style(rich=True).progress(percent)
-        print(f"\r{bar}\x1b[K", end="" if bar and percent < 100 else "\r", file=shell.out)
+    def show(percent: float, message: str) -> None:
+        bar = Style(rich=True).progress(percent) if percent < 100 else ""
+        width = shutil.get_terminal_size().columns - 1
+        line = f"{bar} {printable(message)}".strip()
+        print(f"\r{line[:width]}\x1b[K", end="" if line else "\r", file=shell.out)
         shell.out.flush()
 
     return show
@@ -278,9 +306,13 @@ def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser = argparse.ArgumentParser(
-        prog="balena-agentctl", description="Look at balena-agent and tell it what to do."
+        prog="balena-agentctl",
+        description="Look at balena-agent and tell it what to do.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 an update lock is held, "
+        "4 not allowed, 5 the agent is not running.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(command=_status)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, command, text in _PLAIN:
@@ -294,6 +326,8 @@ def _parser() -> argparse.ArgumentParser:
         power.set_defaults(command=_power, verb=verb)
     ctl_host.add(commands, shared)
     _add_target(commands, shared)
+    _add_update(commands, shared)
+    _add_key(commands, shared)
     _add_logs(commands, shared)
     _add_monitor(commands, shared)
     return parser
@@ -337,6 +371,26 @@ def _add_target(commands: Any, shared: argparse.ArgumentParser) -> None:
     diff = inner.add_parser("diff", parents=[shared], help="print what a target would do")
     diff.add_argument("file", metavar="FILE", help="a local target as JSON; - is standard input")
     diff.set_defaults(command=_target_diff)
+    given = inner.add_parser("set", parents=[shared], help="set it, and wait until it is applied")
+    given.add_argument("file", metavar="FILE", help="a local target as JSON; - is standard input")
+    given.add_argument("--force", action="store_true", help="override update locks")
+    given.set_defaults(command=_target_set)
+
+
+def _add_update(commands: Any, shared: argparse.ArgumentParser) -> None:
+    update = commands.add_parser(
+        "update", parents=[shared], help="fetch the target and apply it, and wait for it"
+    )
+    update.add_argument("--force", action="store_true", help="override update locks")
+    update.add_argument("--cancel", action="store_true", help="begin running downloads anew")
+    update.set_defaults(command=_update)
+
+
+def _add_key(commands: Any, shared: argparse.ArgumentParser) -> None:
+    key = commands.add_parser("key", help="the device's key for the HTTP API")
+    inner = key.add_subparsers(metavar="COMMAND", required=True)
+    fresh = inner.add_parser("regenerate", parents=[shared], help="replace it; print the new one")
+    fresh.set_defaults(command=_key_regenerate)
 
 
 def _add_logs(commands: Any, shared: argparse.ArgumentParser) -> None:

@@ -32,6 +32,9 @@ _CHANGE = 330.0
 _POLL = 0.5
 _PROXY_TYPES = {"port": "q", "noProxy": "as"}
 _METHODS = {"start": "StartService", "stop": "StopService", "restart": "RestartService"}
+Progress = Callable[[float, str], None]
+"""Told how far a job has come: percent (-1: nothing to measure), and what is being done."""
+
 _APP_METHODS = {"restart-app": "RestartApp", "purge": "PurgeApp"}
 
 
@@ -127,17 +130,28 @@ class Client:
         app_id: int,
         name: str,
         force: bool = False,
-        progress: Callable[[float], None] = lambda percent: None,
+        progress: Progress = lambda percent, message: None,
     ) -> JobResult:
         """Start, stop or restart a service, and wait for the end of the job."""
         how = ("us", app_id, name) if verb == "start" else ("usb", app_id, name, force)
         return self._job(progress, _METHODS[verb], *how)
 
-    def app(
-        self, verb: str, app_id: int, force: bool, progress: Callable[[float], None]
-    ) -> JobResult:
+    def app(self, verb: str, app_id: int, force: bool, progress: Progress) -> JobResult:
         """Restart (`restart-app`) or `purge` an app, and wait for the end of the job."""
         return self._job(progress, _APP_METHODS[verb], "ub", app_id, force)
+
+    def update(self, force: bool, cancel: bool, progress: Progress) -> JobResult:
+        """Fetch the target and apply it; wait until that is done or has failed."""
+        return self._job(progress, "Update", "bb", force, cancel)
+
+    def set_target(self, target: str, force: bool, progress: Progress) -> JobResult:
+        """Set the local target, given as JSON text; wait until it is applied or that has failed."""
+        return self._job(progress, "SetTargetState", "sb", target, force)
+
+    def regenerate_key(self) -> str:
+        """The new key of the device."""
+        self._may_ask()
+        return str(self._call("RegenerateApiKey")[0])
 
     def clean_up(self) -> list[str]:
         """Remove the volumes that nobody needs; their names."""
@@ -145,7 +159,7 @@ class Client:
         (removed,) = self._call("CleanupVolumes")
         return list(removed)
 
-    def _job(self, progress: Callable[[float], None], member: str, *how: Any) -> JobResult:
+    def _job(self, progress: Progress, member: str, *how: Any) -> JobResult:
         self._may_ask()
         finished = threading.Event()
         match = Match(sender=NAME, interface=JOB, member="Finished")
@@ -156,7 +170,8 @@ class Client:
                 job = self._properties(path, JOB)
             except BusRefusal:  # jobs do not outlive the process that made them
                 return JobResult("failed", "the agent was restarted meanwhile; see: services")
-            progress(job["Progress"] if job["State"] == "running" else -1.0)
+            running = job["State"] == "running"
+            progress(job["Progress"] if running else -1.0, job["Message"] if running else "")
             if job["State"] != "running":
                 return JobResult(job["State"], job["Message"], job["Error"])
             finished.wait(_POLL)

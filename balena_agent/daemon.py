@@ -152,7 +152,12 @@ class Daemon:
             self.published,
             self.reconciler.submit,
             Facts(version=__version__, healthy=self._healthy, addresses=self._addresses),
-            Machine(self.host.network.read, self.host.led.identify),
+            Machine(
+                self.host.network.read,
+                self.host.led.identify,
+                self.cloud.poll_now,
+                lambda: self._rotate_key(self.store.global_key()),
+            ),
             open_log=self._log_streams.open_pipe,
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)

@@ -96,7 +96,7 @@ class Around:
     """
 
     rotate: Callable[[str], str] = _no_key
-    refresh: Callable[[bool, bool], None] = _nothing_to_fetch
+    refresh: Callable[[bool, bool], object] = _nothing_to_fetch
     blink: Callable[[], None] = _nothing
     addresses: Callable[[], tuple[str, ...]] = _no_addresses
     macs: Callable[[], tuple[str, ...]] = _no_addresses

@@ -73,6 +73,7 @@ from .dbus_log import LogControl
 from .dbus_objects import Objects, typed
 from .dbus_polkit import Authority
 from .dbus_tree import Facts, Place, in_target
+from .dbus_updates import UpdateMethods
 
 OpenLog = Callable[[Mapping[str, Any]], int]
 """The read end of a pipe with the log that the options ask for."""
@@ -103,6 +104,7 @@ class AgentService:
         self._host = HostMethods(submit, self._authority, machine)
         self._log = LogControl(logger or logging.getLogger("balena_agent"), facts.log_name)
         self._objects = Objects(bus, published, facts, self._log.values)
+        self._updates = UpdateMethods(submit, machine, self._objects, bus.post)
         self._implementations = self._table()
 
     def start(self, timeout: float = 10.0) -> None:
@@ -122,6 +124,7 @@ class AgentService:
     def _table(self) -> Mapping[tuple[str, str], Implementation]:
         return {
             **self._host.table(),
+            **self._updates.table(),
             (MANAGER.name, "StartService"): self._start_service,
             (MANAGER.name, "StopService"): self._stop_service,
             (MANAGER.name, "RestartService"): self._restart_service,

@@ -33,11 +33,14 @@ _SIGNATURES = {"port": "q", "noProxy": "as"}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is done and asked without the reconciler. `read` may block for seconds and raises
-    AgentErrors; `blink` returns at once."""
+    """What is done and asked without the reconciler. `read` and `regenerate_key` (the new key of
+    the device) may block for seconds and raise AgentErrors; `blink` and `refresh` (force, cancel)
+    return at once. The future of `refresh` ends when the target has been fetched and accepted."""
 
     read: Callable[[], NetworkConfig] = NetworkConfig
     blink: Callable[[], None] = lambda: None
+    refresh: Callable[[bool, bool], Future[str]] = lambda force, cancel: Future()
+    regenerate_key: Callable[[], str] = str
 
 
 class HostMethods:

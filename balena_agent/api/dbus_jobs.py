@@ -37,13 +37,15 @@ class Job:
     def subject(self) -> str:
         return "/".join(filter(None, self.key))
 
-    def values(self, progress: float) -> Mapping[str, Any]:
+    def values(self, progress: float, status: str) -> Mapping[str, Any]:
+        """`status` is what the agent is at: that is how far a job about all apps has come."""
+        under_way = status if self.state == "running" and not self.subject else self.message
         return {
             "Kind": self.kind,
             "Subject": self.subject,
             "State": self.state,
             "Progress": _WHOLE if self.state == "done" else progress,
-            "Message": self.message,
+            "Message": under_way,
             "Error": self.error,
         }
 
@@ -84,11 +86,12 @@ class Jobs:
             self._end(job, "cancelled", reason)
 
     def objects(
-        self, progress: Mapping[ServiceKey, float]
+        self, progress: Mapping[ServiceKey, float], status: str
     ) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """All jobs as bus objects; `progress` of the downloads by service."""
+        """All jobs as bus objects; `progress` of the downloads by service, and of all of them under
+        an empty name."""
         return {
-            path: {JOB.name: job.values(progress.get(job.key, IDLE))}
+            path: {JOB.name: job.values(progress.get(job.key, IDLE), status)}
             for path, job in self._jobs.items()
         }
 

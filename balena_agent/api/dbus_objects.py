@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..core.describe import status_line
 from ..core.snapshot import Snapshot
+from ..core.status import overall_progress
 from ..host.bus import Bus
 from ..host.wire import Variant
 from ..runtime.state import Published
@@ -19,6 +21,7 @@ from .dbus_events import events
 from .dbus_interface import JOB, LOG_CONTROL, LOG_PATH, MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT
 from .dbus_jobs import Job, Jobs
 from .dbus_tree import (
+    IDLE,
     Difference,
     Facts,
     Place,
@@ -56,6 +59,7 @@ class Objects:
         self._last = -_PAUSE
         self._due: asyncio.TimerHandle | None = None
         self._closed = False
+        self._watchers: tuple[Callable[[Snapshot], None], ...] = ()
         self.jobs = Jobs(self._job_ended, bus.loop.call_later, bus.post)
 
     def open(self) -> None:
@@ -69,6 +73,10 @@ class Objects:
         self.jobs.cancel_all("the agent is stopping")
         self._closed = True
 
+    def watch(self, watcher: Callable[[Snapshot], None]) -> None:
+        """Have every snapshot from now on shown to somebody else in the bus thread, in order."""
+        self._watchers = (*self._watchers, watcher)
+
     @property
     def snapshot(self) -> Snapshot:
         return self._published.current
@@ -80,11 +88,13 @@ class Objects:
         """Every exported object as it is now."""
         snapshot, known, below = self._index()
         progress = {place.key: percent(place.row) for place in known}
+        whole = overall_progress(snapshot)
+        progress["", ""] = IDLE if whole is None else float(whole)
         return {
             ROOT: {MANAGER.name: manager(snapshot, self._facts), OBJECT_MANAGER.name: {}},
             LOG_PATH: {LOG_CONTROL.name: self._log()},
             **below,
-            **self.jobs.objects(progress),
+            **self.jobs.objects(progress, status_line(snapshot)),
         }
 
     def managed(self) -> Mapping[str, Any]:
@@ -112,6 +122,8 @@ class Objects:
         for name, arguments in events(self._seen, snapshot):
             self._bus.emit(ROOT, MANAGER.name, name, MANAGER.signal(name).signature, arguments)
         self._seen = snapshot
+        for watcher in self._watchers:
+            watcher(snapshot)
         self.soon()
 
     def _keep_fresh(self) -> None:

@@ -16,6 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ..core.cloudanswer import CloudStatus, Outcome, status_after
@@ -101,14 +102,14 @@ class CloudLink:
                 if each:
                     each.stop()
 
-    def poll_now(self, force: bool, cancel: bool) -> None:
+    def poll_now(self, force: bool, cancel: bool) -> Future[str]:
         """Fetch the target and apply it, in the background. A device that has no cloud to ask
-        applies the target that it has."""
+        applies the target that it has. The future ends when it is accepted, or with the reason why
+        none came."""
         poll = self._poll
         if poll and self._published.current.facts.provisioned:
-            poll.ask(force, cancel)
-        else:
-            self._submit(Apply(force, cancel))
+            return poll.ask(force, cancel)
+        return self._submit(Apply(force, cancel))
 
     def report_now(self) -> None:
         """Something is new that no snapshot tells, like the key of the device's own API."""

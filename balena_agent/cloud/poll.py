@@ -27,7 +27,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from ..core.cloudanswer import BAD, OK, UNTIMED, Outcome, judged
-from ..core.errors import AgentError, InvalidTarget
+from ..core.errors import AgentError, InvalidTarget, Refused, Unavailable
 from ..core.intent import Apply, Command, SetTarget
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
@@ -72,10 +72,11 @@ Submit = Callable[[Command], "Future[str]"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Somebody wants a poll now; see `intent.Apply`."""
+    """Somebody wants a poll now; see `intent.Apply`. `answers` end with the poll."""
 
     force: bool = False
     cancel: bool = False
+    answers: tuple[Future[str], ...] = ()
 
 
 class WayBack:
@@ -140,12 +141,16 @@ class TargetPoll:
 
     # ---- for any thread -------------------------------------------------------------------
 
-    def ask(self, force: bool = False, cancel: bool = False) -> None:
-        """Poll now; two requests that come before that are one."""
+    def ask(self, force: bool = False, cancel: bool = False) -> Future[str]:
+        """Poll now; two requests that come before that are one. The future ends when the target is
+        accepted, or with the reason why the cloud has sent none."""
+        answer: Future[str] = Future()
         with self._lock:
             before = self._asked or Asked()
-            self._asked = Asked(before.force or force, before.cancel or cancel)
+            answers = (*before.answers, answer)
+            self._asked = Asked(before.force or force, before.cancel or cancel, answers)
         self._wake.set()
+        return answer
 
     def reachable(self) -> None:
         """There is a way to the cloud again: it need not be waited for any longer."""
@@ -177,7 +182,7 @@ class TargetPoll:
         if not facts.provisioned:
             self._identity = ()
             if asked:
-                self._submit(Apply(asked.force, asked.cancel))
+                _pass_on(self._submit(Apply(asked.force, asked.cancel)), asked)
             return _NO_CLOUD_SECONDS
         self._meet(facts)
         self._due = self._way_back.end_of(self._due, self._cut, self._clock(), self._chance())
@@ -221,11 +226,24 @@ class TargetPoll:
             if not self._stopped:
                 _log.exception("defect while asking for the target")
             outcome = Outcome(BAD, "internal error")
-        if asked and (asked.cancel or not fetched):
-            self._submit(Apply(asked.force, asked.cancel))
+        if asked:
+            self._answer(asked, outcome, fetched)
         self._ended(outcome)
         self._pulse.beat("asked for the target")
         return outcome
+
+    def _answer(self, asked: Asked, outcome: Outcome, fetched: bool) -> None:
+        """The target that we have is applied anew whatever the cloud says; who asked hears it."""
+        accepted: Future[str] = Future()
+        if asked.cancel or not fetched:
+            accepted = self._submit(Apply(asked.force, asked.cancel))
+        else:
+            accepted.set_result("accepted")
+        if error := _why_none(outcome, fetched):
+            for answer in asked.answers:
+                answer.set_exception(error)
+        else:
+            _pass_on(accepted, asked)
 
     def _fetch(self, facts: HostFacts, force: bool) -> tuple[Outcome, bool]:
         """How it ended, and whether a target was handed over."""
@@ -317,6 +335,28 @@ class TargetPoll:
             self._memory.set_setting(ETAG, noted)
         except AgentError as error:
             _log.warning("Cannot remember which target the device has: %s", error.message)
+
+
+def _why_none(outcome: Outcome, fetched: bool) -> AgentError | None:
+    """Why a poll has brought no target; None when it did, or when the old one still counts."""
+    if not outcome.worked:
+        return Unavailable(f"no target from the cloud: {outcome.reason}")
+    if outcome.kind == OK and not fetched:
+        return Refused("the target from the cloud is not taken; the journal says why")
+    return None
+
+
+def _pass_on(accepted: Future[str], asked: Asked) -> None:
+    """End what `asked` waits for as `accepted` ends."""
+
+    def end(done: Future[str]) -> None:
+        for answer in asked.answers:
+            if error := done.exception():
+                answer.set_exception(error)
+            else:
+                answer.set_result(done.result())
+
+    accepted.add_done_callback(end)
 
 
 def _document(body: bytes) -> dict[str, Json] | None:

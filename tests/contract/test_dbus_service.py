@@ -20,7 +20,7 @@ from balena_agent.api.dbus_host import Machine
 from balena_agent.api.dbus_interface import OURS, READ_CONFIG, ROOT
 from balena_agent.api.dbus_polkit import POLKIT, Authority
 from balena_agent.api.dbus_tree import Facts
-from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked
+from balena_agent.core.errors import BusUnavailable, DeadlineExceeded, Locked, Unavailable
 from balena_agent.core.intent import (
     CleanupVolumes,
     Command,
@@ -30,6 +30,7 @@ from balena_agent.core.intent import (
     PurgeApp,
     RestartApp,
     RestartService,
+    SetTarget,
     StartService,
     StopService,
 )
@@ -101,7 +102,8 @@ class Agent:
         facts = Facts("1.2.3", lambda: self.healthy, lambda: ["10.0.0.5"], "balena-agent")
         self.logger = logging.Logger("agent of a test", logging.INFO)
         self.config, self.blinks = NetworkConfig("kiosk"), 0
-        machine = Machine(lambda: self.config, self.blink)
+        self.polls: list[tuple[tuple[bool, bool], Future[str]]] = []
+        machine = Machine(lambda: self.config, self.blink, self.poll, lambda: "fresh")
         self.service = AgentService(
             self.bus, self.published, self.submit, facts, machine, self.logger
         )
@@ -125,6 +127,11 @@ class Agent:
 
     def blink(self) -> None:
         self.blinks += 1
+
+    def poll(self, force: bool, cancel: bool) -> Future[str]:
+        future: Future[str] = Future()
+        self.polls.append(((force, cancel), future))
+        return future
 
     def call(
         self, member: str, signature: str = "", *body: Any, at: str = ROOT, of: str = MANAGER
@@ -317,7 +324,7 @@ def test_lookups(agent: Agent) -> None:
         ("StopService", "us", [7, "w"], ROOT, MANAGER, "org.freedesktop.DBus.Error.InvalidArgs"),
         ("PreviewTarget", "s", ["{}x"], ROOT, MANAGER, "org.freedesktop.DBus.Error.InvalidArgs"),
         ("PreviewTarget", "s", ['{"local": 5}'], ROOT, MANAGER, f"{NAME}.Error.InvalidTarget"),
-        ("Update", "", [], ROOT, MANAGER, "org.freedesktop.DBus.Error.UnknownMethod"),
+        ("Upgrade", "", [], ROOT, MANAGER, "org.freedesktop.DBus.Error.UnknownMethod"),
         ("Start", "", [], ROOT, MANAGER, "org.freedesktop.DBus.Error.UnknownMethod"),
         ("Start", "", [], APP_PATH, SERVICE, "org.freedesktop.DBus.Error.UnknownInterface"),
         ("Start", "", [], WEB + "x", SERVICE, "org.freedesktop.DBus.Error.UnknownObject"),
@@ -508,6 +515,89 @@ def test_clean_up_answers_with_the_names(agent: Agent, told: str, names: list[st
         assert [given for given, _ in agent.submitted] == [CleanupVolumes()]
         agent.submitted[0][1].set_result(told)
         assert answer.result(10) == [names]
+
+
+WEB_STARTS = StartContainer("abc123", "web", "id-web")
+TARGET = '{"local": {"name": "kitchen", "apps": {}}}'
+
+
+def accept(agent: Agent, future: Future[str]) -> None:
+    """As the reconciler does: what is accepted is published before it is answered."""
+    agent.publish(lambda now: replace(now, update_pending=True, looked=False, failures={}))
+    future.set_result("accepted")
+
+
+def over(agent: Agent, path: str) -> dict[str, Any]:
+    eventually(lambda: agent.heard("Finished", path), "the end of the job")
+    return dict(plain(agent.get_all(path, JOB)))
+
+
+def test_the_job_of_a_target_ends_when_it_is_applied(agent: Agent) -> None:
+    (path,) = agent.call("SetTargetState", "sb", TARGET, True)
+    ((command, future),) = agent.submitted
+    assert isinstance(command, SetTarget)
+    assert (command.source, command.force, command.target.name) == ("local", True, "kitchen")
+    assert json.loads(command.raw) == json.loads(TARGET)
+    accept(agent, future)
+    agent.publish(lambda now: replace(now, looked=True))
+    job = plain(agent.get_all(path, JOB))
+    assert (job["Kind"], job["Subject"], job["State"]) == ("set-target", "", "running")
+    assert job["Message"].startswith("Settled")  # nothing is done just now, but not all is done
+    agent.publish(lambda now: replace(now, update_pending=False))
+    assert over(agent, path)["State"] == "done"
+
+
+def test_the_job_of_an_update_fails_with_its_first_step(agent: Agent) -> None:
+    (path,) = agent.call("Update", "bb", True, False)
+    ((asked, future),) = agent.polls
+    assert asked == (True, False)
+    accept(agent, future)
+    step = Fetch("registry/web", "abc123", 7, "web")
+    for failure in (Failure(step, 0, "busy", 0.0), Failure(step, 1, "tidy", 0.0, muted=True)):
+        agent.publish(lambda now, known=failure: replace(now, failures={"fetch": known}))
+    assert plain(agent.get_all(path, JOB))["State"] == "running"
+    agent.publish(lambda now: replace(now, failures={"fetch": Failure(step, 1, "no host", 0.0)}))
+    job = over(agent, path)
+    assert job["State"] == "failed" and "registry/web: no host" in job["Message"]
+    assert job["Error"] == "org.freedesktop.DBus.Error.Failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"engine_error": "no socket"}, "EngineUnavailable"),
+        ({"failures": {"start": Failure(WEB_STARTS, 1, "held", 0.0, True)}}, "Locked"),
+    ],
+)
+def test_what_stands_in_the_way_of_an_update_has_a_name(
+    agent: Agent, change: dict[str, Any], name: str
+) -> None:
+    (path,) = agent.call("Update", "bb", False, False)
+    accept(agent, agent.polls[0][1])
+    agent.publish(lambda now: replace(now, **change))
+    assert over(agent, path)["Error"] == f"{NAME}.Error.{name}"
+
+
+def test_an_update_without_an_answer_of_the_cloud_says_so(agent: Agent) -> None:
+    (path,) = agent.call("Update", "bb", False, True)
+    agent.polls[0][1].set_exception(Unavailable("no target from the cloud: nobody answers"))
+    assert over(agent, path)["Message"] == "no target from the cloud: nobody answers"
+
+
+def test_a_target_is_refused_before_there_is_a_job(agent: Agent) -> None:
+    with pytest.raises(BusRefusal, match=r"\$\.local") as caught:
+        agent.call("SetTargetState", "sb", '{"local": []}', False)
+    assert caught.value.error_name == f"{NAME}.Error.InvalidTarget"
+    managed = HostFacts(api_endpoint="https://api.example")
+    agent.publish(lambda now: replace(now, facts=managed))
+    with pytest.raises(BusRefusal, match=r"https://api\.example") as caught:
+        agent.call("SetTargetState", "sb", TARGET, False)
+    assert caught.value.error_name == f"{NAME}.Error.NotInLocalMode"
+    assert not agent.submitted
+
+
+def test_a_new_key_is_answered(agent: Agent) -> None:
+    assert agent.call("RegenerateApiKey") == ["fresh"]
 
 
 def test_a_failed_job_keeps_the_name_of_its_error(agent: Agent) -> None:

@@ -18,7 +18,7 @@ from balena_agent.cloud.report import StateReport
 from balena_agent.cloud.timed import Timed
 from balena_agent.core.cloudanswer import Outcome
 from balena_agent.core.cloudreport import DeviceSide
-from balena_agent.core.errors import Broken, Unavailable
+from balena_agent.core.errors import Broken, Refused, Unavailable
 from balena_agent.core.hardware import Metrics
 from balena_agent.core.intent import Apply, Command, SetTarget
 from balena_agent.core.observed import HostFacts
@@ -240,14 +240,15 @@ def test_C20_who_asks_is_served_at_once_and_the_schedule_stays() -> None:
     world = World(answer=says(200, document(), etag='"a"'), chance=0.0)
     poll = world.poll()
     go(world, poll, 300)
-    poll.ask(force=True)
+    answer = poll.ask(force=True)
     go(world, poll, 1)
+    assert answer.result(0) == "accepted"
     assert world.times == pytest.approx([0, 300])
     assert world.commands[-1] == replace(world.commands[0], force=True)  # type: ignore[arg-type]
     world.answer = says(304)
-    poll.ask(force=True)
-    poll.ask(cancel=True)
+    answers = poll.ask(force=True), poll.ask(cancel=True)
     go(world, poll, 1)
+    assert [each.result(0) for each in answers] == ["accepted"] * 2
     assert world.commands[2:] == [Apply(True, True)], "unchanged: applied anew"
     go(world, poll, 600)
     assert world.times == pytest.approx([0, 300, 301, 900], abs=0.1)
@@ -268,13 +269,16 @@ def test_who_asks_without_a_cloud_gets_the_target_that_there_is() -> None:
     world = World(answer=down)
     poll = world.poll()
     go(world, poll, 1)
-    poll.ask(force=True)
+    answer = poll.ask(force=True)
     go(world, poll, 1)
     assert world.commands == [Apply(True, False)]
+    with pytest.raises(Unavailable, match=r"no target from the cloud: .*refused"):
+        answer.result(0)
     assert {o.kind for o in world.outcomes} == {"offline"}
     world.show(facts=replace(FACTS, registered=False))
-    poll.ask()
+    answer = poll.ask()
     go(world, poll, 1)
+    assert answer.result(0) == "accepted"
     assert world.commands[1:] == [Apply()] and len(world.asked) == 2
 
 
@@ -306,6 +310,15 @@ def test_C23_a_rejected_document_is_told_line_by_line(caplog: pytest.LogCaptureF
     told = [r.getMessage() for r in caplog.records]
     assert told[0] == "Could not move to new release: Invalid target state."
     assert len(told) > 1 and all("\n" not in line for line in told)
+
+
+def test_who_asks_hears_that_the_target_is_not_taken() -> None:
+    world = World(answer=says(200, BAD))
+    poll = world.poll()
+    answer = poll.ask()
+    go(world, poll, 1)
+    with pytest.raises(Refused, match="the journal says why"):
+        answer.result(0)
 
 
 def test_a_target_that_cannot_be_kept_is_fetched_again() -> None:

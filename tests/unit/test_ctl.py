@@ -10,7 +10,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from balena_agent.core.errors import (
     InvalidInput,
     NotFound,
 )
-from balena_agent.ctl_client import Event, JobResult
+from balena_agent.ctl_client import Event, JobResult, Progress
 from balena_agent.ctl_view import (
     Style,
     preview_lines,
@@ -120,16 +120,26 @@ class Fake:
         self._ask("set_proxy", proxy, force)
 
     def service(
-        self, verb: str, app_id: int, name: str, force: bool, progress: Callable[[float], None]
+        self, verb: str, app_id: int, name: str, force: bool, progress: Progress
     ) -> JobResult:
         self._ask("service", verb, app_id, name, force)
         return self.result
 
-    def app(
-        self, verb: str, app_id: int, force: bool, progress: Callable[[float], None]
-    ) -> JobResult:
+    def app(self, verb: str, app_id: int, force: bool, progress: Progress) -> JobResult:
         self._ask("app", verb, app_id, force)
         return self.result
+
+    def update(self, force: bool, cancel: bool, progress: Progress) -> JobResult:
+        self._ask("update", force, cancel)
+        return self.result
+
+    def set_target(self, text: str, force: bool, progress: Progress) -> JobResult:
+        self._ask("set_target", text, force)
+        return self.result
+
+    def regenerate_key(self) -> str:
+        self._ask("regenerate_key")
+        return "0123abc"
 
     def clean_up(self) -> list[str]:
         self._ask("clean_up")
@@ -276,6 +286,23 @@ def test_a_bad_target_is_a_failure_with_its_problems(tmp_path: Path, capsys: Any
         assert str(file) in capsys.readouterr().err
 
 
+def test_a_target_is_set_from_a_file(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "target.json"
+    file.write_text('{"local": {}}')
+    fake = Fake()
+    assert run(fake, "target", "set", str(file), "--force") == (ctl.DONE, "target: started\n")
+    assert fake.asked == [("set_target", '{"local": {}}', True)]
+    fake.result = JobResult("failed", "fetch image x: no such image. It is tried again.", "")
+    assert run(fake, "target", "set", str(file))[0] == ctl.FAILED
+    assert "no such image" in capsys.readouterr().err
+    assert run(Fake(), "target", "set", str(tmp_path / "none"))[0] == ctl.FAILED
+
+
+def test_the_new_key_is_printed() -> None:
+    assert run(Fake(), "key", "regenerate") == (ctl.DONE, "0123abc\n")
+    assert json.loads(run(Fake(), "key", "regenerate", "--json")[1]) == {"key": "0123abc"}
+
+
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
@@ -289,6 +316,9 @@ def test_a_bad_target_is_a_failure_with_its_problems(tmp_path: Path, capsys: Any
         (("restart-app", "abc123", "--force"), ("app", "restart-app", 7, True)),
         (("purge", "9"), ("app", "purge", 9, False)),
         (("cleanup",), ("clean_up",)),
+        (("update",), ("update", False, False)),
+        (("update", "--force", "--cancel"), ("update", True, True)),
+        (("key", "regenerate"), ("regenerate_key",)),
         (("reboot",), ("power", False, False)),
         (("poweroff", "--force"), ("power", True, True)),
     ],
@@ -363,6 +393,16 @@ def test_exit_codes_of_errors(error: AgentError, code: int, capsys: Any) -> None
     assert ("systemctl status balena-agent" in said) == (code == ctl.NOT_RUNNING)
     code_again, out = run(Fake(error=error), "reboot", "--json")
     assert code_again == code and set(json.loads(out)) == {"error", "message"}
+
+
+def test_a_bus_that_is_away_is_not_taken_for_an_absent_agent(capsys: Any) -> None:
+    def connect() -> Any:
+        raise BusUnavailable("cannot reach the system bus: no such file")
+
+    assert ctl.main(["status"], connect=connect) == ctl.NOT_RUNNING
+    assert capsys.readouterr().err == (
+        "balena-agentctl: cannot reach the system bus: no such file\n"
+    )
 
 
 @pytest.mark.parametrize(
