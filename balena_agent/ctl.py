@@ -34,6 +34,8 @@ _CODES = {
     "org.freedesktop.DBus.Error.ServiceUnknown": NOT_RUNNING,
 }
 _WHO_MAY = "\nAllowed are root, members of the group balena-agent, and who polkit lets in."
+_FORCE = "\n--force overrides update locks."
+_HINTS = {REFUSED: _WHO_MAY, LOCKED: _FORCE}
 _ABSENT = "balena-agent is not running; see: systemctl status balena-agent"
 
 
@@ -79,7 +81,7 @@ def _report(error: AgentError, as_json: bool, out: IO[str], said: str = _ABSENT)
     if as_json:
         print(json.dumps({"error": name, "message": words}), file=out)
     else:
-        hint = _WHO_MAY if code == REFUSED else ""
+        hint = _HINTS.get(code, "")
         print(f"balena-agentctl: {words}{hint}", file=sys.stderr)
     return code
 
@@ -190,7 +192,8 @@ def _ended(shell: Shell, name: str, result: JobResult) -> int:
     elif result.state == "done":
         shell.line(f"{name}: {result.message}")
     else:
-        print(f"balena-agentctl: {name}: {result.message}", file=sys.stderr)
+        hint = _HINTS.get(_job_code(result), "")
+        print(f"balena-agentctl: {name}: {result.message}{hint}", file=sys.stderr)
     return _job_code(result)
 
 
@@ -413,7 +416,7 @@ def _add_monitor(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError("a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 

@@ -38,7 +38,7 @@ def _add_proxy(proxy: argparse.ArgumentParser, shared: argparse.ArgumentParser) 
     given = inner.add_parser("set", parents=[shared], help="use this proxy and no other")
     given.add_argument("--type", required=True, choices=TYPES)
     given.add_argument("--ip", required=True, metavar="HOST", help="address or name of the proxy")
-    given.add_argument("--port", required=True, type=int)
+    given.add_argument("--port", required=True, type=_port, metavar="PORT")
     given.add_argument("--login", metavar="NAME")
     given.add_argument("--password-file", metavar="FILE", help="- is standard input")
     given.add_argument("--dns", metavar="ADDRESS:PORT", help="where names are asked for, over it")
@@ -46,6 +46,12 @@ def _add_proxy(proxy: argparse.ArgumentParser, shared: argparse.ArgumentParser) 
     given.set_defaults(command=_proxy_set)
     for parser in (clear, given):
         parser.add_argument("--force", action="store_true", help="override update locks")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 65535")
+    return int(text)
 
 
 def _blink(shell: Shell) -> int:

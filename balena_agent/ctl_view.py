@@ -59,8 +59,7 @@ def status_lines(document: Document, style: Style) -> Iterator[str]:
     yield from _block("Doing", (_running(r, style) for r in document.get("running") or ()))
     yield from _block("Failing", (_failure(f, style) for f in document.get("failures") or ()))
     yield from _block("Notices", (printable(note) for note in document.get("notices") or ()))
-    error = printable(document.get("lastError") or "")
-    yield from _field("Last error", style.paint(error, _RED))
+    yield from _last_error(document, style)
 
 
 def service_table(rows: Sequence[Document], style: Style) -> Iterator[str]:
@@ -147,6 +146,18 @@ def _planned(step: Document, several: bool) -> str:
 
 def _named(app: str, service: str, several: bool) -> str:
     return f"{app}/{service}" if several else service
+
+
+def _last_error(document: Document, style: Style) -> Iterator[str]:
+    """The last error there was, unless it is told above; nobody should take it for a present one
+    when all is well again."""
+    error = printable(document.get("lastError") or "")
+    if any(printable(entry["error"]) in error for entry in document.get("failures") or ()):
+        return
+    well = document.get("settled") and not (document.get("update") or {}).get("failed")
+    yield from _field(
+        "Earlier" if well else "Last error", error if well else style.paint(error, _RED)
+    )
 
 
 def short(commit: str) -> str:

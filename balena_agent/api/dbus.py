@@ -37,7 +37,6 @@ from ..core.intent import (
     StartService,
     StopService,
 )
-from ..core.jsonread import parse_object
 from ..core.preview import preview, preview_state
 from ..core.renewal import in_current_state
 from ..core.report import local_target_state
@@ -73,7 +72,7 @@ from .dbus_log import LogControl
 from .dbus_objects import Objects, typed
 from .dbus_polkit import Authority
 from .dbus_tree import Facts, Place, in_target
-from .dbus_updates import UpdateMethods
+from .dbus_updates import UpdateMethods, local_document
 
 OpenLog = Callable[[Mapping[str, Any]], int]
 """The read end of a pipe with the log that the options ask for."""
@@ -280,7 +279,7 @@ class AgentService:
             raise EngineUnavailable(
                 f"The container engine does not answer: {snapshot.engine_error}"
             )
-        wanted = read_local(parse_object(target, "target"))
+        wanted = read_local(local_document(target))
         found = await asyncio.to_thread(preview, snapshot, wanted)  # large apps take a while
         return [_json(preview_state(found))]
 

@@ -25,7 +25,7 @@ from ..core.errors import (
     Unavailable,
 )
 from ..core.intent import ServiceKey, SetTarget
-from ..core.jsonread import parse_object
+from ..core.jsonread import Json, parse_object
 from ..core.snapshot import NOT_ASKED, Failure, Snapshot
 from ..core.sources import LOCAL
 from ..core.status import applying, local_mode
@@ -80,6 +80,15 @@ class Updates:
         return taken
 
 
+def local_document(text: str) -> dict[str, Json]:
+    """The document of a local target. The HTTP API takes one without `local` for an empty target,
+    as the peer does; here it is refused, because it would remove every app."""
+    document = parse_object(text, "target")
+    if "local" not in document:
+        raise InvalidTarget(("Expecting object at $.local but instead got: nothing",))
+    return document
+
+
 def ended(snapshot: Snapshot) -> str:
     """How an update has ended: a sentence, "" while it goes on, or the error that ended it."""
     if snapshot.engine_error and snapshot.engine_error != NOT_ASKED:
@@ -131,7 +140,7 @@ class UpdateMethods:
                 f"this device is not in local mode: its targets come from "
                 f"{snapshot.facts.api_endpoint}"
             )
-        document = parse_object(target, "target")
+        document = local_document(target)
         wanted = read_local(document)
         raw = json.dumps(document, separators=(",", ":"))
         return self._job("set-target", self._submit(SetTarget(LOCAL, raw, wanted, force)))

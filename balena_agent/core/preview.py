@@ -31,7 +31,7 @@ from .effects import effect
 from .hostconfig import after, plan_host
 from .imageindex import ImageIndex
 from .intent import ServiceKey
-from .jsonread import Json
+from .jsonread import Json, shown
 from .names import EXTRA_FIRMWARE, normal_image
 from .observed import Container, HostFacts, Observed
 from .origins import Origin
@@ -45,6 +45,7 @@ from .steps import (
     CreateContainer,
     DumpConfig,
     EngineStep,
+    Fetch,
     HostConfigStep,
     ReleaseLocks,
     RequestPowerOff,
@@ -88,7 +89,7 @@ def preview(snapshot: Snapshot, target: Target) -> Preview:
     else:
         rehearsal.waits[Wait("preview", f"is cut off after {rounds} rounds")] = None
     return Preview(
-        tuple(rehearsal.steps),
+        tuple(_told(step, rehearsal.fetched) for step in rehearsal.steps),
         _untouched(snapshot.observed, first, rehearsal.steps),
         tuple(rehearsal.waits),
         {app.uuid: app.problem for app in first.apps if app.problem},
@@ -113,6 +114,7 @@ class _Rehearsal:
     def __init__(self, snapshot: Snapshot, target: Target) -> None:
         self.steps: list[Step] = []
         self.waits: dict[Wait, None] = {}
+        self.fetched: list[str] = []
         self._target = target
         lacks = snapshot.observed.unsupported
         self._facts: HostFacts = replace(snapshot.facts, engine_lacks=lacks)
@@ -175,7 +177,9 @@ class _Rehearsal:
             started = intent.start - {(step.app_uuid, step.service)}
             self._situation = replace(self._situation, intent=replace(intent, start=started))
         name = ""
-        if isinstance(step, CreateContainer):
+        if isinstance(step, Fetch):
+            self.fetched.append(normal_image(step.reference))
+        elif isinstance(step, CreateContainer):
             self._made += 1
             name = f"new-{self._made}"
             origin = Origin(self._situation.host.boot_id)
@@ -259,6 +263,16 @@ def _untouched(observed: Observed, desired: Desired, steps: list[Step]) -> tuple
             key = (uuids.get(container.app_id, container.app_uuid), container.service)
             services[key] = services.get(key, True) and container.id not in touched
     return tuple(sorted(key for key, left_alone in services.items() if left_alone))
+
+
+def _told(step: Step, fetched: list[str]) -> Step:
+    """The step with nothing in its cause that only the model says: of an image that is still to be
+    downloaded nobody knows the id, the command or the environment."""
+    for name in fetched:
+        head, found, _ = step.cause.partition(f" -> {shown(f'sha256:{name}')}")
+        if found:
+            return replace(step, cause=f'{head} -> "{name}", which is to be downloaded')
+    return step
 
 
 def _size(desired: Desired, observed: Observed) -> int:

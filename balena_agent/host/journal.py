@@ -24,6 +24,8 @@ from typing import Any
 
 IDENTIFIER = "balena-agent"
 SOCKET = "/run/systemd/journal/socket"
+JOURNAL_STREAM = "JOURNAL_STREAM"
+"""systemd sets this variable where the standard error output is the journal itself."""
 REPEAT_AFTER = 60.0
 REMEMBERED = 512
 
@@ -42,11 +44,17 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def start(level: str = "info", stream: Any = None) -> logging.Handler:
-    """Send all log records of the process to the journal; returns the one handler in use."""
-    handler = JournalHandler(journal_sender() or line_sender(stream or sys.stderr))
-    handler.addFilter(Repeats())
+    """Send all log records of the process to the journal; returns the handler that does. Who runs
+    the agent by hand sees them, too."""
+    journal = journal_sender()
+    handler = JournalHandler(journal or line_sender(stream or sys.stderr))
+    handlers = [handler]
+    if journal and JOURNAL_STREAM not in os.environ:
+        handlers.append(JournalHandler(plain_sender(stream or sys.stderr)))
+    for each in handlers:
+        each.addFilter(Repeats())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = handlers
     set_level(level)
     logging.captureWarnings(True)
     return handler
@@ -71,6 +79,16 @@ def journal_sender() -> Send | None:
 
     def send(**fields: str) -> None:
         journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
+
+    return send
+
+
+def plain_sender(stream: Any) -> Send:
+    """The messages alone, for a person at a terminal."""
+
+    def send(*, MESSAGE: str, **fields: str) -> None:  # noqa: N803 - journal names
+        stream.write(f"{MESSAGE}\n")
+        stream.flush()
 
     return send
 

@@ -585,9 +585,11 @@ def test_an_update_without_an_answer_of_the_cloud_says_so(agent: Agent) -> None:
 
 
 def test_a_target_is_refused_before_there_is_a_job(agent: Agent) -> None:
-    with pytest.raises(BusRefusal, match=r"\$\.local") as caught:
-        agent.call("SetTargetState", "sb", '{"local": []}', False)
-    assert caught.value.error_name == f"{NAME}.Error.InvalidTarget"
+    for text in ('{"local": []}', "{}", '{"apps": {}}'):
+        for call in (("SetTargetState", "sb", text, False), ("PreviewTarget", "s", text)):
+            with pytest.raises(BusRefusal, match=r"at \$\.local but") as caught:
+                agent.call(*call)
+            assert caught.value.error_name == f"{NAME}.Error.InvalidTarget"
     managed = HostFacts(api_endpoint="https://api.example")
     agent.publish(lambda now: replace(now, facts=managed))
     with pytest.raises(BusRefusal, match=r"https://api\.example") as caught:

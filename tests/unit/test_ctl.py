@@ -224,6 +224,19 @@ def test_signals_as_lines(name: str, path: str, body: list[Any], line: str) -> N
 # -- commands -------------------------------------------------------------------------------------
 
 
+def test_an_error_is_told_once_and_not_as_a_present_one_when_all_is_well() -> None:
+    now = document("busy") | {"lastError": "Failed to start: no such command", "failures": []}
+    (line,) = [each for each in status_lines(now, Style()) if "no such command" in each]
+    assert line == "Last error: Failed to start: no such command"
+    now |= {"settled": True, "update": {"failed": False}}
+    (line,) = [each for each in status_lines(now, Style()) if "no such command" in each]
+    assert line == "   Earlier: Failed to start: no such command"
+    failing = {"step": "start", "subject": "service 1/web", "error": "no such command"}
+    now |= {"failures": [failing | {"attempts": 1, "retryAt": None}]}
+    (line,) = [each for each in status_lines(now, Style()) if "no such command" in each]
+    assert line.startswith("   Failing: ")
+
+
 def test_status_is_the_default() -> None:
     assert run(Fake("settled")) == run(Fake("settled"), "status")
     assert run(Fake("settled"))[0] == ctl.DONE
@@ -506,6 +519,14 @@ def test_a_proxy_is_set_with_a_password_from_a_file(tmp_path: Path) -> None:
     wanted = {"type": "socks5", "ip": "10.0.0.1", "port": 1080, "login": "me", "password": "a=b;c",
               "noProxy": ["10.0.0.0/8", "192.0.2.1"]}  # fmt: skip
     assert (code, fake.asked) == (0, [("set_proxy", wanted, False)])
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x", ""])
+def test_a_port_that_is_none_is_wrong_usage(port: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        ctl.main(["proxy", "set", "--type", "socks5", "--ip", "10.0.0.1", f"--port={port}"])
+    assert caught.value.code == ctl.USAGE
+    assert f"{port!r} is not a whole number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_proxy_is_cleared() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,6 +172,34 @@ def test_the_memory_for_repeats_is_bounded() -> None:
     for number in range(3 * journal.REMEMBERED):
         repeats.filter(logging.LogRecord("n", 30, "p", 1, f"m{number}", (), None))
     assert len(repeats._seen) == journal.REMEMBERED
+
+
+@pytest.fixture
+def loggers() -> Iterator[None]:
+    """The loggers of the process are afterwards as they were."""
+    root, ours = logging.getLogger(), logging.getLogger("balena_agent")
+    kept = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:] = kept[0]
+    root.setLevel(kept[1])
+    ours.setLevel(kept[2])
+    logging.captureWarnings(False)
+
+
+@pytest.mark.parametrize("by_systemd", [True, False])
+def test_who_runs_the_agent_by_hand_sees_what_the_journal_is_told(
+    loggers: None, monkeypatch: pytest.MonkeyPatch, by_systemd: bool
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(journal, "journal_sender", lambda: lambda **f: sent.append(f["MESSAGE"]))
+    monkeypatch.setitem(os.environ, "JOURNAL_STREAM", "8:1")
+    if not by_systemd:
+        monkeypatch.delitem(os.environ, "JOURNAL_STREAM")
+    stream = io.StringIO()
+    journal.start("info", stream)
+    logging.getLogger("balena_agent").error("Port in use, token=hunter2")
+    assert sent == ["Port in use, token=<hidden>"]
+    assert stream.getvalue() == ("" if by_systemd else sent[0] + "\n")
 
 
 def test_starting_installs_one_handler_and_levels() -> None:

@@ -214,6 +214,16 @@ def test_a_plan_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cut off" in found.waits[-1].reason
 
 
+def test_of_an_image_that_is_still_to_come_only_the_name_is_told() -> None:
+    with rig() as here:
+        here.post(target(service("web", command="sleep 1")))
+        here.settled()
+        found = asked(here, target(service("web", image="other:2")))
+        stop = next(step for step in found.steps if identity(step).startswith("stop"))
+        assert stop.cause.endswith('-> "other:2", which is to be downloaded')
+        assert not any("sha256:other" in step.cause or "Cmd" in step.cause for step in found.steps)
+
+
 def test_the_document() -> None:
     with rig() as here:
         here.until(lambda s: s.looked)
