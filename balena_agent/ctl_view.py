@@ -198,10 +198,11 @@ def _cloud(document: Document, device: Document) -> str:
 
 
 def _engine(engine: Document, style: Style) -> str:
+    socket = printable(engine.get("socket", ""))
     if engine.get("state") == "up":
-        return f"{style.paint('up', _GREEN)} ({printable(engine.get('socket', ''))})"
-    why = printable(engine.get("error") or "")
-    return style.paint("down", _RED) + (f": {why}" if why else "")
+        return f"{style.paint('up', _GREEN)} ({socket})"
+    told = [style.paint("down", _RED), printable(engine.get("error") or "")]
+    return ": ".join(filter(None, told)) + (f" ({socket})" if socket else "")
 
 
 def _update(update: Document, style: Style) -> str:

@@ -152,7 +152,7 @@ class Client:
         try:
             self.request("GET", "/_ping", limit=limit)
         except (DeadlineExceeded, EngineFailed) as error:
-            raise EngineUnavailable(f"the engine does not answer: {error}") from error
+            raise EngineUnavailable(str(error)) from error
 
     def engine_kind(self) -> str:
         """ "balena" or "docker" (spec 60 §8)."""

@@ -3,7 +3,7 @@
 Theory: a call to the engine fails in one of three ways, and callers must not care in which library
 it showed.
 
-    no engine      EngineUnavailable   nobody listens, or the connection broke
+    no engine      EngineUnavailable   nobody listens, or the connection broke: the bare reason
     no answer      DeadlineExceeded    someone listens, but not in time
     an answer      EngineFailed        the engine said no: its own words and its HTTP status
 
@@ -51,7 +51,7 @@ def meaning(error: BaseException, doing: str) -> AgentError | None:
     if isinstance(error, json.JSONDecodeError):
         return EngineFailed(f"the engine's answer cannot be read: {doing}")
     if isinstance(error, (OSError, HTTPError, DockerException, http.client.HTTPException)):
-        return EngineUnavailable(f"the engine does not answer: {_short(error)}")
+        return EngineUnavailable(_short(error))
     return None
 
 

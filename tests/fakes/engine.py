@@ -160,7 +160,7 @@ class FakeEngine:
 
     def ping(self) -> None:
         if self.down:
-            raise EngineUnavailable("the engine does not answer: No such file or directory")
+            raise EngineUnavailable("No such file or directory")
 
     # ---- inside ----------------------------------------------------------------------------------
 
