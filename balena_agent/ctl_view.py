@@ -58,6 +58,7 @@ def status_lines(document: Document, style: Style) -> Iterator[str]:
     yield from _block("Waiting", (_wait(w, style) for w in document.get("waits") or ()))
     yield from _block("Doing", (_running(r, style) for r in document.get("running") or ()))
     yield from _block("Failing", (_failure(f, style) for f in document.get("failures") or ()))
+    yield from _block("Problems", (printable(text) for text in document.get("problems") or ()))
     yield from _block("Notices", (printable(note) for note in document.get("notices") or ()))
     yield from _last_error(document, style)
 

@@ -151,7 +151,7 @@ class Daemon:
             self.bus,
             self.published,
             self.reconciler.submit,
-            Facts(version=__version__, healthy=self._healthy, addresses=self._addresses),
+            Facts(__version__, self._healthy, self._addresses, problems=self._problems),
             Machine(
                 self.host.network.read,
                 self.host.led.identify,

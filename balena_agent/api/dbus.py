@@ -284,7 +284,9 @@ class AgentService:
         return [_json(preview_state(found))]
 
     async def _describe(self, call: Call) -> Body:
-        return [_json(describe(self._objects.snapshot, self._facts.version))]
+        snapshot = self._objects.snapshot
+        problems = dict.fromkeys((*self._facts.problems(), *snapshot.host.problems))
+        return [_json(describe(snapshot, self._facts.version) | {"problems": list(problems)})]
 
     # -- App, Service and Job ----------------------------------------------------------------------
 

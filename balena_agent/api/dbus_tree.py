@@ -30,13 +30,15 @@ _BY_NAME: Mapping[str, Interface] = {interface.name: interface for interface in 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the bus shows of the agent itself, beside the snapshot. The functions are called often
-    and from the bus thread: they must be quick and must not raise."""
+    """What the bus shows of the agent itself, beside the snapshot; `problems` are those of its
+    settings and its firewall. The functions are called often and from the bus thread: they must be
+    quick and must not raise."""
 
     version: str
     healthy: Callable[[], bool] = lambda: True
     addresses: Callable[[], Sequence[str]] = tuple
     log_name: str = "balena-agent"
+    problems: Callable[[], Sequence[str]] = tuple
 
 
 @dataclass(frozen=True, slots=True)

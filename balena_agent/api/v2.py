@@ -15,6 +15,7 @@ from ..core.errors import (
     AccessDenied,
     DeadlineExceeded,
     InvalidInput,
+    InvalidTarget,
     NotInLocalMode,
 )
 from ..core.intent import (
@@ -53,6 +54,11 @@ from .patience import Patience
 
 NO_SUCH_SERVICE = "Could not find service with that name"
 NOT_LOCAL = "Target state can only set when device is in local mode"
+
+NO_LOCAL = (
+    "Expecting object at $.local but instead got: nothing (a JSON body needs the header"
+    " Content-Type: application/json)"
+)
 
 _ACTIONS = "/v2/applications/<app_id>/"
 
@@ -126,7 +132,7 @@ class V2:
         if not request.scope.everything:
             raise AccessDenied("Unauthorized")
         engine_needed(request.snapshot)
-        target = read_local(_without_force(request))
+        target = read_local(_target_document(request))
         return json_answer(
             {"status": "success", **preview_state(preview(request.snapshot, target))}
         )
@@ -171,7 +177,7 @@ class V2:
         if not local_mode(request.snapshot):
             raise NotInLocalMode(NOT_LOCAL)
         engine_needed(request.snapshot)
-        document = _without_force(request)
+        document = _target_document(request)
         target = read_local(document)
         raw = json.dumps(document, separators=(",", ":"))
         self._do(SetTarget("local", raw, target, request.flag("force")))
@@ -214,9 +220,16 @@ def _in_app(act: Callable[[Request, int], Answer]) -> Callable[[Request], Answer
     return run
 
 
-def _without_force(request: Request) -> dict[str, Json]:
-    """The target document of a body; `force` may stand beside it."""
-    return {key: value for key, value in request.body.items() if key != "force"}
+def _target_document(request: Request) -> dict[str, Json]:
+    """The target document of a body; `force` may stand beside it.
+
+    An empty one removes every app, as it does at the peer. One that says something but has no
+    `local` is refused: mostly it is JSON that was sent as a form, which `curl -d` does.
+    """
+    document = {key: value for key, value in request.body.items() if key != "force"}
+    if document.keys() - {"dependent"} and "local" not in document:
+        raise InvalidTarget((NO_LOCAL,))
+    return document
 
 
 def _service(request: Request, app_id: int) -> ServiceKey:

@@ -99,7 +99,10 @@ class Agent:
         self.submitted: list[tuple[Command, Future[str]]] = []
         self.healthy = True
         self.bus, self.client = Bus(address), Bus(address)
-        facts = Facts("1.2.3", lambda: self.healthy, lambda: ["10.0.0.5"], "balena-agent")
+        facts = Facts(
+            "1.2.3", lambda: self.healthy, lambda: ["10.0.0.5"], "balena-agent",
+            lambda: ["[api] prt: no such setting"],
+        )  # fmt: skip
         self.logger = logging.Logger("agent of a test", logging.INFO)
         self.config, self.blinks = NetworkConfig("kiosk"), 0
         self.polls: list[tuple[tuple[bool, bool], Future[str]]] = []
@@ -596,6 +599,10 @@ def test_a_target_is_refused_before_there_is_a_job(agent: Agent) -> None:
         agent.call("SetTargetState", "sb", TARGET, False)
     assert caught.value.error_name == f"{NAME}.Error.NotInLocalMode"
     assert not agent.submitted
+
+
+def test_what_is_wrong_in_the_settings_is_described(agent: Agent) -> None:
+    assert json.loads(agent.call("Describe")[0])["problems"] == ["[api] prt: no such setting"]
 
 
 def test_a_new_key_is_answered(agent: Agent) -> None:

@@ -237,6 +237,11 @@ def test_an_error_is_told_once_and_not_as_a_present_one_when_all_is_well() -> No
     assert line.startswith("   Failing: ")
 
 
+def test_wrong_settings_are_told() -> None:
+    told = [*status_lines(document("settled") | {"problems": ["a", "b"]}, Style())]
+    assert told[-2:] == ["  Problems: a", "            b"]
+
+
 def test_status_is_the_default() -> None:
     assert run(Fake("settled")) == run(Fake("settled"), "status")
     assert run(Fake("settled"))[0] == ctl.DONE

@@ -561,6 +561,19 @@ def test_an_empty_target_removes_everything(body: Any) -> None:
     assert command.target.apps == {}
 
 
+@pytest.mark.parametrize("path", ["/v2/local/target-state", "/v2/state/plan"])
+def test_json_that_was_sent_as_a_form_is_no_empty_target(path: str) -> None:
+    here = device(device_states.unmanaged())
+    raw = json.dumps(device_states.local_document("web")).encode()
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    replies = [here.ask("POST", path, key=None, raw=raw, **form)]
+    replies.append(here.ask("POST", path, {"apps": {}, "config": {}}, key=None))
+    for reply in replies:
+        assert reply.status == 400 and "$.local" in reply.json["message"]
+        assert "Content-Type: application/json" in reply.json["message"]
+    assert not here.reconciler.seen
+
+
 def test_no_local_target_outside_local_mode() -> None:
     reply = device(device_states.m1()).ask("POST", "/v2/local/target-state", {})
     assert reply.status == 400
@@ -773,7 +786,7 @@ def test_bodies_that_are_refused(raw: bytes, headers: dict[str, str]) -> None:
 
 
 def test_a_body_of_nine_mebibytes_is_read() -> None:
-    raw = b'{"pad":"' + b"x" * (9 << 20) + b'"}'
+    raw = b'{"local":{},"pad":"' + b"x" * (9 << 20) + b'"}'
     here = device(device_states.unmanaged())
     headers = {"Content-Type": "application/json"}
     assert here.ask("POST", TARGET, key=None, raw=raw, **headers).status == 200
