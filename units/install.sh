@@ -20,6 +20,7 @@ action=${1:-install}
 case $action in
 install | remove) ;;
 *)
+    echo "units/install.sh: '$action' is neither install nor remove" >&2
     sed -n '2,10p' "$0" >&2
     exit 2
     ;;
@@ -54,6 +55,7 @@ unchain() {
 if [ "$action" = remove ] && [ -z "$DESTDIR" ]; then
     if [ -d /run/systemd/system ]; then
         systemctl disable --quiet --now balena-agent.service || true
+        systemctl clean --what=runtime balena-agent.service 2>/dev/null || true # the API key
     fi
     unchain iptables
     unchain ip6tables

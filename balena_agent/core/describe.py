@@ -22,6 +22,9 @@ from .steps import Step, identity, service_of, subject, verb
 from .steps import describe as words_for
 from .target import App, Release, Service
 
+UNKNOWN = "Unknown"
+"""The status of a service while nobody can tell: the engine does not answer."""
+
 _SHOWN_STEPS = 3
 _LINE = 200
 
@@ -69,6 +72,8 @@ def _target_row(view: View, app: App, release: Release, service: Service) -> Ser
     if container is None and (others := view.containers.get((app.uuid, service.name))):
         # The old release still runs: people want to see that, beside the progress of the new one.
         container, status = others[0], view.container_status(others[0])
+    if container is None and view.snapshot.engine_error:
+        status = UNKNOWN
     return ServiceRow(
         app_uuid=app.uuid,
         app_id=app.app_id,

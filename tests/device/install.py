@@ -129,7 +129,12 @@ def configure(
 
 def _text(content: Content) -> str:
     if isinstance(content, Path):
-        return content.read_text(encoding="utf-8")
+        try:
+            return content.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DeviceError(f"cannot read {content}: {error.strerror}") from error
+        except UnicodeError as error:
+            raise DeviceError(f"{content} is not a text in UTF-8") from error
     return content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
 
 

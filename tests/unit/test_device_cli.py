@@ -48,6 +48,14 @@ def test_up_knows_three_wishes_about_the_agent():
         parse(["up", "dev", "--agent", "--no-agent"])
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    odd = tmp_path / "odd.json"
+    odd.write_bytes(b"\xff")
+    for path in (tmp_path / "none.json", tmp_path, odd):
+        with pytest.raises(DeviceError, match=path.name):
+            install.configure(tmp_path, apps=path, config=None, conf=None)
+
+
 def test_logs_pass_options_to_journalctl():
     options = cli.parser().parse_args(["logs", "dev", "-f", "-u", "docker"])
     assert options.arguments == ["-f", "-u", "docker"]

@@ -359,6 +359,11 @@ def test_rows() -> None:
     assert (solo.status, solo.app_name, solo.commit) == ("Stopping", "other", "dead0001")
 
 
+def test_nobody_knows_a_service_that_no_engine_tells_of() -> None:
+    rows = {row.service: row for row in service_rows(replace(updating(), engine_error="away"))}
+    assert (rows["main"].status, rows["side"].status) == ("Running", "Unknown")
+
+
 def test_rows_of_what_is_left_of_former_apps() -> None:
     now = replace(states.m1(), target=Target(None, {}, {}))
     (row,) = service_rows(now)
