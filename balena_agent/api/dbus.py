@@ -285,8 +285,8 @@ class AgentService:
 
     async def _describe(self, call: Call) -> Body:
         snapshot = self._objects.snapshot
-        problems = dict.fromkeys((*self._facts.problems(), *snapshot.host.problems))
-        return [_json(describe(snapshot, self._facts.version) | {"problems": list(problems)})]
+        problems = [text for text in self._facts.problems() if text not in snapshot.notices]
+        return [_json(describe(snapshot, self._facts.version) | {"problems": problems})]
 
     # -- App, Service and Job ----------------------------------------------------------------------
 

@@ -137,8 +137,8 @@ class UpdateMethods:
         snapshot = self._objects.snapshot
         if not local_mode(snapshot):
             raise NotInLocalMode(
-                f"this device is not in local mode: its targets come from "
-                f"{snapshot.facts.api_endpoint}"
+                "this device is not in local mode (device variable SUPERVISOR_LOCAL_MODE): its"
+                f" targets come from {snapshot.facts.api_endpoint}"
             )
         document = local_document(target)
         wanted = read_local(document)

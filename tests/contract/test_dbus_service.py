@@ -602,7 +602,12 @@ def test_a_target_is_refused_before_there_is_a_job(agent: Agent) -> None:
 
 
 def test_what_is_wrong_in_the_settings_is_described(agent: Agent) -> None:
-    assert json.loads(agent.call("Describe")[0])["problems"] == ["[api] prt: no such setting"]
+    def problems() -> list[str]:
+        return list(json.loads(agent.call("Describe")[0])["problems"])
+
+    assert problems() == ["[api] prt: no such setting"]
+    agent.publish(lambda now: replace(now, notices=("[api] prt: no such setting",)))
+    assert problems() == [], "told as a notice"
 
 
 def test_a_new_key_is_answered(agent: Agent) -> None:

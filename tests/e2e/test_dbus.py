@@ -146,7 +146,7 @@ def test_changes_are_announced(device: Device) -> None:
 
 def test_an_ordinary_user_reads_but_does_nothing(device: Device) -> None:
     device.apply(pair())
-    before = device.ids()
+    before, key = device.ids(), device.machine.api_key
     for name in ("Status", "EngineState", "Commit"):
         words = ("get-property", BUS, ROOT, MANAGER, name)
         assert isinstance(device.busctl(*words, user="user"), str)
@@ -158,10 +158,14 @@ def test_an_ordinary_user_reads_but_does_nothing(device: Device) -> None:
         ("Reboot", "b", "true"),
         ("PowerOff", "b", "true"),
         ("GetTargetState",),
+        ("SetTargetState", "sb", json.dumps(pair(environment={"A": "1"})), "true"),
+        ("Update", "bb", "true", "true"),
+        ("RegenerateApiKey",),
     )
     for member, *words in refused:
         told = device.call(member, *words, user="user", check=False)
         assert "Access denied" in told or "polkit" in told or "password" in told, (member, told)
+    assert device.machine.api_key == key
     boot = device.boot_id()
     assert device.ids() == before and device.running("one", "two")
     assert device.boot_id() == boot
@@ -197,6 +201,16 @@ def test_balena_agentctl_tells_and_exits_as_promised(device: Device) -> None:
     assert ctl("start", "one")[0] == 0 and device.of("one")["State"] == "running"
     assert ctl("restart", "1/one")[0] == 0
     assert json.loads(ctl("target", "show")[1])["local"]["apps"]["1"]["commit"] == "c1"
+    file = device.machine.inner_path("/root/target.json")
+    file.write_text(json.dumps(pair(environment={"B": "2"})))
+    code, text = ctl("target", "diff", "/root/target.json")
+    assert code == 0 and "B" in text
+    code, text = ctl("target", "set", "/root/target.json")
+    assert (code, text) == (0, "target: Settled: 2 services in 1 app\n")
+    assert device.is_settled() and "B=2" in device.inspect("one")["Config"]["Env"]
+    assert ctl("update")[0] == 0
+    code, text = ctl("key", "regenerate")
+    assert code == 0 and text.strip() == device.machine.api_key
     assert ctl("stop", "nobody")[0] == 1
     assert ctl("stop")[0] == 2
     assert ctl("frobnicate")[0] == 2
