@@ -346,6 +346,9 @@ def _settled(snapshot: Snapshot) -> str:
     line = f"Settled: {_count(services, 'service')} in {_count(len(apps), 'app')}"
     rejected = [a for a in snapshot.desired.apps if a.problem]
     told = [f"app {app.name or app.uuid} is rejected: {app.problem}" for app in rejected]
+    known = snapshot.observed.containers.values()
+    if failing := sorted({each.service for each in known if each.state == "restarting"}):
+        told.append(f"has ended and is being restarted: {', '.join(failing)}")
     return "; ".join([line, *told])
 
 

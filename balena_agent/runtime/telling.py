@@ -98,16 +98,21 @@ def notices(desired: Desired, observed: Observed) -> tuple[str, ...]:
     for app in desired.apps:
         if app.problem:
             lines.append(f"app {app.name or app.uuid} is rejected: {app.problem}")
-        lines += [f"app {app.name or app.uuid}: {warning}" for warning in app.warnings]
+        lines += [_placed(f"app {app.name or app.uuid}", warning) for warning in app.warnings]
         for service in app.services:
             about = f"app {app.name or app.uuid}, service {service.name}"
-            lines += [f"{about}: {warning}" for warning in service.warnings]
+            lines += [_placed(about, warning) for warning in service.warnings]
     lines += [
         f"container {container.raw_name} has our label but not our name: left alone"
         for container in observed.containers.values()
         if container.name is None
     ]
     return tuple(lines)
+
+
+def _placed(about: str, warning: str) -> str:
+    """The warning with what it is about; most say it themselves."""
+    return warning if warning.startswith("app '") else f"{about}: {warning}"
 
 
 def new_notices(before: tuple[str, ...], after: tuple[str, ...]) -> None:

@@ -372,6 +372,14 @@ def test_rows_of_what_is_left_of_former_apps() -> None:
     assert (app["inTarget"], app["id"]) == (False, 1011)
 
 
+def crashing() -> Snapshot:
+    now = states.m1()
+    containers = {
+        key: replace(each, state="restarting") for key, each in now.observed.containers.items()
+    }
+    return replace(now, observed=replace(now.observed, containers=containers))
+
+
 def lines() -> list[tuple[Snapshot, str]]:
     now = states.m2()
     solo = StartContainer("u", "solo", "1", "was stopped")
@@ -381,6 +389,7 @@ def lines() -> list[tuple[Snapshot, str]]:
         (Snapshot(), "Starting"),
         (replace(now, engine_error="no socket"), "Engine is not answering: no socket"),
         (replace(now, looked=False), "Looking at the engine"),
+        (crashing(), "Settled: 1 service in 1 app; has ended and is being restarted: main"),
         (now, "Settled: 3 services in 3 apps"),
         (states.m1(), "Settled: 1 service in 1 app"),
         (states.unmanaged(), "Settled: no target state yet"),

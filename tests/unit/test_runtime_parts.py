@@ -12,6 +12,7 @@ from agent import image
 from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, ManualClock
 
+from balena_agent.core.desired import Desired, DesiredApp
 from balena_agent.core.errors import Cancelled, EngineFailed, Locked
 from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import Observed, Volume
@@ -25,6 +26,7 @@ from balena_agent.core.steps import (
     TakeLocks,
     identity,
 )
+from balena_agent.runtime import telling
 from balena_agent.runtime.executor import Crew, Executor, Outcome
 from balena_agent.runtime.ledger import Ledger, delay
 from balena_agent.runtime.mailbox import Mailbox
@@ -216,6 +218,15 @@ def test_slow_stops_hold_up_neither_a_look_nor_a_cancel() -> None:
     go_on.set()
     assert ended.get(timeout=5).error is None
     executor.close()
+
+
+def test_a_notice_says_once_what_it_is_about() -> None:
+    warnings = ("app 'shop' service 'web': Ignoring foo", "left out: extra")
+    desired = Desired((DesiredApp("u", 1, "shop", "c1", warnings=warnings),))
+    assert telling.notices(desired, Observed()) == (
+        "app 'shop' service 'web': Ignoring foo",
+        "app shop: left out: extra",
+    )
 
 
 def test_readers_wait_for_something_newer() -> None:
