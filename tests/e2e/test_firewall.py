@@ -265,6 +265,7 @@ def test_the_rules_go_when_the_agent_is_removed(device: Device) -> None:
             (top / part / path.name).write_bytes(path.read_bytes())
     try:
         device.exec("sh", "/root/installer/units/install.sh", "remove")
+        assert not device.machine.api_key, "the key goes with the agent"
         left = [line for program in BOTH for line in listing(device, program) if CHAIN in line]
         assert left == []
         assert "-A INPUT -s 203.0.113.9/32 -j DROP" in listing(device)
