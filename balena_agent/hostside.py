@@ -78,7 +78,7 @@ class HostSide:
         self.facts: HostFacts = self.files.facts
         self._network_manager = NetworkManager(bus)
         name = settings.host.hostname
-        self._hostname = Hostname(bus, self.systemd, name, self._remember_name)
+        self._hostname = Hostname(bus, self.systemd, name, self.files.remember_hostname)
         self.network = self._network_configuration(memory, reached)
         self.hardware = Readings(Meter(settings.paths.data), KernelLog(boot_id()).found)
         directories = (*self.files.directories, str(Path(CONNECTED).parent))
@@ -156,18 +156,17 @@ class HostSide:
     ) -> NetworkConfiguration:
         host = self._settings.host
         proxy = ProxyTrial(
-            HostProxy(self.systemd, f"{self._settings.paths.boot}/system-proxy"),
+            HostProxy(
+                self.systemd,
+                f"{self._settings.paths.boot}/system-proxy",
+                guard=self.files.guard,
+            ),
             reached if host.proxy_rollback else lambda: None,
             memory,
             self.files.breadcrumbs.boot_id,
             host.proxy_rollback_after,
         )
         return NetworkConfiguration(self._hostname, proxy, lambda: self.files.facts.device_uuid)
-
-    def _remember_name(self, name: str) -> None:
-        """The OS makes the name from config.json at every boot, where there is one."""
-        if self.files.config.writable and Path(self._settings.host.config_json).exists():
-            self.files.config.merge({("hostname",): name})
 
 
 def _places(settings: Settings) -> Places:
