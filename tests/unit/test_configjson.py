@@ -61,6 +61,13 @@ def test_a_text_that_is_no_configuration(raw: bytes, said: str) -> None:
     assert str(fault.value) == said
 
 
+def test_half_a_character_stays_an_escape() -> None:
+    """Other programs read the file as UTF-8."""
+    raw = b'{"name":"\\ud83d","city":"K\xc3\xb6ln"}'
+    after = merged(raw, {("uuid",): "x"})
+    assert json.loads(after.decode()) == {"name": "\ud83d", "city": "K\u00f6ln", "uuid": "x"}
+
+
 def test_random_changes_to_random_configurations() -> None:
     """Every key that is not named survives, and a second merge changes nothing."""
     for seed in range(500):
