@@ -108,6 +108,24 @@ def test_H36_a_users_lock_keeps_the_name(device: Device) -> None:
     assert device.settled() and device.lock_files() == []
 
 
+def test_H35_a_name_in_a_mounted_file(device: Device) -> None:
+    """The agent's own mounts must not keep it from the file, nor show it an old one."""
+    before = device.exec("hostname").stdout.strip()
+    device.exec("cp", "/etc/hostname", "/run/name")
+    device.exec("mount", "--bind", "/run/name", "/etc/hostname")
+    try:
+        device.restart()
+        patch(device, None, hostname="bind-1")
+        assert device.exec("cat", "/run/name", "/proc/sys/kernel/hostname").stdout == "bind-1\n" * 2
+    finally:
+        device.exec("umount", "/etc/hostname")
+    device.restart()
+    for name in ("plain-1", "plain-2", before):
+        patch(device, None, hostname=name)
+        assert shown(device)["hostname"] == device.exec("hostname").stdout.strip() == name
+        assert device.exec("cat", "/etc/hostname").stdout == f"{name}\n"
+
+
 def test_H33_no_name_is_the_beginning_of_the_uuid(device: Device) -> None:
     before = device.exec("hostname").stdout.strip()
     device.exec("balena-agentctl", "hostname", "")
