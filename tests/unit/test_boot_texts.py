@@ -1,5 +1,7 @@
-"""Files as they are found on real boards (tests/unit/data/boot): what is changed and changed back is
-as it was, and nothing else is ever touched, whatever ends the lines."""
+"""Files as they are found on real boards (tests/unit/data/boot).
+
+What is changed and changed back is as it was, and nothing else is ever touched, whatever ends the
+lines."""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ CASES = [
     for form, make in FORMS.items()
 ]
 ADDED: dict[str, Values] = {
-    "config.txt": {"zz_new": "1", "gpio": ("9=op",), "dtoverlay": ("zz,a=1",), "dtparam": ("spi=off",)},
+    "config.txt": {
+        "zz_new": "1", "gpio": ("9=op",), "dtoverlay": ("zz,a=1",), "dtparam": ("spi=off",),
+    },
     "extlinux.conf": {"fdt": "/zz.dtb", "isolcpus": "7"},
     "extra_uEnv.txt": {"fdt": "zz.dtb", "isolcpus": "7"},
 }  # fmt: skip
