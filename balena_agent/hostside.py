@@ -41,7 +41,7 @@ from .host.networkconfig import NetworkConfiguration
 from .host.networkmanager import NetworkManager
 from .host.persistence import JournalKeeping
 from .host.proxy import HostProxy
-from .host.proxytrial import ProxyTrial
+from .host.proxytrial import UNSETTLED, ProxyTrial
 from .host.ssdt import load_tables
 from .host.switchboard import Switchboard
 from .host.systemd import Systemd
@@ -160,6 +160,7 @@ class HostSide:
                 self.systemd,
                 f"{self._settings.paths.boot}/system-proxy",
                 guard=self.files.guard,
+                unsettled=lambda now: memory.set_setting(UNSETTLED, now or None),
             ),
             reached if host.proxy_rollback else lambda: None,
             memory,

@@ -47,7 +47,8 @@ _log = logging.getLogger(__name__)
 
 class HostProxy:
     """`directory` is `<boot>/system-proxy`. `guard` says why nothing may be written there now, or
-    "". `listens` says whether a TCP port has a listener. `steady` is for tests."""
+    "". `listens` says whether a TCP port has a listener. `unsettled` is told when the units may not
+    be as the files say, and when they are again. `steady` is for tests."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class HostProxy:
         steady: float = STEADY_SECONDS,
         guard: Callable[[], str] = str,
         listens: Callable[[int], bool] = listening,
+        unsettled: Callable[[bool], None] = lambda now: None,
     ) -> None:
         self._systemd = systemd
         self._directory = Path(directory)
@@ -65,6 +67,7 @@ class HostProxy:
         self._steady = steady
         self._guard = guard
         self._listens = listens
+        self._unsettled = unsettled
 
     def read(self) -> tuple[Proxy | None, tuple[str, ...]]:
         """The proxy, None without redsocks.conf, and what does not go through it."""
@@ -95,8 +98,16 @@ class HostProxy:
     def put(self, files: Files) -> None:
         """Write these files, whatever they say, and restart what lives by them. RefusedByHost,
         Unavailable: they are written, but the units are not as they should be."""
+        if reason := self._guard():
+            raise Unavailable(f"the proxy is not changed: {reason}")
+        self._note(True)
         self._write(files)
         self._restart(None if files.conf is None else redsocks.local_port(files.conf))
+        self._note(False)
+
+    def _note(self, unsettled: bool) -> None:
+        with contextlib.suppress(AgentError):  # a full disk forbids nobody to change the proxy
+            self._unsettled(unsettled)
 
     def _stale(self, unit: UnitState) -> bool:
         """Whether redsocks runs on a file that was written after its start: a change that was
@@ -111,8 +122,6 @@ class HostProxy:
         return Files(_text(self._conf_file), _text(self._no_proxy_file))
 
     def _write(self, files: Files) -> None:
-        if reason := self._guard():
-            raise Unavailable(f"the proxy is not changed: {reason}")
         try:
             self._directory.mkdir(0o755, parents=True, exist_ok=True)
         except OSError as error:

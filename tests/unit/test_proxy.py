@@ -29,11 +29,12 @@ class Units:
     def __init__(self, hangs: str = "") -> None:
         self.hangs = hangs
         self.active = "inactive"
+        self.load = "loaded"
         self.seconds = 0.0
 
     def units(self, names: Iterable[str], timeout: float = 25.0) -> Mapping[str, UnitState]:
         sub = "running" if self.active == "active" else "dead"
-        load = {UNIT: "loaded", CONFIG_UNITS[0]: "loaded"}
+        load = {UNIT: self.load, CONFIG_UNITS[0]: "loaded"}
         return {
             name: UnitState(name, load.get(name, "not-found"), self.active, sub, "/" + name)
             for name in names
@@ -130,6 +131,26 @@ def test_the_former_files_come_back_to_the_byte(tmp_path: Path) -> None:
     host(units, tmp_path, port=31338).put(before)
     assert (conf.read_bytes(), exceptions.read_bytes()) == (mine, b"10.0.0.1\r\n")
     assert conf.stat().st_mode & 0o777 == 0o644
+
+
+def test_units_that_may_differ_from_their_files_are_noted(tmp_path: Path) -> None:
+    units, notes = Units(), list[bool]()
+    proxy = HostProxy(
+        cast(Systemd, units), str(tmp_path), 0.0, listens=lambda _: True, unsettled=notes.append
+    )
+    proxy.set(PROXY, ())
+    assert notes == [True, False]
+    units.hangs = UNIT
+    with pytest.raises(AgentError):
+        proxy.set(None, ())
+    assert notes[2:] == [True, True], "neither could the former files be taken up"
+    units.hangs = ""
+    proxy.put(proxy.files())
+    assert notes[-1] is False
+    with pytest.raises(RefusedByHost):
+        units.load = "masked"
+        proxy.set(Proxy({**PROXY.settings, "port": "2"}), ())
+    assert notes[-1] is False, "nothing was begun"
 
 
 def test_an_interrupted_write_counts(tmp_path: Path) -> None:
