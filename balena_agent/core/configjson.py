@@ -29,7 +29,7 @@ IDENTITY = ("apiEndpoint", "uuid", "apiKey", "deviceApiKey", "deviceId", "regist
 """The keys that say to whom the device belongs."""
 
 _SECRETS = frozenset({"apiKey", "deviceApiKey", "deviceApiKeys", "os"})
-_INTEGER = re.compile(r"\s*([+-]?[0-9]+)")
+_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})(?![0-9])")
 
 
 class ConfigFault(ValueError):

@@ -100,6 +100,13 @@ def _document(rng: random.Random, depth: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("text", ["9" * 19, "9" * 5000, "-" + "1" * 5000, "\u0661"])
+def test_a_number_that_nobody_can_mean_is_none(text: str) -> None:
+    """Python itself refuses to read the longest, and the agent has to start all the same."""
+    config = ConfigJson({"listenPort": text})
+    assert config.number("listenPort", 48484) == 48484 and len(config.problems) == 1
+
+
 def test_the_identity_is_made_once() -> None:
     assert first_identity({}, "u", "k") == {("uuid",): "u"}
     managed = {"apiEndpoint": "https://x"}
