@@ -147,6 +147,19 @@ class HostSide:
         found = self._vpn.state()
         return found.enabled, found.connected
 
+    def lookup(self, host: str) -> str:
+        """The address of a `.local` name, as Avahi has it. Any other name, and one that Avahi does
+        not know, is left to the resolver. Takes 10 s at most."""
+        if not host.rstrip(".").lower().endswith(".local"):
+            return host
+        from .host.avahi import resolve  # few clouds have such a name
+
+        try:
+            return resolve(self._bus, host.rstrip("."))
+        except AgentError as error:
+            _log.debug("%s", error.message)
+            return host
+
     def load_tables(self) -> None:
         """Have the kernel load the ACPI tables that configfs.json names."""
         load_tables(self.files.acpi_tables, self._settings.paths.root, self.systemd.start)
