@@ -126,7 +126,8 @@ class HostProxy:
             self._directory.mkdir(0o755, parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"{self._directory}: {error.strerror}") from error
-        wanted = ((self._conf_file, files.conf), (self._no_proxy_file, files.no_proxy))
+        # The OS may act as soon as redsocks.conf changes, and reads both then.
+        wanted = ((self._no_proxy_file, files.no_proxy), (self._conf_file, files.conf))
         for file, content in wanted:
             if content == _text(file):
                 continue

@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_removed_is_an_error_of_ours(
 
     monkeypatch.setattr(RealFiles, "remove", unlink)
     with pytest.raises(Unavailable, match=r"redsocks\.conf cannot be removed: Read-only"):
-        proxy.set(None, ())
+        proxy.set(None, ("10.0.0.1",))
     assert proxy.files() == before and units.active == "active"
 
 
@@ -131,6 +131,22 @@ def test_the_former_files_come_back_to_the_byte(tmp_path: Path) -> None:
     host(units, tmp_path, port=31338).put(before)
     assert (conf.read_bytes(), exceptions.read_bytes()) == (mine, b"10.0.0.1\r\n")
     assert conf.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_exceptions_are_there_before_the_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An OS that watches redsocks.conf restarts its units at once."""
+    placed: list[str] = []
+    rename = RealFiles.rename
+
+    def seen(files: RealFiles, source: str, target: str) -> None:
+        placed.append(Path(target).name)
+        rename(files, source, target)
+
+    monkeypatch.setattr(RealFiles, "rename", seen)
+    host(Units(), tmp_path).set(PROXY, ("10.0.0.1",))
+    assert placed == ["no_proxy", "redsocks.conf"]
 
 
 def test_units_that_may_differ_from_their_files_are_noted(tmp_path: Path) -> None:
