@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from . import __version__
@@ -41,7 +42,9 @@ from .api.http import build
 from .api.logs import LogStreams
 from .api.server import HttpServer
 from .api.streams import Streams
+from .cloud import client
 from .cloud.link import CloudLink
+from .cloud.probe import Probe, answers
 from .cloud.reach import reached
 from .cloud.tags import CloudTags
 from .config import Settings
@@ -99,9 +102,8 @@ class Daemon:
         self.watchdog = Watchdog(notify)
         self.store = Store(settings.paths.store)
         self.bus = Bus(on_lost=self._bus_lost)
-        self.host = HostSide(
-            settings, self.store, self.bus, self._host_looked, lambda: reached(self.files.facts)
-        )
+        self.host = HostSide(settings, self.store, self.bus, self._host_looked, self._cloud_reached)
+        self._ask = partial(client.request, lookup=self.host.lookup)
         self.files = self.host.files
         facts = self.files.facts
         take_over(self.store, Path(settings.paths.data) / PEER_FILE, facts)
@@ -138,11 +140,12 @@ class Daemon:
             self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
         )
         self.goodbye = Goodbye(self.host.logind, self._last_work, self.reconciler.carry_on)
-        self._tags = CloudTags(lambda: self.published.current.facts, self.store)
+        self._tags = CloudTags(lambda: self.published.current.facts, self.store, self._ask)
         self.cloud = CloudLink(
             self.published, self.reconciler.submit, self.store, self.watchdog, __version__,
             addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
-            synchronised=self.host.clock.synchronised,
+            partial(client.exchange, lookup=self.host.lookup), self.host.clock.synchronised,
+            Probe(partial(answers, lookup=self.host.lookup)),
         )  # fmt: skip
         self.http = self._http()
         self._named_port = self.http.port
@@ -161,6 +164,9 @@ class Daemon:
             open_log=self._log_streams.open_pipe,
         )
         self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
+
+    def _cloud_reached(self) -> bool | None:
+        return reached(self.files.facts, self._ask)
 
     # ---- life -----------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ from .host.networkconfig import NetworkConfiguration
 from .host.networkmanager import NetworkManager
 from .host.persistence import JournalKeeping
 from .host.proxy import HostProxy
-from .host.proxytrial import ProxyTrial
+from .host.proxytrial import UNSETTLED, ProxyTrial
 from .host.ssdt import load_tables
 from .host.switchboard import Switchboard
 from .host.systemd import Systemd
@@ -78,7 +78,7 @@ class HostSide:
         self.facts: HostFacts = self.files.facts
         self._network_manager = NetworkManager(bus)
         name = settings.host.hostname
-        self._hostname = Hostname(bus, self.systemd, name, self._remember_name)
+        self._hostname = Hostname(bus, self.systemd, name, self.files.remember_hostname)
         self.network = self._network_configuration(memory, reached)
         self.hardware = Readings(Meter(settings.paths.data), KernelLog(boot_id()).found)
         directories = (*self.files.directories, str(Path(CONNECTED).parent))
@@ -147,6 +147,19 @@ class HostSide:
         found = self._vpn.state()
         return found.enabled, found.connected
 
+    def lookup(self, host: str) -> str:
+        """The address of a `.local` name, as Avahi has it. Any other name, and one that Avahi does
+        not know, is left to the resolver. Takes 10 s at most."""
+        if not host.rstrip(".").lower().endswith(".local"):
+            return host
+        from .host.avahi import resolve  # few clouds have such a name
+
+        try:
+            return resolve(self._bus, host.rstrip("."))
+        except AgentError as error:
+            _log.debug("%s", error.message)
+            return host
+
     def load_tables(self) -> None:
         """Have the kernel load the ACPI tables that configfs.json names."""
         load_tables(self.files.acpi_tables, self._settings.paths.root, self.systemd.start)
@@ -156,18 +169,18 @@ class HostSide:
     ) -> NetworkConfiguration:
         host = self._settings.host
         proxy = ProxyTrial(
-            HostProxy(self.systemd, f"{self._settings.paths.boot}/system-proxy"),
+            HostProxy(
+                self.systemd,
+                f"{self._settings.paths.boot}/system-proxy",
+                guard=self.files.guard,
+                unsettled=lambda now: memory.set_setting(UNSETTLED, now or None),
+            ),
             reached if host.proxy_rollback else lambda: None,
             memory,
             self.files.breadcrumbs.boot_id,
             host.proxy_rollback_after,
         )
         return NetworkConfiguration(self._hostname, proxy, lambda: self.files.facts.device_uuid)
-
-    def _remember_name(self, name: str) -> None:
-        """The OS makes the name from config.json at every boot, where there is one."""
-        if self.files.config.writable and Path(self._settings.host.config_json).exists():
-            self.files.config.merge({("hostname",): name})
 
 
 def _places(settings: Settings) -> Places:

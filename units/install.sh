@@ -71,6 +71,7 @@ put "$here/balena-agent.service" "$units/balena-agent.service"
 put "$here/balena-agent.tmpfiles" "$PREFIX/lib/tmpfiles.d/balena-agent.conf"
 put "$here/balena-agent.sysusers" "$PREFIX/lib/sysusers.d/balena-agent.conf"
 put "$here/balena-agent.sysctl" "$PREFIX/lib/sysctl.d/50-balena-agent.conf"
+put "$here/balena-agent.networkmanager" "$PREFIX/lib/NetworkManager/conf.d/50-balena-agent.conf"
 put "$top/dbus/io.balena.Agent1.conf" "$PREFIX/share/dbus-1/system.d/io.balena.Agent1.conf"
 for file in "$top"/dbus/*.xml; do
     put "$file" "$PREFIX/share/dbus-1/interfaces/$(basename -- "$file")"
@@ -91,6 +92,9 @@ fi
 
 if [ -n "$DESTDIR" ]; then
     exit 0
+fi
+if [ -d /run/systemd/system ] && systemctl is-active --quiet NetworkManager.service; then
+    systemctl reload NetworkManager.service || true
 fi
 if [ "$action" = remove ]; then
     if [ -d /run/systemd/system ]; then

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,6 +61,11 @@ class CertificateOutOfTime(Unavailable):
     """The cloud's certificate is not valid today, if the clock is right."""
 
 
+Lookup = Callable[[str], str]
+"""What a host's name is looked up by: its address, or the name itself for the resolver. The name
+stays what TLS and the request say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the cloud answered; names of headers in lower case. A body that came compressed is not
@@ -72,11 +77,17 @@ class Reply:
 
 
 def request(
-    endpoint: str, key: str, method: str, path: str, body: Json = None, limit: float = LIMIT
+    endpoint: str,
+    key: str,
+    method: str,
+    path: str,
+    body: Json = None,
+    limit: float = LIMIT,
+    lookup: Lookup = str,
 ) -> Json:
     """What the cloud answers; None for an answer that is not JSON. Of `endpoint`, a URL, scheme,
     host and port count. Unavailable when nobody answers in `limit` seconds, RefusedByCloud."""
-    answer = exchange(endpoint, key, method, path, body, limit)
+    answer = exchange(endpoint, key, method, path, body, limit, lookup=lookup)
     if not 200 <= answer.status < 300:
         raise RefusedByCloud(f"The cloud answered with status {answer.status}", answer.status)
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -97,6 +108,7 @@ def exchange(
     limit: float = LIMIT,
     headers: Mapping[str, str] | None = None,
     largest: int = _LARGEST,
+    lookup: Lookup = str,
 ) -> Reply:
     """Whatever the cloud answers, up to `largest` bytes. Unavailable, InvalidInput: no such URL."""
     import http.client
@@ -105,7 +117,7 @@ def exchange(
     connection, context = _connection(endpoint)
     sent = None if body is None else json.dumps(body).encode()
     try:
-        with _connected(connection, context, until):
+        with _connected(connection, context, until, lookup):
             connection.request(method, path, sent, _headers(key, sent, headers or {}))
             answer = connection.getresponse()
             raw = _read(answer, until, largest)
@@ -174,11 +186,12 @@ def _context() -> SSLContext:
 
 @contextmanager
 def _connected(
-    connection: HTTPConnection, context: SSLContext | None, until: float
+    connection: HTTPConnection, context: SSLContext | None, until: float, lookup: Lookup
 ) -> Iterator[None]:
     """Connected, until the deadline at the latest. The timer has a descriptor of its own, so that
     it can never shut down what somebody else has opened since."""
-    with _dialled(connection.host, connection.port, until) as sock, sock.dup() as held:
+    address = lookup(connection.host)
+    with _dialled(address, connection.port, until) as sock, sock.dup() as held:
         timer = threading.Timer(max(0.0, until - time.monotonic()), _shut_down, (held,))
         timer.daemon = True
         timer.start()

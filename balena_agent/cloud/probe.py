@@ -60,11 +60,11 @@ class Probe:
             ended.set()
 
 
-def answers(endpoint: str) -> bool:
+def answers(endpoint: str, lookup: Callable[[str], str] = str) -> bool:
     """Whether a connection to an endpoint's host and port can be opened."""
     with suppress(OSError, ValueError):
         parts = urlsplit(endpoint)
         port = parts.port or _PORTS.get(parts.scheme, 0)
-        with socket.create_connection((parts.hostname or "", port), _CONNECT):
+        with socket.create_connection((lookup(parts.hostname or ""), port), _CONNECT):
             return True
     return False

@@ -25,6 +25,7 @@ _UENV_PARTS = ("-tx2-nx", "-agx-orin-", "-orin-nx-", "-orin-nano-", "imx8mm-var-
 _UENV_SLUGS = ("iot-gate-imx8plus", "iot-gate-imx8plus-d1d8")
 _UENV_DART = re.compile(r"imx8mm?-var-dart")
 _EXTLINUX_UNTIL = (2, 47, 0)
+_WORD = re.compile(rf"(?<!\S){_ISOLCPUS}(=\S*)?(?!\S)")
 
 
 def wish(variables: Mapping[str, str], now: Values) -> Wish:
@@ -34,13 +35,17 @@ def wish(variables: Mapping[str, str], now: Values) -> Wish:
     for name, text in variables.items():
         if name not in NAMES:
             problems.append(f"Ignoring HOST_EXTLINUX_{name}: not supported")
-        elif not text or text.split() != [text] or (name == _ISOLCPUS and "=" in text):
+        elif not _is_word(text) or (name == _ISOLCPUS and "=" in text):
             problems.append(f"Ignoring HOST_EXTLINUX_{name}: expecting one word without '='")
             if name in now:
                 values[name] = now[name]
         else:
             values[name] = text
     return Wish(values, tuple(problems))
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and text.isprintable() and text.split() == [text]
 
 
 def _item(command_line: str) -> str | None:
@@ -53,15 +58,18 @@ def _item(command_line: str) -> str | None:
 
 
 def _with_item(command_line: str, value: str | None) -> str:
-    """The command line with this isolcpus, or without any; other items stay in their order."""
-    words = command_line.split()
-    places = [n for n, word in enumerate(words) if word.partition("=")[0] == _ISOLCPUS]
+    """The command line with this isolcpus, or without any; the rest stays to the byte."""
+    places = list(_WORD.finditer(command_line))
     if value is not None and not places:
-        return " ".join([*words, f"{_ISOLCPUS}={value}"])
-    gone = set(places[1:] if value is not None else places)
-    if value is not None:
-        words[places[0]] = f"{_ISOLCPUS}={value}"
-    return " ".join(word for n, word in enumerate(words) if n not in gone)
+        blank = " " if command_line.strip() else ""
+        return f"{command_line.rstrip()}{blank}{_ISOLCPUS}={value}"
+    for number, place in reversed(list(enumerate(places))):
+        before, behind = command_line[: place.start()], command_line[place.end() :]
+        if number == 0 and value is not None:
+            command_line = f"{before}{_ISOLCPUS}={value}{behind}"
+        else:
+            command_line = before.rstrip() + behind if before.strip() else behind.lstrip()
+    return command_line
 
 
 def _text(values: Values, name: str) -> str | None:

@@ -29,7 +29,7 @@ IDENTITY = ("apiEndpoint", "uuid", "apiKey", "deviceApiKey", "deviceId", "regist
 """The keys that say to whom the device belongs."""
 
 _SECRETS = frozenset({"apiKey", "deviceApiKey", "deviceApiKeys", "os"})
-_INTEGER = re.compile(r"\s*([+-]?[0-9]+)")
+_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})(?![0-9])")
 
 
 class ConfigFault(ValueError):
@@ -105,11 +105,17 @@ def merged(raw: bytes, changes: Changes) -> bytes:
         return raw
     text = raw.decode("utf-8-sig", "replace")
     indented = text.lstrip().removeprefix("{")[:2].strip(" \t\r").startswith("\n")
+    end = "\n" if raw.endswith(b"\n") else ""
+    try:
+        return (_written(after, indented, ascii_only=False) + end).encode()
+    except UnicodeEncodeError:  # half a character, which no other program could read as UTF-8
+        return (_written(after, indented, ascii_only=True) + end).encode()
+
+
+def _written(values: Json, indented: bool, ascii_only: bool) -> str:
     if indented:
-        body = json.dumps(after, ensure_ascii=False, indent=2)
-    else:
-        body = json.dumps(after, ensure_ascii=False, separators=(",", ":"))
-    return (body + "\n" if raw.endswith(b"\n") else body).encode("utf-8", "surrogatepass")
+        return json.dumps(values, ensure_ascii=ascii_only, indent=2)
+    return json.dumps(values, ensure_ascii=ascii_only, separators=(",", ":"))
 
 
 def _changed(values: Mapping[str, Json], path: KeyPath, value: Json) -> dict[str, Json]:

@@ -12,6 +12,7 @@ Invariants: lines of one container and stream come out in the order in which the
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as _quoted
@@ -157,12 +158,13 @@ class LineReader:
     def unfinished(self) -> bool:
         return bool(self._open)
 
-    def overdue(self, before: int) -> Iterator[LogLine]:
+    def overdue(self, before: int, behind: int = sys.maxsize) -> Iterator[LogLine]:
         """Give up on lines begun before `before` (ms) and on the oldest of too many: they are
-        handed out as they are. A container may end just where the engine has cut."""
+        handed out as they are. A container may end just where the engine has cut. What was begun
+        behind `behind` bears the time of a clock that has been set back since."""
         surplus = max(0, len(self._open) - _OPEN)
         for place, (key, pieces) in enumerate(list(self._open.items())):
-            if place < surplus or pieces.time < before:
+            if place < surplus or not before <= pieces.time <= behind:
                 del self._open[key]
                 yield pieces.line()
 

@@ -26,7 +26,9 @@ NAME_LENGTH = 7
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\Z")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
-_UNFIT = re.compile(r'[\x00-\x1f\x7f"]')
+_UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"]')
+"""Quotes, control characters of every kind, and what cannot be written as UTF-8."""
+
 _BAD_INPUT = "Could not parse host config input to a valid format:"
 
 

@@ -22,13 +22,19 @@ QUOTED = ("login", "password")
 OURS = ("type", "ip", "port", *QUOTED)
 """The settings that a request can name, beside dns and noProxy."""
 
+LOCAL_PORT = 12345
 _LOCAL = ("local_ip", "local_port")
 _BASE = (
     ("log_debug", "off"), ("log_info", "on"), ("log", "stderr"), ("daemon", "off"),
     ("redirector", "iptables"),
 )  # fmt: skip
-_OPENING = re.compile(r"^\s*(\w+)\s*\{\s*$")
-_SETTING = re.compile(r"^\s*([\w-]+)\s*=\s*(.*?)\s*;?\s*$")
+_REMARK = r"(?://.*|/\*.*|\#.*)?"
+_OPENING = re.compile(rf"\s*(\w+)\s*\{{\s*{_REMARK}\Z")
+_SETTING = re.compile(
+    rf"""\s*([\w-]+)\s*=\s*(?:("(?:[^"\\]|\\.)*")|(.*?))\s*(?:;\s*{_REMARK})?\Z"""
+)
+_PLAIN = re.compile(r"[A-Za-z0-9._:-]+\Z")
+_PORT = re.compile(r"[0-9]{1,5}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ class Proxy:
     def usable(self) -> bool:
         """Whether the block says enough to be a proxy (spec 30 §6.3)."""
         kind, port = self.settings.get("type"), self.settings.get("port", "")
-        return kind in TYPES and bool(self.settings.get("ip")) and port.isdigit()
+        fit = bool(_PORT.match(port)) and 0 < int(port) < 65536
+        return kind in TYPES and bool(self.settings.get("ip")) and fit
 
 
 def parse(text: str) -> Proxy:
@@ -57,6 +64,12 @@ def parse(text: str) -> Proxy:
     return Proxy({k: v for k, v in settings.items() if k not in _LOCAL}, dns)
 
 
+def local_port(text: str) -> int:
+    """The port on which redsocks listens for what it shall pass on."""
+    found = dict(_blocks(text)).get("redsocks", {}).get("local_port", "")
+    return int(found) if _PORT.match(found) else LOCAL_PORT
+
+
 def render(proxy: Proxy) -> str:
     """The whole file."""
     blocks = [
@@ -66,7 +79,7 @@ def render(proxy: Proxy) -> str:
             (
                 *((key, _written(key, value)) for key, value in proxy.settings.items()),
                 ("local_ip", "127.0.0.1"),
-                ("local_port", "12345"),
+                ("local_port", str(LOCAL_PORT)),
             ),
         ),
     ]
@@ -84,22 +97,26 @@ def _block(label: str, lines: tuple[tuple[str, str], ...]) -> str:
 
 
 def _written(key: str, value: str) -> str:
-    """redsocks undoes backslashes inside quotes."""
+    """redsocks undoes backslashes inside quotes. What is no plain word was in quotes before."""
+    if key not in QUOTED and _PLAIN.match(value):
+        return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"' if key in QUOTED else value
+    return f'"{escaped}"'
 
 
 def _blocks(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Lines end with a line feed alone, as for redsocks: other characters that Python takes for the
+    end of a line may stand in a password."""
     label = ""
     lines: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.removeprefix("\ufeff").split("\n"):
         if opening := _OPENING.match(line):
             label, lines = opening[1], {}
         elif line.strip() == "}" and label:
             yield label, lines
             label = ""
         elif label and (setting := _SETTING.match(line)):
-            lines[setting[1]] = _read(setting[2])
+            lines[setting[1]] = _read(setting[2] or setting[3])
 
 
 def _read(value: str) -> str:

@@ -459,7 +459,7 @@ def limit(step: Step) -> float:
         case TakeLocks() | ReleaseLocks():
             return 15.0
         case SetNetworkConfig():
-            return 300.0
+            return 480.0
         case _:
             return 90.0
 

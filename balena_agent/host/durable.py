@@ -17,6 +17,7 @@ and after each of them (tests/unit/test_durable.py).
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -40,6 +41,12 @@ class Files(Protocol):
 
     def create(self, path: str, content: bytes, mode: int) -> None:
         """A new file with this content, not durable yet."""
+
+    def own(self, path: str, like: str) -> None:
+        """Give a file the owner of another one, where the file system has owners."""
+
+    def overwrite(self, path: str, content: bytes) -> None:
+        """Other content in the file itself, not durable yet."""
 
     def sync(self, path: str) -> None:
         """Make a file's content, or a directory's names, durable."""
@@ -68,6 +75,16 @@ class RealFiles:
                 os.fchmod(handle, mode)
             stream.write(content)
 
+    def own(self, path: str, like: str) -> None:
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # new, FAT
+            known = os.stat(like)
+            os.chown(path, known.st_uid, known.st_gid)
+
+    def overwrite(self, path: str, content: bytes) -> None:
+        with open(path, "r+b", buffering=0) as stream:
+            stream.write(content)
+            stream.truncate()
+
     def sync(self, path: str) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -82,15 +99,20 @@ class RealFiles:
         os.unlink(path)
 
 
+class _Torn(Unavailable):
+    """A file may hold anything now; what it shall hold stands in its commit."""
+
+
 class DurableFile:
-    """One file. Used by one thread at a time; other programs may write it in the same way."""
+    """One file. Used by one thread at a time; other programs may write it in the same way.
+
+    Where `path` is a link, the file it leads to is the one that is replaced.
+    """
 
     def __init__(self, path: str, files: Files | None = None) -> None:
         self.path = path
         self._files = files or RealFiles()
-        self._directory, self._name = os.path.split(path)
-        pattern = rf"\.{re.escape(self._name)}\.[^.]+\.([0-9a-f]{{32}})\.md5sum"
-        self._commit = re.compile(pattern)
+        self._locate()
 
     def read(self) -> bytes | None:
         """The content, after finishing a write that was interrupted; None where there is no file.
@@ -99,14 +121,15 @@ class DurableFile:
         counts all the same.
         """
         try:
+            self._locate()
             pending = self._pending()
             if pending is not None:
                 name, content = pending
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, Unavailable):
                     self._finish(name, content)
                     self._sweep()
                 return content
-            return self._files.read(self.path)
+            return self._files.read(self._place)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -115,10 +138,12 @@ class DurableFile:
     def write(self, content: bytes) -> None:
         """Replace the content. Durable when it returns; Unavailable when it cannot be.
 
-        After an error the file holds the old or the new content, and the next `read` settles which.
+        After an error the file holds the old content, or if the last call to the system has failed
+        the new one; the next `read` settles which.
         """
         files = self._files
         try:
+            self._locate()
             self._clear()
             digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
             commit = self._beside(f"{secrets.token_hex(4)}.{digest}.md5sum")
@@ -127,35 +152,74 @@ class DurableFile:
                 files.sync(commit)
                 if files.read(commit) != content:
                     raise Unavailable(f"{self.path} cannot be written: it reads back otherwise")
-            except BaseException:
+                files.sync(self._directory)
+                self._replace(content)
+            except _Torn:
+                raise
+            except Exception:
                 with contextlib.suppress(OSError):
                     files.remove(commit)
                 raise
-            files.sync(self._directory)
-            self._finish(commit, content)
+            self._settle(commit)
         except OSError as error:
             raise Unavailable(f"{self.path} cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
         """Take the file away, durably; no error where there is none. Unavailable."""
         try:
+            self._locate()
             self._clear()
             with contextlib.suppress(FileNotFoundError):
                 self._files.remove(self.path)
-            self._files.sync(self._directory)
+            self._files.sync(os.path.dirname(self.path))
         except FileNotFoundError:
             return
         except OSError as error:
             raise Unavailable(f"{self.path} cannot be removed: {error.strerror}") from error
 
+    def _locate(self) -> None:
+        self._place = os.path.realpath(self.path)
+        self._directory, self._name = os.path.split(self._place)
+        pattern = rf"\.{re.escape(self._name)}\.[^.]+\.([0-9a-f]{{32}})\.md5sum"
+        self._commit = re.compile(pattern)
+
     def _finish(self, commit: str, content: bytes) -> None:
         """Bring a committed content to its place; may be cut off and done again."""
+        self._replace(content)
+        self._settle(commit)
+
+    def _replace(self, content: bytes) -> None:
+        """Another content. After an OSError the old one is there, and nothing else."""
         files = self._files
         fresh = self._beside(f"{secrets.token_hex(4)}.tmp")
-        files.create(fresh, content, self._mode())
-        files.sync(fresh)
-        files.rename(fresh, self.path)
-        files.sync(self.path)
+        try:
+            files.create(fresh, content, self._mode())
+            files.own(fresh, self._place)
+            files.sync(fresh)
+            try:
+                files.rename(fresh, self._place)
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # it is a mount point
+                    raise
+                self._overwrite(content)
+                with contextlib.suppress(OSError):
+                    files.remove(fresh)
+        except (OSError, _Torn):
+            with contextlib.suppress(OSError):
+                files.remove(fresh)
+            raise
+
+    def _overwrite(self, content: bytes) -> None:
+        """What cannot be replaced is written over; a commit beside it stands in for it if that is
+        cut off, or fails."""
+        try:
+            self._files.overwrite(self._place, content)
+        except OSError as error:
+            raise _Torn(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _settle(self, commit: str) -> None:
+        files = self._files
+        files.sync(self._place)
         files.sync(self._directory)
         files.remove(commit)
         files.sync(self._directory)
@@ -192,6 +256,6 @@ class DurableFile:
 
     def _mode(self) -> int:
         try:
-            return self._files.mode(self.path)
+            return self._files.mode(self._place)
         except FileNotFoundError:
             return _NEW_MODE

@@ -74,7 +74,7 @@ class HostFiles:
             places.files.config_json,
             last_good=_text(memory.setting(_LAST_GOOD)),
             keep=lambda text: memory.set_setting(_LAST_GOOD, text),
-            guard=self._guard,
+            guard=self.guard,
         )
         self.problems: tuple[str, ...] = ()
         """What could not be read or made, for people."""
@@ -106,8 +106,15 @@ class HostFiles:
         self.facts = self._facts()
         return self.settings.refresh() or (self.facts, self.problems) != before
 
-    def _guard(self) -> str:
-        """On balenaOS the boot partition is a mount; writing beside it would be lost, or fail."""
+    def remember_hostname(self, name: str) -> None:
+        """The OS makes the name from config.json at every boot: balenaOS from nothing else, so
+        there it has to be possible. Unavailable."""
+        if self.config.writable or self.profile == BALENA_OS:
+            self.config.merge({("hostname",): name})
+
+    def guard(self) -> str:
+        """Why nothing may be written to the boot partition now, or "". On balenaOS it is a mount;
+        writing beside it would be lost, or fail."""
         boot = self._places.boot
         if self.profile == BALENA_OS and not self._is_mounted(boot):
             return f"{boot} is not mounted"
@@ -151,7 +158,7 @@ class HostFiles:
             dump=f"{places.shared}/{DUMP}",
             attempts=self._memory.setting(_ATTEMPTS),
             keep=lambda attempts: self._memory.set_setting(_ATTEMPTS, attempts),
-            guard=self._guard,
+            guard=self.guard,
             switches=self._switches,
         )
 

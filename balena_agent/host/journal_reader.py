@@ -21,6 +21,7 @@ import logging
 import os
 import queue
 import select
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ _HOLD_SECONDS = 10.0
 _HOLD_LOOK = 0.2
 _HELD = 4096
 _REMEMBERED = 2048
-_PIECE_SECONDS = 2.0
+_PIECE_MS = 2000
 _RETRY_SECONDS = (1.0, 30.0)
 _DIRECTORIES = ("/run/log/journal", "/var/log/journal")
 
@@ -90,6 +91,7 @@ class JournalReader:
         self._live = not after
         self._journal: Any = None
         self._pending = False
+        self._behind = False
         self._places: tuple[object, ...] = ()
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -217,13 +219,27 @@ class JournalReader:
         """At most `BATCH` entries as lines, and whether there may be more."""
         journal, lines, count = self._journal, list(self._late()), 0
         step, fields, stamp = journal._next, journal._get_all, journal._get_realtime
-        while count < BATCH and (self._pending or step()):
+        while count < BATCH:
+            try:
+                if not (self._pending or step()):
+                    break
+            except OSError:
+                if not count:
+                    raise
+                break  # what was read is handed on first; it would be read again
             self._pending = False
             count += 1
-            self._read(fields(), stamp() // 1000, lines)
+            try:
+                entry, time_ms = fields(), stamp() // 1000
+            except (OSError, ValueError) as error:
+                # Of a damaged file. Whoever stopped here would stop here for ever.
+                _log.warning("An entry of the journal cannot be read: %s", error)
+                continue
+            self._read(entry, time_ms, lines)
         if count:
             self._cursor, self._sure = journal._get_cursor(), True
-        return lines, count == BATCH
+        self._behind = count == BATCH
+        return lines, self._behind
 
     def _read(self, entry: Fields, time_ms: int, lines: list[LogLine]) -> None:
         """One entry: nothing, a line, or an entry to be kept for later."""
@@ -243,7 +259,12 @@ class JournalReader:
             if line is not None:
                 yield line
         if self._pieces.unfinished:
-            yield from self._pieces.overdue(int((time.time() - _PIECE_SECONDS) * 1000))
+            now = int(time.time() * 1000)
+            # What is read late is old, but its rest may be the next entry.
+            oldest, newest = (
+                (0, sys.maxsize) if self._behind else (now - _PIECE_MS, now + _PIECE_MS)
+            )
+            yield from self._pieces.overdue(oldest, newest)
 
     def _wait(self) -> None:
         """Until the journal has grown, `close`, or it is time to look after what is kept."""

@@ -3,19 +3,26 @@
 Theory: root's own reboot is not held up by block inhibitors, so we look at them ourselves: unless
 forced, another program's block of a shutdown is a refusal that names its holder. A reboot that is
 under way already is what was asked for. Without logind (containers, small systems) systemd itself
-is asked. Our delay inhibitor gives us a moment to finish before anybody's shutdown; closing its
+is asked.
+
+What is sent to a bus that hangs is not lost: it waits there. So nothing is asked of logind before
+it has answered, when forced too: else a device that has said no would go down minutes later. Once
+it has, a request without an answer counts as made; whether the host goes down is seen later.
+
+Our delay inhibitor gives us a moment to finish before anybody's shutdown; closing its
 descriptor ends it (spec 30 §7, §19.2).
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..core.errors import BusUnavailable, RefusedByHost
+from ..core.errors import BusUnavailable, DeadlineExceeded, RefusedByHost
 from .bus import Bus
 from .wire import BusRefusal, Match, Signal
 
@@ -23,6 +30,8 @@ SERVICE = "org.freedesktop.login1"
 PATH = "/org/freedesktop/login1"
 MANAGER = SERVICE + ".Manager"
 IN_PROGRESS = SERVICE + ".OperationInProgress"
+
+_log = logging.getLogger(__name__)
 
 _SYSTEMD = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 _SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
@@ -115,9 +124,17 @@ class Logind:
         self._bus.subscribe(match, told)
 
     def _shut_down(self, member: str, force: bool) -> None:
-        blockers = () if force else self.blockers()
-        if blockers:
+        blockers: tuple[Inhibitor, ...] = ()
+        with contextlib.suppress(*((BusRefusal,) if force else ())):
+            blockers = self.blockers()
+        if blockers and not force:
             raise BlockedByHost(f"Blocked by {blockers[0].who}: {blockers[0].why}")
+        try:
+            self._ask(member)
+        except DeadlineExceeded as error:
+            _log.warning("%s was asked for, without an answer: %s", member, error)
+
+    def _ask(self, member: str) -> None:
         try:
             self._call(member, "b", (False,))
         except BusUnavailable:

@@ -127,11 +127,12 @@ def board(files: Files, device_type: str) -> Board:
 
 
 def read_hostname(path: str) -> str:
-    """The static host name, or the kernel's."""
+    """The static host name, or the kernel's. The file may have remarks, as for systemd."""
     with contextlib.suppress(OSError):
-        name = Path(path).read_text(errors="replace").strip()
-        if name:
-            return name
+        for line in Path(path).read_text(errors="replace").splitlines():
+            name = line.strip()
+            if name and not name.startswith("#"):
+                return name
     return socket.gethostname()
 
 

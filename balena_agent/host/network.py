@@ -30,6 +30,8 @@ _INNER = re.compile(
 _ETHERNET = "1"
 _INTERFACES = "/sys/class/net"
 _IF_INET6 = Path("/proc/net/if_inet6")
+_TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_LISTEN = "0A"
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
@@ -87,6 +89,21 @@ def _ipv6(names: Iterable[str], scope: str = _GLOBAL_SCOPE) -> Iterator[str]:
         digits, _, _, found, _, name = line.split()
         if name in names and scope in ("", found):
             yield str(ipaddress.IPv6Address(int(digits, 16)))
+
+
+def listening(port: int, tables: Iterable[Path] = _TCP) -> bool:
+    """Whether anybody on this host listens on a TCP port, at whatever address."""
+    wanted = f"{port:04X}"
+    for table in tables:
+        try:
+            rows = table.read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            _, local, _, state, *_ = row.split()
+            if state == _LISTEN and local.rpartition(":")[2] == wanted:
+                return True
+    return False
 
 
 def reserve_port(port: int, table: Path = _RESERVED) -> str:

@@ -2,9 +2,10 @@
 
 Theory: the files are the truth and the units follow. They are changed together or not at all: the
 new text is checked by redsocks itself where it is there, both files are replaced, the units are
-restarted one after the other, and then they are looked at. If they are not as they should be, the
-former files come back and the units are restarted once more (spec 30 §6.4, §6.5). A host without
-redsocks cannot have a proxy, and hears that before anything is changed.
+restarted one after the other, and then they are looked at: redsocks runs, and its port listens. If
+they are not as they should be, the former files come back to the byte and the units are restarted
+once more (spec 30 §6.4, §6.5). A host without redsocks cannot have a proxy, and hears that before
+anything is changed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..core import redsocks
 from ..core.errors import AgentError, InvalidInput, RefusedByHost, Unavailable
 from ..core.proxytrial import Files
 from ..core.redsocks import Proxy
-from .machine import write_durable
+from .durable import DurableFile
+from .network import listening
 from .systemd import Systemd, UnitState
 
 UNIT = "redsocks.service"
@@ -34,7 +36,7 @@ STEADY_SECONDS = 2.0
 """How long redsocks has to run before it counts as running."""
 
 _CHECK_SECONDS = 10.0
-_JOB_SECONDS = 20.0
+_JOB_SECONDS = 45.0
 """For one unit. A change of proxy and name may wait for a revert, restart two units, put them back,
 and all that again when the name is refused: eight jobs, which fit into the limit of the step."""
 
@@ -44,13 +46,28 @@ _log = logging.getLogger(__name__)
 
 
 class HostProxy:
-    """`directory` is `<boot>/system-proxy`. `steady` is for tests."""
+    """`directory` is `<boot>/system-proxy`. `guard` says why nothing may be written there now, or
+    "". `listens` says whether a TCP port has a listener. `unsettled` is told when the units may not
+    be as the files say, and when they are again. `steady` is for tests."""
 
-    def __init__(self, systemd: Systemd, directory: str, steady: float = STEADY_SECONDS) -> None:
+    def __init__(
+        self,
+        systemd: Systemd,
+        directory: str,
+        steady: float = STEADY_SECONDS,
+        guard: Callable[[], str] = str,
+        listens: Callable[[int], bool] = listening,
+        unsettled: Callable[[bool], None] = lambda now: None,
+    ) -> None:
         self._systemd = systemd
+        self._directory = Path(directory)
         self._conf = Path(directory) / "redsocks.conf"
-        self._no_proxy = Path(directory) / "no_proxy"
+        self._conf_file = DurableFile(str(self._conf))
+        self._no_proxy_file = DurableFile(str(self._directory / "no_proxy"))
         self._steady = steady
+        self._guard = guard
+        self._listens = listens
+        self._unsettled = unsettled
 
     def read(self) -> tuple[Proxy | None, tuple[str, ...]]:
         """The proxy, None without redsocks.conf, and what does not go through it."""
@@ -81,8 +98,16 @@ class HostProxy:
     def put(self, files: Files) -> None:
         """Write these files, whatever they say, and restart what lives by them. RefusedByHost,
         Unavailable: they are written, but the units are not as they should be."""
+        if reason := self._guard():
+            raise Unavailable(f"the proxy is not changed: {reason}")
+        self._note(True)
         self._write(files)
-        self._restart(files.conf is not None)
+        self._restart(None if files.conf is None else redsocks.local_port(files.conf))
+        self._note(False)
+
+    def _note(self, unsettled: bool) -> None:
+        with contextlib.suppress(AgentError):  # a full disk forbids nobody to change the proxy
+            self._unsettled(unsettled)
 
     def _stale(self, unit: UnitState) -> bool:
         """Whether redsocks runs on a file that was written after its start: a change that was
@@ -94,25 +119,26 @@ class HostProxy:
 
     def files(self) -> Files:
         """As they are now. Unavailable."""
-        return Files(_text(self._conf), _text(self._no_proxy))
+        return Files(_text(self._conf_file), _text(self._no_proxy_file))
 
     def _write(self, files: Files) -> None:
-        path = self._conf.parent
         try:
-            path.mkdir(0o755, parents=True, exist_ok=True)
-            for path, content in ((self._conf, files.conf), (self._no_proxy, files.no_proxy)):
-                if content == _text(path):
-                    continue
-                if content is None:
-                    path.unlink(missing_ok=True)
-                else:
-                    write_durable(path, content.encode(), 0o600)
+            self._directory.mkdir(0o755, parents=True, exist_ok=True)
         except OSError as error:
-            raise Unavailable(f"{path} cannot be changed: {error.strerror}") from error
+            raise Unavailable(f"{self._directory}: {error.strerror}") from error
+        # The OS may act as soon as redsocks.conf changes, and reads both then.
+        wanted = ((self._no_proxy_file, files.no_proxy), (self._conf_file, files.conf))
+        for file, content in wanted:
+            if content == _text(file):
+                continue
+            if content is None:
+                file.remove()
+            else:
+                file.write(content.encode("utf-8", "surrogateescape"))
 
-    def _restart(self, wanted: bool) -> None:
-        """The unit that reads the files first, then redsocks. One that is part of the OS's own
-        target is restarted by the OS."""
+    def _restart(self, port: int | None) -> None:
+        """The unit that reads the files first, then redsocks, which shall listen on this port, or
+        not run. One that is part of the OS's own target is restarted by the OS."""
         known = self._systemd.units((*CONFIG_UNITS, UNIT))
         for name in CONFIG_UNITS:
             if known[name].exists and not self._follows_files(known[name].path):
@@ -121,27 +147,30 @@ class HostProxy:
         if not known[UNIT].exists:
             return
         if not self._follows_files(known[UNIT].path):
-            (self._systemd.restart if wanted else self._systemd.stop)(UNIT, _JOB_SECONDS)
-        self._verify(wanted)
+            act = self._systemd.stop if port is None else self._systemd.restart
+            act(UNIT, _JOB_SECONDS)
+        self._verify(port)
 
     def _follows_files(self, path: str) -> bool:
         return CONF_TARGET in self._systemd.unit_property(path, "PartOf")
 
-    def _verify(self, wanted: bool) -> None:
-        """Running and steady with a proxy, not running without. What the OS restarts by itself
-        may take a while."""
+    def _verify(self, port: int | None) -> None:
+        """Running and steady, with its port open; or not running without a port. What the OS
+        restarts by itself may take a while."""
         deadline = time.monotonic() + _CHECK_SECONDS
         since = 0.0
         while True:
             now, unit = time.monotonic(), self._systemd.unit(UNIT)
-            right = (unit.active, unit.sub) == ("active", "running") if wanted else not unit.running
+            runs = (unit.active, unit.sub) == ("active", "running")
+            deaf = port is not None and runs and not self._listens(port)
+            right = not unit.running if port is None else runs and not deaf
             since = (since or now) if right else 0.0
-            if right and (not wanted or now - since >= self._steady):
+            if right and (port is None or now - since >= self._steady):
                 return
             if now > deadline or unit.active == "failed":
-                raise RefusedByHost(
-                    f"{UNIT} is {unit.active} ({unit.sub}){self._result(unit.path)}"
-                )
+                silent = f", but nobody listens on port {port}" if deaf else ""
+                state = f"{UNIT} is {unit.active} ({unit.sub}){silent}"
+                raise RefusedByHost(state + self._result(unit.path))
             time.sleep(0.1)
 
     def _result(self, path: str) -> str:
@@ -150,13 +179,10 @@ class HostProxy:
         return ""
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+def _text(file: DurableFile) -> str | None:
+    """Every byte of it, so that it can be put back."""
+    raw = file.read()
+    return None if raw is None else raw.decode("utf-8", "surrogateescape")
 
 
 def _checked(conf: str) -> None:
@@ -164,8 +190,8 @@ def _checked(conf: str) -> None:
     binary = shutil.which("redsocks", path="/usr/sbin:/usr/bin:/sbin:/bin")
     if binary is None:
         return
-    with tempfile.NamedTemporaryFile("w", prefix="redsocks-", suffix=".conf") as file:
-        file.write(conf)
+    with tempfile.NamedTemporaryFile(prefix="redsocks-", suffix=".conf") as file:
+        file.write(conf.encode("utf-8", "surrogateescape"))
         file.flush()
         try:
             done = subprocess.run(

@@ -27,6 +27,9 @@ from ..core.redsocks import Proxy
 _log = logging.getLogger(__name__)
 
 KEY = "proxy_trial"
+UNSETTLED = "proxy_unsettled"
+"""Kept while the units may not be as the files say."""
+
 LONGEST_PAUSE = 15.0
 _PROBES = 5
 """How often the cloud is asked at least before a change is taken back."""
@@ -72,9 +75,10 @@ class ProxyTrial:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Go on with a trial that an earlier run has begun. Does not wait."""
+        """Go on with what an earlier run has begun. Does not wait."""
         with self._lock:
-            self._watch(self._resume)
+            if self._trial or self._memory.setting(UNSETTLED):
+                self._begin(self._resume)
 
     def close(self) -> None:
         """Judge no more; the next run goes on."""
@@ -105,10 +109,13 @@ class ProxyTrial:
             self._memory.set_setting(KEY, to_json(trial))
             self._trial = trial
 
-    def _watch(self, work: Callable[[], None] | None = None) -> None:
+    def _watch(self) -> None:
         if self._trial and self._thread is None:
-            self._thread = threading.Thread(target=work or self._run, name="proxy", daemon=True)
-            self._thread.start()
+            self._begin(self._run)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=work, name="proxy", daemon=True)
+        self._thread.start()
 
     def _resume(self) -> None:
         with self._lock:
@@ -116,11 +123,17 @@ class ProxyTrial:
                 if self._trial:
                     self._note(resumed(self._trial, self._boot_id, time.monotonic()))
                 # What was written may not have been taken up before that run's end.
-                self._proxy.set(*self._proxy.read())
+                if self._memory.setting(UNSETTLED):
+                    self._proxy.put(self._proxy.files())
+                else:
+                    self._proxy.set(*self._proxy.read())
             except Exception as error:
                 _log.warning(
-                    "A change of the proxy is on trial: %s", error, exc_info=_unforeseen(error)
+                    "A change of the proxy was cut off: %s", error, exc_info=_unforeseen(error)
                 )
+            if self._trial is None:
+                self._thread = None
+                return
         self._run()
 
     def _run(self) -> None:

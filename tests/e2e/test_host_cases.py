@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cloud import FakeCloud
 from device.client import Answer
 from e2e_device import UNIT, Device
 from e2e_targets import pair
@@ -75,7 +77,8 @@ def test_H57_a_bus_that_hangs_harms_nothing_but_what_needs_it(watched: Device) -
         with ThreadPoolExecutor(3) as pool:
 
             def ask(method: str, path: str) -> Answer:
-                body = {} if method == "POST" else None
+                # Forced: not even that may be done later, after the answer that said no.
+                body = {"force": True} if method == "POST" else None
                 return watched.api(method, path, body, timeout=FROZEN_SECONDS)
 
             waiting = [
@@ -154,3 +157,25 @@ def test_H56_without_networkmanager_the_addresses_are_still_told(device: Device)
         assert device.main_pid() == pid and device.machine.unit_state(UNIT) == "active"
     finally:
         device.exec("systemctl", "start", "NetworkManager.service")
+
+
+def test_a_cloud_with_a_local_name_is_found_by_mdns(device: Device) -> None:
+    """The device's resolver knows nothing of mDNS; Avahi does (spec 30 §14)."""
+    outer = device.machine.link.outer_address
+    path = device.machine.inner_path("/mnt/boot/config.json")
+    kept = path.read_bytes() if path.exists() else None
+    publish = ("avahi-publish", "--address", "--no-reverse", "my-cloud.local", outer)
+    device.exec("systemd-run", "--quiet", "--unit=my-cloud", *publish)
+    try:
+        with FakeCloud(outer) as cloud:
+            endpoint = f"http://my-cloud.local:{cloud.port}"
+            known = {"uuid": "c" * 32, "apiEndpoint": endpoint, "deviceApiKey": "k"}
+            path.write_text(json.dumps({**known, "deviceId": 1, "registered_at": 1}))
+            device.restart()
+            asked = f"/device/v3/{'c' * 32}/state"
+            device.until(lambda: cloud.asked("GET", asked), 30, "the cloud is asked")
+            assert cloud.asked("GET", asked)[0].headers["host"] == f"my-cloud.local:{cloud.port}"
+    finally:
+        device.exec("systemctl", "stop", "my-cloud")
+        path.unlink() if kept is None else path.write_bytes(kept)
+        device.restart()

@@ -58,6 +58,10 @@ def asking(device: Device, server: Server) -> dict[str, Any]:
     )
 
 
+PASSWORD = "a=b;c\\d } {#//\u00f6\\\\"
+"""Each character means something in redsocks.conf."""
+
+
 @pytest.mark.parametrize("kind", ["socks5", "http-connect"])
 def test_a_containers_connection_goes_through_the_proxy_and_then_directly(
     device: Device, server: Server, kind: str
@@ -69,16 +73,16 @@ def test_a_containers_connection_goes_through_the_proxy_and_then_directly(
         words = ["--type", kind, "--ip", outer, "--port", str(proxy.port)]
         if kind == "socks5":
             words += ["--login", "me", "--password-file", "-"]
-        device.exec("balena-agentctl", "proxy", "set", *words, input="a=b;c\n", timeout=60.0)
+        device.exec("balena-agentctl", "proxy", "set", *words, input=PASSWORD + "\n", timeout=60.0)
         device.until(lambda: proxy.seen, 10, "the container's connection arrives at the proxy")
-        who = "me/a=b;c@" if kind == "socks5" else ""
+        who = f"me/{PASSWORD}@" if kind == "socks5" else ""
         assert proxy.seen[0] == f"{who}{outer}:{server.port}"
         device.exec("balena-agentctl", "proxy", "clear", timeout=60.0)
         after, direct = len(proxy.seen), len(server.seen)
         device.until(lambda: len(server.seen) > direct + 3, 10, "the server is reached directly")
         assert len(proxy.seen) == after
     assert device.exec("test", "-e", CONF, check=False).returncode == 1
-    assert "a=b" not in device.said(), "no secret in the journal"
+    assert PASSWORD[:3] not in device.said(), "no secret in the journal"
 
 
 def test_a_proxy_that_cannot_be_is_refused_and_nothing_changes(
@@ -106,6 +110,24 @@ def test_H36_a_users_lock_keeps_the_name(device: Device) -> None:
     assert device.exec("hostname").stdout == "locked-1\n"
     device.exec("balena-agentctl", "hostname", before.strip(), "--force")
     assert device.settled() and device.lock_files() == []
+
+
+def test_H35_a_name_in_a_mounted_file(device: Device) -> None:
+    """The agent's own mounts must not keep it from the file, nor show it an old one."""
+    before = device.exec("hostname").stdout.strip()
+    device.exec("cp", "/etc/hostname", "/run/name")
+    device.exec("mount", "--bind", "/run/name", "/etc/hostname")
+    try:
+        device.restart()
+        patch(device, None, hostname="bind-1")
+        assert device.exec("cat", "/run/name", "/proc/sys/kernel/hostname").stdout == "bind-1\n" * 2
+    finally:
+        device.exec("umount", "/etc/hostname")
+    device.restart()
+    for name in ("plain-1", "plain-2", before):
+        patch(device, None, hostname=name)
+        assert shown(device)["hostname"] == device.exec("hostname").stdout.strip() == name
+        assert device.exec("cat", "/etc/hostname").stdout == f"{name}\n"
 
 
 def test_H33_no_name_is_the_beginning_of_the_uuid(device: Device) -> None:

@@ -26,6 +26,18 @@ def test_the_unit_is_well_formed(device: Device) -> None:
     }  # fmt: skip
 
 
+def test_networkmanager_gives_the_host_no_name_and_the_engine_no_addresses(device: Device) -> None:
+    """Spec 30 §6.6 and §19.4; what others have said about devices before stays."""
+    said = device.exec("NetworkManager", "--print-config").stdout
+    assert "(lib: 50-balena-agent.conf)" in said and "\nhostname-mode=none\n" in said
+    device.exec("ip", "link", "add", "balena9", "type", "bridge")
+    try:
+        state = ("nmcli", "-t", "-g", "GENERAL.STATE", "device", "show", "balena9")
+        device.until(lambda: device.exec(*state).stdout.startswith("10 "), 10, "unmanaged")
+    finally:
+        device.exec("ip", "link", "delete", "balena9")
+
+
 def test_a_stop_of_the_agent_leaves_the_containers_alone(device: Device) -> None:
     device.apply(pair())
     before = {name: device.inspect(name)["State"]["StartedAt"] for name in ("one", "two")}

@@ -290,11 +290,29 @@ def test_extlinux_that_cannot_be_edited(text: str, said: str) -> None:
     assert str(fault.value).startswith(said)
 
 
-@pytest.mark.parametrize("variables", [{"isolcpus": "a=b"}, {"fdt": "a b"}, {"fdt": "a\nAPPEND x"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"isolcpus": "a=b"}, {"fdt": "a b"}, {"fdt": "a\nAPPEND x"}, {"fdt": "a\0b"},
+        {"isolcpus": "1\x08"}, {"fdt": "a\x85b"}, {"fdt": "a\u2028b"}, {"isolcpus": "1\x7f"},
+        {"fdt": "\ud800"},
+    ],
+)  # fmt: skip
 def test_extlinux_values_that_break_a_line_are_refused(variables: dict[str, str]) -> None:
     given = {"fdt": "/boot/a.dtb", "isolcpus": "3"} | variables
     found, problems = difference(EXTLINUX, EXTLINUX_SAMPLE, given)
     assert found is None and problems[0].startswith("Ignoring HOST_EXTLINUX_")
+
+
+def test_the_rest_of_a_command_line_stays_to_the_byte() -> None:
+    sample = EXTLINUX_SAMPLE.replace(
+        "ab=c isolcpus=3 quiet", 'ab=c  isolcpus=3 dyndbg="file a.c  +p"\tquiet'
+    )
+    assert sample != EXTLINUX_SAMPLE
+    after = applied(EXTLINUX, sample, {"fdt": "/boot/a.dtb", "isolcpus": "1"})
+    assert after == sample.replace("isolcpus=3", "isolcpus=1")
+    gone = applied(EXTLINUX, sample, {"fdt": "/boot/a.dtb"})
+    assert gone == sample.replace("  isolcpus=3", "")
 
 
 # ---- extra_uEnv.txt ------------------------------------------------------------------------------

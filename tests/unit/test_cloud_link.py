@@ -382,6 +382,24 @@ def test_an_address_that_does_not_answer_is_followed_by_the_next(
         assert cloud.requests
 
 
+def test_a_name_is_looked_up_as_the_host_says_and_stays_the_name(cloud: FakeCloud) -> None:
+    """Spec 30 §14: of a `.local` name Avahi knows the address; the cloud still hears the name."""
+    port = cloud.url.rpartition(":")[2]
+    asked = []
+
+    def lookup(name: str) -> str:
+        asked.append(name)
+        return "127.0.0.1"
+
+    endpoint = f"http://my-cloud.local:{port}"
+    client.exchange(endpoint, KEY, "GET", "/ping", lookup=lookup)
+    with pytest.raises(client.RefusedByCloud):
+        client.request(endpoint, KEY, "GET", "/none", lookup=lookup)
+    assert answers(endpoint, lookup)
+    assert asked == ["my-cloud.local"] * 3
+    assert cloud.requests[-1].headers["host"] == f"my-cloud.local:{port}"
+
+
 def test_the_agents_name_has_no_odd_characters() -> None:
     odd = HostFacts(os_name="OS\r\n\u20ac", os_variant="")
     assert client.user_agent(odd, "1") == "Supervisor/19.0.5 (Linux; OS???) balena-agent/1"

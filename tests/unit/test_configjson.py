@@ -61,6 +61,13 @@ def test_a_text_that_is_no_configuration(raw: bytes, said: str) -> None:
     assert str(fault.value) == said
 
 
+def test_half_a_character_stays_an_escape() -> None:
+    """Other programs read the file as UTF-8."""
+    raw = b'{"name":"\\ud83d","city":"K\xc3\xb6ln"}'
+    after = merged(raw, {("uuid",): "x"})
+    assert json.loads(after.decode()) == {"name": "\ud83d", "city": "K\u00f6ln", "uuid": "x"}
+
+
 def test_random_changes_to_random_configurations() -> None:
     """Every key that is not named survives, and a second merge changes nothing."""
     for seed in range(500):
@@ -91,6 +98,13 @@ def _document(rng: random.Random, depth: int) -> dict[str, Any]:
         key: _document(rng, depth - 1) if depth and rng.random() < 0.3 else rng.choice((1, "é", []))
         for key in rng.sample("abcdexyz", rng.randrange(6))
     }
+
+
+@pytest.mark.parametrize("text", ["9" * 19, "9" * 5000, "-" + "1" * 5000, "\u0661"])
+def test_a_number_that_nobody_can_mean_is_none(text: str) -> None:
+    """Python itself refuses to read the longest, and the agent has to start all the same."""
+    config = ConfigJson({"listenPort": text})
+    assert config.number("listenPort", 48484) == 48484 and len(config.problems) == 1
 
 
 def test_the_identity_is_made_once() -> None:

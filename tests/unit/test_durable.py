@@ -49,6 +49,8 @@ class Disk:
     cut: int = -1
     done: bool = False
     calls: int = 0
+    mounted: bool = False
+    """The file is a mount point, which no other file can take the place of."""
 
     def _step(self) -> bool:
         """Counts a call; True: do it, then the power is cut. After that nothing works."""
@@ -89,8 +91,16 @@ class Disk:
         self._end(last)
 
     def rename(self, source: str, target: str) -> None:
+        if self.mounted:
+            raise OSError(errno.EBUSY, "Device or resource busy")
         last = self._step()
         self.files[target] = self.files.pop(source)
+        self._end(last)
+
+    def overwrite(self, path: str, content: bytes) -> None:
+        last = self._step()
+        entry = self._entry(path)
+        entry.content, entry.synced = content, None
         self._end(last)
 
     def remove(self, path: str) -> None:
@@ -120,7 +130,7 @@ class Disk:
                 for path, content in zip(paths, chosen, strict=True)
                 if content is not None
             }
-            yield Disk(dict(left), dict(left))
+            yield Disk(dict(left), dict(left), mounted=self.mounted)
 
     def _fates(self, path: str) -> Iterator[bytes | None]:
         """What a name may lead to: what was surely there, what was on its way, or nothing."""
@@ -143,9 +153,12 @@ class Port:
         self._disk = disk
         self.read, self.mode, self.create = disk.read, disk.mode, disk.create
         self.sync, self.rename, self.remove = disk.sync, disk.rename, disk.remove
+        self.overwrite = disk.overwrite
 
     def names(self, directory: str) -> list[str]:
         return self._disk.names_in()
+
+    def own(self, path: str, like: str) -> None: ...
 
 
 def disk(old: bytes | None = OLD) -> Disk:
@@ -180,7 +193,10 @@ ACTS: dict[str, Callable[[Disk], object]] = {
 def cuts(before: Disk, act: str) -> Iterator[tuple[str, Disk]]:
     """Every disk that a power cut at any call may leave."""
     for cut, done in itertools.product(range(100), (False, True)):
-        fresh = Disk(dict(before.files), dict(before.names), cut, done)
+        fresh = Disk(dict(before.files), dict(before.names), cut, done, mounted=before.mounted)
+        if before.mounted:  # its one entry is written into
+            fresh.files[PATH] = fresh.names[PATH] = Entry(before.files[PATH].content, b"")
+            fresh.files[PATH].synced = before.files[PATH].content
         try:
             ACTS[act](fresh)
         except PowerCut:
@@ -204,6 +220,20 @@ def test_a_power_cut_at_every_call_of_a_write(act: str, old: bytes | None) -> No
         assert on(found).read() == content, moment  # and it stays so
         assert list(found.files) == ([PATH] if content is not None else []), moment
     assert seen == {old, NEW}
+
+
+def test_a_power_cut_at_every_call_of_a_write_into_a_mounted_file() -> None:
+    before = disk()
+    before.mounted = True
+    seen: set[bytes | None] = set()
+    for moment, found in cuts(before, "write"):
+        if PATH not in found.files:
+            continue  # what is mounted does not lose its name
+        content = on(found).read()
+        assert content in (OLD, NEW), moment
+        seen.add(content)
+        assert found.files[PATH].content == content and list(found.files) == [PATH], moment
+    assert seen == {OLD, NEW}
 
 
 def test_a_power_cut_at_every_call_of_the_recovery_too() -> None:
@@ -261,6 +291,87 @@ def test_on_a_real_directory(tmp_path: Path) -> None:
     file.remove()
     file.remove()
     assert file.read() is None
+
+
+class Failing(RealFiles):
+    """One call fails, always or from the n-th time on."""
+
+    def __init__(self, call: str, number: int, first: int = 1) -> None:
+        self._call, self._number, self._left = call, number, first
+
+    def __getattribute__(self, name: str) -> object:
+        if name.startswith("_") or name != self._call:
+            return super().__getattribute__(name)
+        self._left -= 1
+        if self._left > 0:
+            return super().__getattribute__(name)
+
+        def fail(*_: object) -> None:
+            raise OSError(self._number, os.strerror(self._number))
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    ("call", "first"), [("create", 1), ("create", 2), ("sync", 2), ("sync", 3), ("rename", 1)]
+)
+def test_a_write_that_fails_before_its_end_has_not_been(
+    tmp_path: Path, call: str, first: int
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(OLD)
+    file = DurableFile(str(path), Failing(call, errno.ENOSPC, first))
+    with pytest.raises(Unavailable, match="No space left"):
+        file.write(NEW)
+    assert os.listdir(tmp_path) == ["config.json"] and file.read() == OLD
+
+
+@pytest.mark.parametrize("call", ["create", "rename"])
+def test_a_recovery_that_fails_leaves_nothing_more_each_time(tmp_path: Path, call: str) -> None:
+    commit = pending(tmp_path, NEW)
+    (tmp_path / "config.json").write_bytes(OLD)
+    file = DurableFile(str(tmp_path / "config.json"), Failing(call, errno.ENOSPC))
+    assert [file.read() for _ in range(3)] == [NEW] * 3
+    assert sorted(os.listdir(tmp_path)) == [commit.name, "config.json"]
+    assert DurableFile(str(tmp_path / "config.json")).read() == NEW
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_link_stays_and_what_it_leads_to_changes(tmp_path: Path) -> None:
+    real = tmp_path / "real" / "the.json"
+    real.parent.mkdir()
+    real.write_bytes(OLD)
+    real.chmod(0o640)
+    link = tmp_path / "config.json"
+    link.symlink_to("real/the.json")
+    DurableFile(str(link)).write(NEW)
+    assert link.is_symlink() and real.read_bytes() == NEW
+    assert (real.stat().st_mode & 0o777, os.listdir(real.parent)) == (0o640, ["the.json"])
+    DurableFile(str(link)).remove()
+    assert not os.path.lexists(link) and real.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_owner_stays(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(OLD)
+    os.chown(path, 1234, 4321)
+    DurableFile(str(path)).write(NEW)
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
+def test_a_mount_point_is_written_into(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(OLD)
+    number = path.stat().st_ino
+    file = DurableFile(str(path), Failing("rename", errno.EBUSY))
+    file.write(NEW)
+    file.write(OLD[:3])
+    assert (path.read_bytes(), path.stat().st_ino) == (OLD[:3], number)
+    assert os.listdir(tmp_path) == ["config.json"]
+    pending(tmp_path, NEW)
+    assert file.read() == NEW and path.read_bytes() == NEW
+    assert os.listdir(tmp_path) == ["config.json"]
 
 
 def test_errors_are_told_in_words(tmp_path: Path) -> None:

@@ -223,6 +223,27 @@ def test_nothing_is_written_beside_a_partition_that_is_not_mounted(root: Root) -
     assert "uuid" in root.config() and files.settings.current.problems == ()
 
 
+def test_a_name_that_cannot_be_remembered_is_refused_where_nothing_else_counts(root: Root) -> None:
+    root.balena_os("raspberrypi4-64", {"uuid": "u"})
+    files = root.files()
+    files.remember_hostname("kiosk-1")
+    assert root.config()["hostname"] == "kiosk-1"
+    root.write("mnt/boot/config.json", "{broken")
+    files.refresh()
+    with pytest.raises(Unavailable, match=r"is not changed: .*not valid JSON"):
+        files.remember_hostname("kiosk-2")
+    (root.top / "mnt/boot/config.json").unlink()
+    files.refresh()
+    with pytest.raises(Unavailable, match="there is none"):
+        files.remember_hostname("kiosk-2")
+
+
+def test_a_generic_host_can_have_a_name_without_config_json(root: Root) -> None:
+    files = root.files()
+    files.remember_hostname("kiosk-1")
+    assert not (root.top / "mnt/boot/config.json").exists()
+
+
 def test_mount_points_are_told_from_directories(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(

@@ -125,6 +125,14 @@ def test_what_is_never_finished_is_handed_out_after_a_while() -> None:
     assert line.time == 1000 and not reader.unfinished
 
 
+def test_a_clock_that_is_set_back_keeps_no_line_back() -> None:
+    reader = LineReader()
+    assert reader.read(WEB, piece(b"x" * CUT, 1), 5000) is None
+    assert list(reader.overdue(0, 5000)) == []
+    (line,) = reader.overdue(0, 4999)
+    assert line.text.startswith("xx") and not reader.unfinished
+
+
 def test_not_more_than_so_many_lines_are_kept_unfinished() -> None:
     reader = LineReader()
     for number in range(80):

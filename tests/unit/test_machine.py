@@ -179,3 +179,11 @@ def test_durable_writing_that_fails_leaves_the_old_file(
     assert path.read_bytes() == b"one" and os.listdir(tmp_path) == ["file"]
     with pytest.raises(Unavailable):
         machine.write_durable(tmp_path / "none" / "file", b"")
+
+
+def test_a_file_of_the_hosts_name_may_have_remarks(tmp_path: Path) -> None:
+    path = tmp_path / "hostname"
+    path.write_text("# written by the installer\n\n  kiosk-1 \n")
+    assert machine.read_hostname(str(path)) == "kiosk-1"
+    path.write_text("# nothing\n")
+    assert machine.read_hostname(str(path)) == socket.gethostname()

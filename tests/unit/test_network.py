@@ -82,3 +82,17 @@ def test_mac_addresses_are_those_of_the_device_itself(tmp_path: Path) -> None:
     (tmp_path / "bonding_masters").write_text("")
     assert network.mac_addresses(tmp_path) == ("02:00:5E:10:00:01", "02:00:5E:10:00:02")
     assert network.mac_addresses(tmp_path / "none") == ()
+
+
+def test_who_listens_is_seen() -> None:
+    with socket.socket() as one, socket.socket(socket.AF_INET6) as two:
+        for listener, address in ((one, "127.0.0.1"), (two, "::1")):
+            try:
+                listener.bind((address, 0))
+            except OSError:  # a machine without IPv6
+                continue
+            port = listener.getsockname()[1]
+            assert not network.listening(port)
+            listener.listen()
+            assert network.listening(port)
+            assert not network.listening(port, (Path("/none"),))

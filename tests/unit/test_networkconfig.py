@@ -19,7 +19,7 @@ from balena_agent.core.networkconfig import (
     read_hostname,
     shown,
 )
-from balena_agent.core.redsocks import Proxy, parse, render
+from balena_agent.core.redsocks import Proxy, local_port, parse, render
 
 SAMPLE = {
     "type": "socks5", "ip": "10.20.30.40", "port": 1080, "login": "kiosk", "password": "s3cret",
@@ -112,6 +112,10 @@ def test_H29_exceptions_alone_leave_the_proxy() -> None:
     [
         ({**SAMPLE, "password": 'a"b'}, "password"),
         ({**SAMPLE, "password": "a\nb"}, "password"),
+        ({**SAMPLE, "password": "a\rb"}, "password"),
+        ({**SAMPLE, "password": "a\x85b"}, "password"),
+        ({**SAMPLE, "password": "a\u2028b"}, "password"),
+        ({**SAMPLE, "password": "a\ud800"}, "password"),
         ({**SAMPLE, "login": "x" * 256}, "login"),
         ({**SAMPLE, "login": 5}, "login"),
         ({**SAMPLE, "type": "ftp"}, "type"),
@@ -209,6 +213,60 @@ def test_reading_is_lenient() -> None:
     )
     assert parse(text) == Proxy({"type": "socks4", "ip": "h.example", "port": "1"})
     assert parse("") == parse("redsocks {\ntype = socks5;") == Proxy()
+
+
+def test_only_a_line_feed_ends_a_line() -> None:
+    """redsocks knows no other end, and the peer lets anything into a password."""
+    for odd in "\x0b\x0c\x1c\x85\u2028\u2029":
+        word = f'a{odd}}}{odd}redsocks {{{odd}ip = "192.0.2.66'.replace('"', "")
+        proxy = Proxy({"type": "socks5", "ip": "10.0.0.1", "port": "1", "password": word})
+        assert parse(render(proxy)) == proxy
+
+
+LIVE = {
+    "as the peer writes it": TEXT,
+    "with the ends of Windows": TEXT.replace("\n", "\r\n"),
+    "with a mark at its begin": "\ufeff" + TEXT,
+    "without the last line feed": TEXT.rstrip("\n"),
+    "as the documentation shows it": TEXT.replace("\t", "").replace("\n\n", "\n"),
+    "with blanks and remarks": TEXT.replace("\t", "    ")
+    .replace(
+        "redsocks {", "redsocks{ // the proxy of the house\n\t/* known types: socks4,\n\t * x */"
+    )
+    .replace("socks5;", "socks5; // not socks4")
+    .replace("= 1080;", " =1080 ; # as always")
+    .replace('"kiosk";', '"kiosk"; /* "not me" */'),
+    "with remarks for settings": TEXT.replace(
+        "\tlogin", '\t// login = "x";\n\t# ip = 1.1.1.1;\n\tlogin'
+    ),
+}
+
+
+@pytest.mark.parametrize("text", LIVE.values(), ids=LIVE)
+def test_files_as_they_are_found(text: str) -> None:
+    assert parse(text) == parse(TEXT)
+    assert parse(TEXT).settings["password"] == "s3cret"
+    assert render(parse(text)) == TEXT
+
+
+def test_what_was_in_quotes_stays_in_quotes() -> None:
+    text = TEXT.replace("\ttype", '\tbind = "wlan 0;x";\n\tlistenq = 128;\n\ttype')
+    assert parse(text).settings["bind"] == "wlan 0;x"
+    assert render(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "port", ["0", "65536", "\u00b2", "-1", "", pytest.param("9" * 5000, id="long")]
+)
+def test_a_port_that_is_none_is_no_proxy(port: str) -> None:
+    found = parse(TEXT.replace("1080", port))
+    assert not found.usable
+    assert "port" not in shown(NetworkConfig("h", found))["proxy"]
+
+
+def test_the_port_that_redsocks_listens_on() -> None:
+    assert local_port(TEXT) == local_port("") == 12345
+    assert local_port(TEXT.replace("12345", "31338")) == 31338
 
 
 def test_what_is_written_reads_back() -> None:

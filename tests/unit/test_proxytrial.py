@@ -25,7 +25,7 @@ from balena_agent.core.proxytrial import (
     to_json,
 )
 from balena_agent.core.redsocks import Proxy, parse
-from balena_agent.host.proxytrial import KEY, ProxyTrial
+from balena_agent.host.proxytrial import KEY, UNSETTLED, ProxyTrial
 
 NONE = Files(None, None)
 OLD, NEW, NEWER = Files("old", None), Files("new", "10.0.0.1"), Files("newer", None)
@@ -196,6 +196,20 @@ def test_a_trial_goes_on_after_a_restart(boot: str) -> None:
     again.trial.start()
     until(lambda: again.kept is None, "taken back")
     assert again.host.now == NONE
+
+
+def test_what_the_units_have_not_taken_up_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cloud and no trial: the agent died, or lost the bus, between the files and the units."""
+    world, put = World(), []
+    world.cloud = None
+    world.host.now = Files.of(RIGHT, ())
+    monkeypatch.setattr(world.host, "put", put.append)
+    world.trial.start()
+    assert put == [] and no_thread()
+    world.memory.kept[UNSETTLED] = True
+    world.trial.start()
+    until(lambda: put == [Files.of(RIGHT, ())], "put once more")
+    until(no_thread, "that was all")
 
 
 def test_a_change_that_never_came_is_forgotten() -> None:
