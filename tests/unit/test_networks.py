@@ -5,6 +5,7 @@ The live ones are what dockerd 20.10 answers for the bodies (spec 20 §19, 21 §
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,6 +138,61 @@ def test_s21_s22_a_subnet_that_comes_or_goes_is_a_difference() -> None:
     plain, chosen = network({}), network({"ipam": {"config": [SUBNET]}})
     assert [d.field for d in network_differences(chosen, live_network(plain))] == ["ipam_config"]
     assert [d.field for d in network_differences(plain, live_network(chosen))] == ["ipam_config"]
+
+
+V4, V6 = {"subnet": "172.31.1.0/24"}, {"subnet": "fd00:1::/64"}
+SHOWN_V4, SHOWN_V6 = {"Subnet": "172.31.1.0/24"}, {"Subnet": "fd00:1::/64"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ([V4], [{**SHOWN_V4, "Gateway": "172.31.1.1"}]),
+        ([V6, V4], [SHOWN_V4, SHOWN_V6]),
+        ([V6], [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}, SHOWN_V6]),
+        (
+            [V6, V4],
+            [{**SHOWN_V4, "Gateway": "172.31.1.1"}, {**SHOWN_V6, "Gateway": "fd00:1::1"}],
+        ),
+    ],
+    ids=["gateway after a restart", "order", "its own IPv4", "both after a restart"],
+)
+def test_what_the_engine_adds_to_addresses_is_no_difference(asked: Any, shown: Any) -> None:
+    """As dockerd 20.10 shows them, before and after it was started anew."""
+    wanted = network({"enable_ipv6": True, "ipam": {"config": asked}})
+    live = replace(live_network(wanted), ipam_config=tuple(shown))
+    assert network_differences(wanted, live) == ()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [],
+        [{"Subnet": "172.31.2.0/24"}],
+        [SHOWN_V4, {"Subnet": "172.31.2.0/24"}],
+        [{**SHOWN_V4, "IPRange": "172.31.1.0/28"}],
+        [SHOWN_V6],
+    ],
+    ids=str,
+)
+def test_other_addresses_are_a_difference(shown: Any) -> None:
+    wanted = network({"ipam": {"config": [V4]}})
+    live = replace(live_network(wanted), ipam_config=tuple(shown))
+    assert [d.field for d in network_differences(wanted, live)] == ["ipam_config"]
+
+
+def test_a_gateway_that_was_asked_for_is_compared() -> None:
+    wanted = network({"ipam": {"config": [{**V4, "gateway": "172.31.1.9"}]}})
+    other = replace(live_network(wanted), ipam_config=({**SHOWN_V4, "Gateway": "172.31.1.1"},))
+    assert [d.field for d in network_differences(wanted, other)] == ["ipam_config"]
+
+
+@pytest.mark.parametrize(
+    "entry", [{"ip_range": "10.0.0.0/28"}, {"aux_addresses": {"a": "10.0.0.9"}}]
+)
+def test_addresses_without_a_subnet_are_refused_in_words(entry: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"networks\.n\.ipam\.config.*10\.0\.0\..*need a subnet"):
+        network({"ipam": {"config": [entry]}})
 
 
 def test_s24_leaving_config_only_is_a_difference() -> None:
