@@ -296,6 +296,15 @@ def test_parts_of_a_health_check_that_the_engine_refuses_are_ignored(part: Any) 
     assert warns({"healthcheck": check}, f"healthcheck.{next(iter(part))}")
 
 
+@pytest.mark.parametrize("test", [["CMD"], ["CMD-SHELL"], ["curl", "-f", "http://x"], [""]])
+def test_a_check_that_is_none_is_ignored(test: Any) -> None:
+    """The engine (20.10) panics at the first try of a bare CMD, and never tries a strange kind."""
+    composition = {"healthcheck": {"test": test, "retries": 2}}
+    assert field("Healthcheck", composition) == {"Test": ["NONE"], "Retries": 2}
+    assert field("Healthcheck", composition, image=RICH)["Test"] == ["CMD", "true"]
+    assert warns(composition, "healthcheck.test", "ignored")
+
+
 # ---- host configuration --------------------------------------------------------------------------
 
 
