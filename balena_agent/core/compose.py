@@ -22,7 +22,13 @@ from .environment import app_environment
 from .errors import InvalidInput
 from .fields import Notes
 from .jsonread import Json
-from .names import current_labels, network_name, volume_name
+from .names import (
+    current_labels,
+    names_containers,
+    names_networks,
+    network_name,
+    volume_name,
+)
 from .networks import network_spec, volume_spec
 from .observed import HostFacts, Image
 from .spec import NetworkSpec
@@ -58,6 +64,8 @@ def desired_app(
     found = replace(found, commit=release.commit)
     if app.uuid in SUPERVISOR_APPS:
         return found
+    if problem := _nameless(app, release):
+        return replace(found, problem=problem)
     services = {name: s for name, s in release.services.items() if _is_container(app, s)}
     found, services = _judged(found, services, facts)
     if found.problem:
@@ -76,6 +84,17 @@ def desired_app(
     return replace(
         found, services=_with_app_notes(ready, notes), networks=networks, volumes=volumes
     )
+
+
+def _nameless(app: App, release: Release) -> str:
+    """Why the engine's objects of an app could not be named, or not be known again: they would be
+    made anew for ever."""
+    where = Notes(f"app {app.name!r}")
+    if not names_networks(app.uuid):
+        return str(where.refusal("uuid", app.uuid, "expecting hexadecimal digits"))
+    if not names_containers(release.commit):
+        return str(where.refusal("commit", release.commit, "expecting letters, digits, _, . and -"))
+    return ""
 
 
 def _judged(

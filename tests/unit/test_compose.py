@@ -6,6 +6,7 @@ Cases of the conformance table (M.., S..) carry their number in the name.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -929,6 +930,33 @@ def test_s53_services_of_the_host_app_that_are_parts_of_the_os_are_left_out() ->
         "plain",
     ]
     assert len(desired(app(*services)).services) == 4
+
+
+@pytest.mark.parametrize("commit", ["v1.2.3", "local_1-2", "c0ffee"])
+def test_a_commit_of_a_user_is_known_again_in_the_name_of_the_container(commit: str) -> None:
+    made = app(service())
+    assert made.release
+    found = main_of(desired(replace(made, release=replace(made.release, commit=commit))))
+    assert found.container_name.commit == commit
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"commit": "my release"}, ("commit", "my release", "letters, digits")),
+        ({"commit": "a/b"}, ("commit", "a/b")),
+        ({"uuid": "my-app"}, ("uuid", "my-app", "hexadecimal")),
+    ],
+    ids=str,
+)
+def test_an_app_whose_objects_cannot_be_named_is_rejected(parts: Any, words: Any) -> None:
+    made = app(service())
+    assert made.release
+    commit = parts.get("commit", "c0ffee")
+    release = replace(made.release, commit=commit)
+    found = desired(replace(made, uuid=parts.get("uuid", "abcd"), release=release))
+    assert not found.services
+    assert all(word in found.problem for word in words), found.problem
 
 
 @pytest.mark.parametrize("uuid", sorted(SUPERVISOR_APPS))

@@ -258,6 +258,7 @@ def test_rubbish_is_noted_and_left_out(raw: Any) -> None:
         ("abcd_default", OURS, "abcd", 7),
         ("7_default", {"io.balena.supervised": "true"}, "7", 7),
         ("12345678_default", OURS, "12345678", 7),
+        ("user-app_default", OURS, "user-app", 7),
         ("abcd_a_b", {"io.resin.supervised": "true", "io.resin.app-id": "7"}, "abcd", 7),
     ],
 )

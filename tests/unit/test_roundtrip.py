@@ -300,6 +300,8 @@ def test_containers_that_are_not_ours_are_none(labels: dict[str, str]) -> None:
         ("/main_4_5_123456", "main", "123456"),
         ("/main_4_5", "main", ""),
         ("/old_main_4_5_c0ffee", "main", "c0ffee"),
+        ("/main_4_5_v1.2.3", "main", "v1.2.3"),
+        ("/main_4_5_my-release_6_7", "main", "my-release_6_7"),
     ],
 )
 def test_names_are_read_with_the_help_of_the_label(raw: str, service: str, commit: str) -> None:
