@@ -22,13 +22,13 @@ from golden_bodies import (
 )
 
 from balena_agent.core.body import image_from_inspect, joins
-from balena_agent.core.compose import SUPERVISOR_APPS, desired_app
+from balena_agent.core.compose import desired_app
 from balena_agent.core.composition import _FIELDS
 from balena_agent.core.dependencies import cycle
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.process import clean_path, split_command
-from balena_agent.core.target import App
+from balena_agent.core.target import SUPERVISOR_APPS, App
 
 RICH = image_from_inspect(
     {

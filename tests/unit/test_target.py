@@ -11,7 +11,14 @@ import pytest
 
 from balena_agent.core.errors import InvalidInput, InvalidTarget
 from balena_agent.core.jsonread import parse_object, truth, whole_number
-from balena_agent.core.target import images_of, read_local, read_preload, read_v3
+from balena_agent.core.target import (
+    SUPERVISOR_APPS,
+    images_of,
+    images_to_run,
+    read_local,
+    read_preload,
+    read_v3,
+)
 
 DATA = Path(__file__).parent / "data" / "targets"
 BAD = json.loads((DATA / "bad-local.json").read_text())
@@ -132,6 +139,29 @@ def test_S38_bad_cloud_targets(change: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidTarget) as refused:
         read_v3(v3(**change), "dev1")
     assert words in str(refused.value)
+
+
+def test_images_of_the_os_and_of_the_peer_are_not_ours_to_remove_or_to_wait_for() -> None:
+    """What the agent owns it removes once no service needs it: never the way back to the peer."""
+    document = v3()
+    apps = document["dev1"]["apps"]
+
+    def release(**images: str) -> dict[str, Any]:
+        plain = {"id": 3, "image_id": 4, "environment": {}, "labels": {}}
+        root = {"labels": {"io.balena.image.store": "root"}}
+        services = {
+            name: plain | {"image": image} | (root if name == "os" else {})
+            for name, image in images.items()
+        }
+        return {"r": {"id": 9, "services": services}}
+
+    peer, os = sorted(SUPERVISOR_APPS)[0], "05"
+    apps[peer] = {"id": 8, "name": "peer", "releases": release(main="r.x/peer:1")}
+    parts = release(os="r.x/os:1", extra="r.x/extra:1")
+    apps[os] = {"id": 9, "name": "os", "is_host": True, "releases": parts}
+    target = read_v3(document, "dev1")
+    assert images_to_run(target) == {"img:1", "r.x/extra:1"}
+    assert images_of(target) == {"img:1", "r.x/extra:1", "r.x/peer:1", "r.x/os:1"}
 
 
 def test_a_target_for_another_device_is_refused() -> None:
