@@ -500,12 +500,49 @@ def test_a_path_for_which_there_is_a_label_is_told() -> None:
     "volume",
     ["v:/a:bad", "v:a", "a b:/x", "v:/a:ro:z", 5, {"type": "npipe", "target": "/x"}, "v:/",
      {"type": "volume", "source": "/abs", "target": "/x"}, {"type": "volume"}, "rel", "",
-     {"type": "volume", "source": 5, "target": "/x"}, "v:/tmp/balena", "v:/tmp/resin/"],
+     {"type": "volume", "source": 5, "target": "/x"}, "v:/tmp/balena", "v:/tmp/resin/",
+     "v:/a:ro,rw", "v:/a:z,Z", "v:/a:ro,ro", "v:/a:", "v:/a:rshared"],
 )  # fmt: skip
 def test_volumes_that_the_engine_would_refuse_are_ignored(volume: Any) -> None:
     found = compile_main({"volumes": [volume]})
     assert our_body(found) == our_body(compile_main({}))
     assert found.warnings
+
+
+@pytest.mark.parametrize("mode", ["cached", "delegated", "rw,nocopy,z", "ro,consistent"])
+def test_modes_of_which_the_engine_takes_one_of_each_kind(mode: str) -> None:
+    assert binds(f"v:/a:{mode}") == [f"7_v:/a:{mode}"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sent"),
+    [
+        ({"type": "tmpfs", "bind": {"propagation": "rshared"}}, {"Type": "tmpfs"}),
+        ({"type": "tmpfs", "volume": {"nocopy": True}}, {"Type": "tmpfs"}),
+        (
+            {"type": "volume", "source": "v", "bind": {"propagation": "rshared"}},
+            {"Type": "volume", "Source": "7_v"},
+        ),
+        (
+            {"type": "volume", "source": "v", "tmpfs": {"size": "1m"}},
+            {"Type": "volume", "Source": "7_v"},
+        ),
+        ({"type": "volume", "read_only": True}, {"Type": "volume"}),
+    ],
+    ids=str,
+)
+def test_options_that_the_engine_refuses_for_this_kind_of_mount_are_ignored(
+    entry: Any, sent: Any
+) -> None:
+    composition = {"volumes": [{**entry, "target": "/x"}]}
+    assert host("Mounts", composition) == [{**sent, "Target": "/x"}]
+    assert warns(composition, "volumes.", "ignored")
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/tmp/balena", "/tmp/resin/:size=1m"])
+def test_a_tmpfs_that_cannot_be_is_ignored(path: str) -> None:
+    assert host("Tmpfs", {"tmpfs": [path, "/run"]}) == {"/run": ""}
+    assert warns({"tmpfs": [path]}, "tmpfs", path, "ignored")
 
 
 def test_m54_m55_long_volumes() -> None:
