@@ -333,6 +333,50 @@ def test_m41_m42_extra_hosts(value: Any, expected: list[str]) -> None:
     assert host("ExtraHosts", {"extra_hosts": value}) == expected
 
 
+@pytest.mark.parametrize("entry", ["db:database", "a:1.1.1.1,b:2.2.2.2", "a:1.2.3", "a:1.1.1.300"])
+def test_a_host_without_an_address_is_ignored(entry: str) -> None:
+    """The engine would never create the container."""
+    wanted = {"extra_hosts": [entry, "up:host-gateway", "c:::1"]}
+    assert host("ExtraHosts", wanted) == ["c:::1", "up:host-gateway"]
+    assert warns(wanted, "extra_hosts", entry, "IP address")
+
+
+@pytest.mark.parametrize("mac", ["zz", "02:42:ac:11:65", "0242ac116543"])
+def test_what_is_no_hardware_address_is_ignored(mac: str) -> None:
+    for wanted in ({"mac_address": mac}, {"networks": {"a": {"mac_address": mac}}}):
+        assert field("MacAddress", wanted) == ""
+        assert warns(wanted, "mac_address", mac, "expecting")
+
+
+@pytest.mark.parametrize("value", [-1, "-5", "x"])
+def test_cpu_shares_below_zero_mean_the_default(value: Any) -> None:
+    assert host("CpuShares", {"cpu_shares": value}) == 0
+    assert warns({"cpu_shares": value}, "cpu_shares", "ignored")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"nofiles": 5},
+        {"nofile": {"soft": 2048, "hard": 1024}},
+        {"nofile": {"soft": -1, "hard": 1024}},
+    ],
+    ids=str,
+)
+def test_limits_that_the_kernel_refuses_are_ignored(limits: Any) -> None:
+    wanted = {"ulimits": {**limits, "memlock": -1, "core": {"soft": 0, "hard": -1}}}
+    names = [limit["Name"] for limit in host("Ulimits", wanted)]
+    assert sorted(names) == ["core", "memlock"]
+    assert warns(wanted, "ulimits", *limits, "ignored")
+
+
+def test_a_variable_with_a_null_character_is_left_out_without_its_value() -> None:
+    found = compile_main({"environment": {"A": "se\0cret"}}, environment={"B": "\0", "C": "c"})
+    assert {"A", "B", "C"} & variables(found).keys() == {"C"}
+    told = " ".join(found.warnings)
+    assert "environment.A" in told and "environment.B" in told and "cret" not in told
+
+
 def test_m34_d2_sysctls_as_list_are_split_at_the_first_equals_sign() -> None:
     assert host("Sysctls", {"sysctls": ["a.b=c=d"]}) == {"a.b": "c=d"}
     assert host("Sysctls", {"sysctls": {"a.b": 1}}) == {"a.b": "1"}
