@@ -655,6 +655,16 @@ def test_d2_m84_m85_m86_sources_of_the_environment() -> None:
     assert not typed.warnings
 
 
+def test_an_entry_of_a_list_that_is_no_assignment_is_named_without_its_value() -> None:
+    entries = [{"io.balena.features.dbus": "s3cret"}, 5, None, "=s3cret"]
+    found = compile_main({"labels": entries, "environment": entries})
+    told = "\n".join(found.warnings)
+    assert "labels: entry with io.balena.features.dbus: is ignored" in told
+    assert "environment: entry of type int is ignored: expecting NAME=VALUE" in told
+    assert "environment: entry of type null is ignored" in told
+    assert "s3cret" not in told
+
+
 def test_names_of_variables_that_the_engine_refuses_are_left_out() -> None:
     found = compile_main({"environment": {"": "x", "A=B": "y", "OK": "z"}})
     assert variables(found)["OK"] == "z"

@@ -351,6 +351,12 @@ def test_s25_every_part_of_a_volume_counts(change: Any, field: str) -> None:
     assert [d.field for d in found] == [field]
 
 
+def test_the_password_of_a_network_share_is_not_shown() -> None:
+    old = volume({"driver_opts": {"type": "cifs", "o": "username=u,password=hidden"}})
+    new = volume({"driver_opts": {"type": "cifs", "o": "username=u,password=secret"}})
+    assert [str(d) for d in volume_differences(new, old)] == ["driver_opts changed"]
+
+
 def test_s43_a_volume_without_labels_is_adopted_if_its_app_is_known() -> None:
     inspect = {"Name": "1_data", "Driver": "local", "Labels": None, "Options": None}
     assert volume_from_inspect(inspect) is None

@@ -222,6 +222,12 @@ def test_values_of_variables_are_not_shown() -> None:
     assert [str(d) for d in differences(new, old)] == ["Env.A changed", "Env.B changed"]
 
 
+def test_values_of_command_lines_are_not_shown() -> None:
+    old = compile_main({"command": ["serve", "--password", "hidden"]}).spec
+    new = compile_main({"command": ["serve", "--password", "secret"]}).spec
+    assert [str(d) for d in differences(new, old)] == ["Cmd changed"]
+
+
 def test_surplus_networks_and_aliases_are_no_difference_but_missing_ones_are() -> None:
     two = compile_main({"networks": {"a": {"aliases": ["z"]}, "b": None}}).spec
     one = compile_main({"networks": {"a": None}}).spec
