@@ -763,6 +763,16 @@ def test_m80_m81_labels_of_the_resin_era_and_of_the_image_count() -> None:
     assert "/run/dbus:/host/run/dbus" in host("Binds", {}, image=image)
 
 
+def test_features_that_only_the_image_asks_for_are_told() -> None:
+    image = image_from_inspect({"Id": "i", "Config": {"Labels": {"io.resin.features.dbus": "1"}}})
+    sysfs = {"labels": {"io.balena.features.sysfs": "1"}}
+    told = [line for line in compile_main(sysfs, image=image).warnings if "switch on" in line]
+    assert [line.partition("labels of ")[2] for line in told] == ["image img:1 switch on: dbus"]
+    same = {"labels": ["io.balena.features.dbus=1"]}
+    assert not compile_main(same, image=image).warnings
+    assert not compile_main({}, labels={"io.resin.features.dbus": "1"}, image=image).warnings
+
+
 def test_m82_our_labels_cannot_be_overridden() -> None:
     theirs = {"io.balena.app-id": "99", "io.resin.service-name": "x", "io.balena.supervised": "no"}
     found = compile_main({"labels": theirs}, labels=theirs).spec.fields["Labels"]
