@@ -301,14 +301,15 @@ def _no_twins(node: Node, services: list[Service]) -> None:
 
 def _service_v2(node: Node, key: str) -> Service:
     value = node.mapping(required=True)
-    if whole_number(key) is None:
-        node.problems.add(node.path, key, "service id (a whole number) as key")
+    service_id = whole_number(key)
+    if service_id is None or service_id < 0:
+        node.problems.add(node.path, key, "service id (a whole number of at least 0) as key")
     nested = node.child("composition").mapping()
     flat = {k: v for k, v in value.items() if k not in _NOT_COMPOSITION}
     contract = node.child("contract")
     return Service(
         name=node.child("serviceName").matching(_NAME, f"service {_NAME_RULE}"),
-        service_id=whole_number(key) or 0,
+        service_id=service_id or 0,
         image_id=node.child("imageId").number(),
         image=node.child("image").matching(_IMAGE, _IMAGE_RULE),
         running=node.child("running").boolean(True),

@@ -103,6 +103,16 @@ def test_an_app_without_commit_has_no_release_and_null_or_missing_parts_are_empt
     assert read_local({"local": None}).apps == {}
 
 
+def test_S38_a_service_id_below_zero_is_refused() -> None:
+    document = changed({})
+    services = document["local"]["apps"]["1"]["services"]
+    services["-5"] = {**services["1"], "serviceName": "other"}
+    with pytest.raises(
+        InvalidTarget, match=r"service id .* as key at \$\.local\.apps\.1\.services\.-5"
+    ):
+        read_local(document)
+
+
 def test_two_services_of_one_name_are_refused() -> None:
     document = changed({})
     services = document["local"]["apps"]["1"]["services"]
