@@ -8,6 +8,7 @@ all, whatever is declared. A service that shares the namespace of another names 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,6 +26,7 @@ _ENTRY_FIELDS: Final = (
 _ENTRY_NAMES: Final = MappingProxyType(
     {spelling: name for name in _ENTRY_FIELDS for spelling in (name, camel(name))}
 )
+_MAC: Final = re.compile(r"(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}\Z")
 _IPC_MODES: Final = ("none", "private", "shareable", "host")
 
 
@@ -71,9 +73,20 @@ def attachment(
     main = _main(mode, declared)
     members = {main: declared.get(main, {}), **declared} if main else declared
     endpoints = tuple(_endpoint(name, e, service, around, notes) for name, e in members.items())
-    mac = plain(members[main].get("mac_address")) if main else None
+    mac = members[main].get("mac_address") if main else None
+    if mac is not None:
+        mac = mac_address(mac, f"networks.{main}.mac_address", notes)
     engine_mode = network_name(around.app_uuid, main) if main else mode
     return Attachment(engine_mode, endpoints, mac or "")
+
+
+def mac_address(value: Json, name: str, notes: Notes) -> str | None:
+    """An address of six bytes, in the user's spelling."""
+    found = text(value, name, notes)
+    if found and not _MAC.match(found):
+        notes.ignored(name, value, "expecting an address such as 02:42:ac:11:65:43")
+        return None
+    return found
 
 
 def _main(mode: str, declared: Mapping[str, Mapping[str, Json]]) -> str:

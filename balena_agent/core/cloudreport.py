@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .compose import SUPERVISOR_APPS
 from .hardware import Metrics
 from .jsonread import Json
 from .names import normal_image
@@ -24,7 +23,7 @@ from .observed import Container
 from .snapshot import Snapshot
 from .sources import LOCAL
 from .status import View, local_mode, target_apps, view_of
-from .target import App, Release
+from .target import SUPERVISOR_APPS, App, Release
 
 Report = dict[str, Json]
 

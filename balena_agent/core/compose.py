@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final
 
 from .attachments import Surroundings, supervisor_endpoint
 from .composition import Compiled, Scope, compiled_service
@@ -22,22 +21,11 @@ from .environment import app_environment
 from .errors import InvalidInput
 from .fields import Notes
 from .jsonread import Json
-from .names import current_labels, network_name, volume_name
+from .names import names_containers, names_networks, network_name, volume_name
 from .networks import network_spec, volume_spec
 from .observed import HostFacts, Image
 from .spec import NetworkSpec
-from .target import App, Release, Service
-
-SUPERVISOR_APPS: Final = frozenset(
-    {
-        "52e35121417640b1b28a680504e4039b",
-        "900de4f3cbac4b9bbd232885a35e407b",
-        "2e66a95795c149959c69472a8c2f92b8",
-        "531b357e155c480cbec0fdd33041a1f5",
-        "6822565f766e413e96d9bebe2227cdcc",
-    }
-)
-"""Apps that deliver the peer itself: never run here (spec 20 §8)."""
+from .target import SUPERVISOR_APPS, App, Release, Service, is_container
 
 
 def desired_app(
@@ -58,7 +46,9 @@ def desired_app(
     found = replace(found, commit=release.commit)
     if app.uuid in SUPERVISOR_APPS:
         return found
-    services = {name: s for name, s in release.services.items() if _is_container(app, s)}
+    if problem := _nameless(app, release):
+        return replace(found, problem=problem)
+    services = {name: s for name, s in release.services.items() if is_container(app, s)}
     found, services = _judged(found, services, facts)
     if found.problem:
         return found
@@ -78,6 +68,17 @@ def desired_app(
     )
 
 
+def _nameless(app: App, release: Release) -> str:
+    """Why the engine's objects of an app could not be named, or not be known again: they would be
+    made anew for ever."""
+    where = Notes(f"app {app.name!r}")
+    if not names_networks(app.uuid):
+        return str(where.refusal("uuid", app.uuid, "expecting hexadecimal digits"))
+    if not names_containers(release.commit):
+        return str(where.refusal("commit", release.commit, "expecting letters, digits, _, . and -"))
+    return ""
+
+
 def _judged(
     found: DesiredApp, services: dict[str, Service], facts: HostFacts
 ) -> tuple[DesiredApp, dict[str, Service]]:
@@ -89,15 +90,6 @@ def _judged(
         return replace(found, problem=rejection(found.name or found.uuid, verdict)), {}
     kept = {name: service for name, service in services.items() if name not in verdict.unmet}
     return replace(found, left_out=verdict.optional, warnings=(omission(verdict),)), kept
-
-
-def _is_container(app: App, service: Service) -> bool:
-    """Services of the host app are mostly parts of the OS, not containers (spec 20 §8)."""
-    if not app.is_host:
-        return True
-    known = current_labels(service.labels)
-    image_class = known.get("io.balena.image.class", "service")
-    return image_class == "service" and known.get("io.balena.image.store", "data") == "data"
 
 
 def _services(

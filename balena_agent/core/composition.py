@@ -18,6 +18,7 @@ from .attachments import (
     Surroundings,
     attachment,
     ipc_mode,
+    mac_address,
     pid_mode,
     supervisor_endpoint,
 )
@@ -25,7 +26,7 @@ from .canonical import DEFAULTS, canonical
 from .dependencies import dependencies
 from .desired import HANDOVER_SECONDS, DesiredService
 from .environment import environment, labels
-from .features import Features, enabled, features
+from .features import Features, enabled, features, of_image
 from .fields import (
     LARGEST,
     Notes,
@@ -39,6 +40,7 @@ from .fields import (
     one_of,
     strings,
     text,
+    text_map,
     whole_and_positive,
 )
 from .isolation import (
@@ -61,7 +63,7 @@ from .mounts import (
     service_volumes,
     tmpfs,
 )
-from .names import HANDOVER_TIMEOUT, STRATEGY, ContainerName
+from .names import HANDOVER_TIMEOUT, STRATEGY, ContainerName, current_labels
 from .observed import HostFacts, Image, ImageConfig
 from .process import (
     canonical_healthcheck,
@@ -97,7 +99,7 @@ _FIELDS: Final[Mapping[str, tuple[str, Reader]]] = MappingProxyType(
         "working_dir": ("WorkingDir", working_dir),
         "stop_signal": ("StopSignal", stop_signal),
         "stop_grace_period": ("StopTimeout", grace_period),
-        "mac_address": ("MacAddress", text),
+        "mac_address": ("MacAddress", mac_address),
         "init": ("HostConfig.Init", boolean),
         "read_only": ("HostConfig.ReadonlyRootfs", boolean),
         "privileged": ("HostConfig.Privileged", boolean),
@@ -116,7 +118,7 @@ _FIELDS: Final[Mapping[str, tuple[str, Reader]]] = MappingProxyType(
         "sysctls": ("HostConfig.Sysctls", sysctls),
         "ulimits": ("HostConfig.Ulimits", ulimits),
         "restart": ("HostConfig.RestartPolicy", restart_policy),
-        "cpu_shares": ("HostConfig.CpuShares", integer),
+        "cpu_shares": ("HostConfig.CpuShares", integer_within(0, LARGEST)),
         "cpu_quota": ("HostConfig.CpuQuota", integer),
         "oom_score_adj": ("HostConfig.OomScoreAdj", integer_within(-1000, 1000)),
         "oom_kill_disable": ("HostConfig.OomKillDisable", boolean),
@@ -178,6 +180,8 @@ def compiled_service(service: Service, scope: Scope, notes: Notes) -> Compiled:
     networks = attachment(asked, service.name, scope.around, notes)
     all_labels = labels(service, app, asked.get("labels"), config.labels, notes)
     names = enabled(all_labels, notes)
+    if names and config.labels:
+        _tell_inherited(service, asked.get("labels"), names, config.labels, notes)
     key = scope.service_key(app.app_id, service.name) if "supervisor-api" in names else ""
     extras = features(names, facts, networks.mode == "host", key)
     volumes = service_volumes(asked.get("volumes"), app.app_id, notes)
@@ -196,6 +200,20 @@ def compiled_service(service: Service, scope: Scope, notes: Notes) -> Compiled:
         tuple(volumes.names),
         extras.supervisor_api,
     )
+
+
+def _tell_inherited(
+    service: Service,
+    composed: Json,
+    names: frozenset[str],
+    image: Mapping[str, str],
+    notes: Notes,
+) -> None:
+    """A feature gives a container power over the host: one that only its image asks for is told
+    (spec 21 §4)."""
+    own = {**text_map(composed, "labels", Notes(""), null=""), **service.labels}
+    if brought := of_image(names, current_labels(image), current_labels(own)):
+        notes.say(f"labels of image {service.image} switch on: {', '.join(brought)}")
 
 
 def _desired(

@@ -71,7 +71,11 @@ def environment(
         **service.environment,
     }
     kept = {"DOCKER_HOST": before["DOCKER_HOST"]} if before.get("DOCKER_HOST") else {}
-    return without_device_name({**before, **features, **kept})
+    found = without_device_name({**before, **features, **kept})
+    for name in [name for name, value in found.items() if "\0" in value]:
+        notes.say(f"environment.{name} is ignored: its value has a null character")
+        del found[name]
+    return found
 
 
 def _composition_environment(value: Json, notes: Notes) -> dict[str, str]:

@@ -87,6 +87,12 @@ def enabled(labels: Mapping[str, str], notes: Notes) -> frozenset[str]:
     return frozenset(found)
 
 
+def of_image(names: frozenset[str], image: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """Those features that nobody has asked for but the image; all labels with today's names."""
+    brought = (n for n in names if PREFIX + n in image and PREFIX + n not in own)
+    return sorted(n for n in brought if n in _BINDS or n in _OTHERS)
+
+
 def features(names: frozenset[str], facts: HostFacts, host_mode: bool, key: str) -> Features:
     """The additions of the named features. `key` is the service's API key, "" if there is none."""
     if not names:

@@ -192,8 +192,19 @@ def _text_map_of_list(
         elif key and null is not None:
             found[key] = null
         else:
-            notes.say(f"{name}: entry {shown(key)} is ignored: expecting NAME=VALUE")
+            notes.say(f"{name}: entry {_entry(item)} is ignored: expecting NAME=VALUE")
     return found
+
+
+def _entry(item: Json) -> str:
+    """An entry that is no NAME=VALUE, without what may be its value."""
+    if isinstance(item, Mapping):  # `- NAME: VALUE`, a common slip
+        return "with " + ", ".join(f"{key}:" for key in item)
+    return shown(item.partition("=")[0]) if isinstance(item, str) else f"of type {_kind(item)}"
+
+
+def _kind(value: Json) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def memory(value: Json, name: str, notes: Notes) -> int | None:

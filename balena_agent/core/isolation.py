@@ -7,6 +7,7 @@ would refuse for ever.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 
 from .canonical import is_selinux_label
@@ -14,6 +15,12 @@ from .fields import LARGEST, Notes, plain, strings, text, text_map, whole
 from .jsonread import Json
 
 _LONGEST_LABEL = 63
+_GATEWAY = "host-gateway"
+"""The engine's word for the address of the host."""
+_LIMITS = frozenset(
+    {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+     "rss", "rtprio", "rttime", "sigpending", "stack"}
+)  # fmt: skip
 
 
 def hostname(value: Json, name: str, notes: Notes) -> str | None:
@@ -45,11 +52,21 @@ def extra_hosts(value: Json, name: str, notes: Notes) -> list[str] | None:
     found = []
     for entry in entries:
         host, separator, address = entry.replace("=", ":", 1).partition(":")
-        if host and separator and address:
-            found.append(f"{host.strip()}:{_without_brackets(address.strip())}")
-        else:
+        address = _without_brackets(address.strip())
+        if not (host and separator and address):
             notes.ignored(name, entry, "expecting name:address")
+        elif not _is_address(address):
+            notes.ignored(name, entry, f"expecting an IP address or {_GATEWAY} after the name")
+        else:
+            found.append(f"{host.strip()}:{address}")
     return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return text == _GATEWAY or bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _hosts_of_map(value: Mapping[str, Json]) -> Iterator[str]:
@@ -85,8 +102,12 @@ def ulimits(value: Json, name: str, notes: Notes) -> list[dict[str, Json]] | Non
     found: list[dict[str, Json]] = []
     for limit, amount in value.items():
         pair = _soft_and_hard(amount)
-        if pair is None:
+        if limit not in _LIMITS:
+            notes.ignored(f"{name}.{limit}", amount, "no such limit")
+        elif pair is None:
             notes.ignored(f"{name}.{limit}", amount, "expecting a number or {soft, hard}")
+        elif _above(*pair):
+            notes.ignored(f"{name}.{limit}", amount, "soft is more than hard")
         else:
             found.append({"Name": limit, "Soft": pair[0], "Hard": pair[1]})
     return found
@@ -102,6 +123,11 @@ def _soft_and_hard(amount: Json) -> tuple[int, int] | None:
     if first is None or second is None or max(abs(first), abs(second)) > LARGEST:
         return None
     return (first, second)
+
+
+def _above(soft: int, hard: int) -> bool:
+    """-1 is no limit at all."""
+    return hard != -1 and (soft > hard or soft == -1)
 
 
 def is_network_sysctl(name: str) -> bool:

@@ -99,7 +99,7 @@ class Node:
         if self.value is None and default is not None:
             return default
         found = whole_number(self.value)
-        if found is None or found < 0:
+        if found is None or not 0 <= found <= _LARGEST:
             self.bad("whole number of at least 0")
             return default or 0
         return found
@@ -121,6 +121,8 @@ class Node:
         return default
 
 
+_LARGEST = 2**63 - 1
+"""The store and the engine hold no more."""
 _DIGITS = 64
 """More characters than any number of ours has: Python refuses to read very long ones."""
 

@@ -19,7 +19,8 @@ from .names import lock_directory, volume_name
 from .process import clean_path
 
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
-_MODES = frozenset({"ro", "rw", "z", "Z", "nocopy"})
+_MODES = ({"ro", "rw"}, {"z", "Z"}, {"nocopy"}, {"consistent", "cached", "delegated"})
+"""The engine takes one word of each kind."""
 _PERMISSIONS = re.compile(r"[rwm]{1,3}\Z")
 _RESERVED = ("/tmp/resin", "/tmp/balena")
 
@@ -66,12 +67,17 @@ def _short(entry: str, app_id: int, found: ServiceVolumes, notes: Notes) -> None
     if source.startswith(("/", ".", "~")):
         _refuse_host_path(source, entry, notes)
         return
-    bad_mode = len(rest) == 2 and not _MODES.issuperset(rest[1].split(","))
+    bad_mode = len(rest) == 2 and not _is_mode(rest[1])
     if len(rest) > 2 or bad_mode or not _VOLUME.match(source):
         notes.say(f"Ignoring invalid compose volume definition {shown(entry)}")
     elif _usable_target(rest[0], entry, notes):
         found.binds.append(":".join((volume_name(app_id, source), *rest)))
         found.names.append(source)
+
+
+def _is_mode(text: str) -> bool:
+    words = text.split(",")
+    return sum(len(kind.intersection(words)) == 1 for kind in _MODES) == len(words)
 
 
 def _refuse_host_path(source: str, entry: Json, notes: Notes) -> None:
@@ -106,21 +112,30 @@ def _long(entry: Mapping[str, Json], app_id: int, found: ServiceVolumes, notes: 
     if kind == "volume" and isinstance(source, str):
         mount["Source"] = volume_name(app_id, source.strip())
         found.names.append(source.strip())
-    found.mounts.append(mount | _mount_options(entry, notes))
+    found.mounts.append(mount | _mount_options(entry, mount, notes))
 
 
-def _mount_options(entry: Mapping[str, Json], notes: Notes) -> dict[str, Json]:
-    """The options of a long entry. Only what is set is sent."""
+def _mount_options(
+    entry: Mapping[str, Json], mount: Mapping[str, Json], notes: Notes
+) -> dict[str, Json]:
+    """The options of a long entry. Only what is set is sent, and of that only what the engine
+    takes for a mount of this kind."""
     options: dict[str, Json] = {}
+    kind = mount["Type"]
+    for other in ("bind", "volume", "tmpfs"):
+        if other != kind and _part(entry, other):
+            notes.ignored(f"volumes.{other}", entry[other], f"the type of the mount is {kind}")
     read_only = pick(entry, "read_only")
     if read_only is not None and boolean(read_only, "volumes.read_only", notes):
-        options["ReadOnly"] = True
-    nocopy = _part(entry, "volume").get("nocopy")
+        if kind == "volume" and "Source" not in mount:
+            notes.ignored("volumes.read_only", read_only, "a volume without a name is writable")
+        else:
+            options["ReadOnly"] = True
+    nocopy = _part(entry, "volume").get("nocopy") if kind == "volume" else None
     if nocopy is not None and boolean(nocopy, "volumes.volume.nocopy", notes):
         options["VolumeOptions"] = {"NoCopy": True}
-    if propagation := plain(_part(entry, "bind").get("propagation")):
-        options["BindOptions"] = {"Propagation": propagation}
-    if tmpfs := _tmpfs_options(_part(entry, "tmpfs"), notes):
+    tmpfs = _tmpfs_options(_part(entry, "tmpfs"), notes) if kind == "tmpfs" else None
+    if tmpfs:
         options["TmpfsOptions"] = tmpfs
     return options
 
@@ -158,8 +173,10 @@ def tmpfs(value: Json, name: str, notes: Notes) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for entry in entries:
         path, _, options = entry.strip().partition(":")
-        if not path.startswith("/"):
-            notes.ignored(name, entry, "the path must be absolute")
+        if not path.startswith("/") or clean_path(path) == "/":
+            notes.ignored(name, entry, "the path must be absolute and not /")
+        elif clean_path(path) in _RESERVED:
+            notes.ignored(name, entry, f"{path} is where the update locks are")
         elif found.setdefault(path, options) != options:
             raise notes.refusal(name, entry, f"{path} is mounted twice")
     return found

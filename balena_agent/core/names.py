@@ -40,7 +40,10 @@ _CONTAINER = re.compile(
 )
 _VOLUME = re.compile(r"(?P<app>\d+)_(?P<name>\S+)\Z")
 _NAMELESS = re.compile(r"[0-9a-f]{64}\Z")
-_NETWORK = re.compile(r"(?P<app>[0-9a-fA-F]+)_(?P<name>\S+)\Z")
+_APP_UUID = re.compile(r"(?:[0-9a-fA-F]+|user-app)\Z")
+"""The peer calls an app of the oldest preload form `user-app`."""
+_NETWORK = re.compile(r"(?P<app>[0-9a-fA-F]+|user-app)_(?P<name>\S+)\Z")
+_COMMIT = re.compile(r"[0-9a-zA-Z_.-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,16 @@ class ContainerName:
     def __str__(self) -> str:
         tail = f"_{self.commit}" if self.commit else ""
         return f"{self.service}_{self.image_id}_{self.release_id}{tail}"
+
+
+def names_networks(app_uuid: str) -> bool:
+    """Whether the networks of an app with this uuid can be told from those of strangers."""
+    return _APP_UUID.match(app_uuid) is not None
+
+
+def names_containers(commit: str) -> bool:
+    """Whether the engine takes this commit as a part of a container's name."""
+    return _COMMIT.match(commit) is not None
 
 
 def retired_name(name: ContainerName) -> str:

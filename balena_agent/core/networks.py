@@ -3,7 +3,8 @@
 Theory: definition and inspect answer meet in `NetworkSpec` and `VolumeSpec` (spec 20 §19, 21 §14).
 Our own labels are not part of a spec; a subnet that the engine chose by itself is none that anyone
 asked for and is left out, which is what the label `io.balena.private.ipam.config` tells apart. So
-equality is plain equality of specs, but for the driver of a config-only network.
+equality is plain equality of specs, but for the driver of a config-only network, and for what the
+engine adds to the addresses that were asked for: see `_same_addresses`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _IPAM_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"subnet": "Subnet", "gateway": "Gateway", "ip_range": "IPRange"}
 )
 _AUXILIARY: Final = "AuxiliaryAddresses"
+_Addresses = tuple[Mapping[str, Json], ...]
 _BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 
 
@@ -141,6 +143,8 @@ def _ipam_entry(entry: Json, where: str, notes: Notes) -> dict[str, Json]:
         found[_AUXILIARY] = auxiliary
     if "Gateway" in found and "Subnet" not in found:
         raise notes.refusal(where, found["Gateway"], "a gateway needs a subnet")
+    if found and "Subnet" not in found:  # the engine refuses it for ever
+        raise notes.refusal(where, entry, "ip_range and aux_addresses need a subnet")
     return found
 
 
@@ -290,7 +294,30 @@ def volume_from_inspect(
 def network_differences(wanted: NetworkSpec, actual: NetworkSpec) -> tuple[Difference, ...]:
     """What is not as wanted. The engine reports no real driver for a config-only network."""
     ignored = {"driver"} if wanted.config_only else set()
+    if _same_addresses(wanted.ipam_config, actual.ipam_config):
+        ignored.add("ipam_config")
     return _differences(wanted, actual, ignored)
+
+
+def _same_addresses(wanted: _Addresses, actual: _Addresses) -> bool:
+    """Whether a live network has the addresses that were asked for. The engine lists IPv4 before
+    IPv6, adds a subnet of its own for IPv4 where only one for IPv6 was asked for, and since its
+    own next start it tells the gateway that it chose itself."""
+    if not wanted:
+        return not actual
+    families = {_is_ipv6(entry) for entry in wanted}
+    live = [entry for entry in actual if _is_ipv6(entry) in families]
+    ordered = sorted(wanted, key=_is_ipv6)
+    return len(live) == len(ordered) and all(map(_as_asked, ordered, live))
+
+
+def _as_asked(wanted: Mapping[str, Json], live: Mapping[str, Json]) -> bool:
+    chosen = {} if "Gateway" in wanted else {"Gateway": live.get("Gateway")}
+    return {**pruned(chosen), **wanted} == live
+
+
+def _is_ipv6(entry: Mapping[str, Json]) -> bool:
+    return ":" in str(entry.get("Subnet"))
 
 
 def volume_differences(wanted: VolumeSpec, actual: VolumeSpec) -> tuple[Difference, ...]:

@@ -59,7 +59,7 @@ from .steps import (
     SwitchFeature,
     TakeLocks,
 )
-from .target import Target, images_of
+from .target import Target, images_to_run
 
 _NEW_KEY = "made at the creation of the container"
 _ROUNDS = 30
@@ -210,7 +210,7 @@ class _Rehearsal:
 
 def _situation(snapshot: Snapshot, target: Target) -> Situation:
     """What the next plan would stand on, if nothing were under way and nothing had failed."""
-    owned = snapshot.standing.owned_images | {normal_image(name) for name in images_of(target)}
+    owned = snapshot.standing.owned_images | {normal_image(name) for name in images_to_run(target)}
     none: frozenset[str] = frozenset()
     intent = replace(snapshot.intent, power=None, renewals={}, cleanup=none, images=none)
     steps = plan_host(target.config, snapshot.facts.managed, snapshot.host).steps

@@ -40,6 +40,7 @@ _RESTART_NAMES: Final = frozenset({"no", "always", "on-failure", "unless-stopped
 _MILLISECOND: Final = 1_000_000
 _SECOND: Final = 1_000_000_000
 
+_HEALTH_KINDS: Final = ("NONE", "CMD", "CMD-SHELL")
 HEALTH_NUMBERS: Final = ("Interval", "Timeout", "StartPeriod", "Retries")
 
 
@@ -162,7 +163,16 @@ def _health_fields(value: Mapping[str, Json], name: str, notes: Notes) -> dict[s
 def _health_test(value: Json, name: str, notes: Notes) -> list[str] | None:
     if isinstance(value, str):
         return ["CMD-SHELL", value] if value else None
-    return strings(value, name, notes) if value is not None else None
+    found = strings(value, name, notes) if value is not None else None
+    if not found or found == ["NONE"]:
+        return found
+    if found[0] not in _HEALTH_KINDS:
+        notes.ignored(name, value, "expecting NONE, CMD or CMD-SHELL as its first word")
+        return None
+    if len(found) == 1:  # at the first try of a CMD without words the engine itself dies
+        notes.ignored(name, value, "it has no command")
+        return None
+    return found
 
 
 def _health_time(value: Mapping[str, Json], key: str, name: str, notes: Notes) -> int | None:

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from .jsonread import Json, shown
+
+_MAY_BE_SECRET = re.compile(r"(?:Env|Cmd|Entrypoint|Healthcheck|driver_opts)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,9 @@ class Difference:
     new: Json
 
     def __str__(self) -> str:
-        if "Env" in self.field or "key" in self.field.lower():
+        """Without values where secrets use to stand: in variables, command lines, and options of
+        volumes, which hold the passwords of network shares."""
+        if _MAY_BE_SECRET.match(self.field) or "key" in self.field.lower():
             return f"{self.field} changed"
         return f"{self.field}: {shown(self.old)} -> {shown(self.new)}"
 

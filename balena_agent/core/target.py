@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from .errors import InvalidTarget
 from .jsonread import Json, Node, Problems, whole_number
-from .names import normal_image
+from .names import current_labels, normal_image
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _CONFIG_VAR = re.compile(r"[a-zA-Z_][a-zA-Z0-9_:]*\Z")
@@ -31,6 +32,17 @@ _LABEL_RULE = "label name of printable characters without blanks, quotes or back
 _IMAGE_RULE = "image reference (repository[:tag] or repository@digest)"
 
 APP_CLASSES = ("fleet", "app", "block")
+
+SUPERVISOR_APPS: Final = frozenset(
+    {
+        "52e35121417640b1b28a680504e4039b",
+        "900de4f3cbac4b9bbd232885a35e407b",
+        "2e66a95795c149959c69472a8c2f92b8",
+        "531b357e155c480cbec0fdd33041a1f5",
+        "6822565f766e413e96d9bebe2227cdcc",
+    }
+)
+"""Apps that deliver the peer itself: never run here (spec 20 §8)."""
 
 _V1_FEATURES = ("kernel-modules", "firmware", "dbus", "supervisor-api", "resin-api")
 _V1_STRATEGY = (
@@ -167,6 +179,27 @@ def images_of(target: Target) -> frozenset[str]:
     )
 
 
+def images_to_run(target: Target) -> frozenset[str]:
+    """The references of those images of which containers are made here, in normal form. The others
+    are the OS and the peer: not ours to wait for, and never ours to remove."""
+    return frozenset(
+        normal_image(service.image)
+        for app in target.apps.values()
+        if app.release and app.uuid not in SUPERVISOR_APPS
+        for service in app.release.services.values()
+        if is_container(app, service)
+    )
+
+
+def is_container(app: App, service: Service) -> bool:
+    """Services of the host app are mostly parts of the OS, not containers (spec 20 §8)."""
+    if not app.is_host:
+        return True
+    known = current_labels(service.labels)
+    image_class = known.get("io.balena.image.class", "service")
+    return image_class == "service" and known.get("io.balena.image.store", "data") == "data"
+
+
 def _checked(target: Target, problems: Problems) -> Target:
     if problems:
         raise InvalidTarget(tuple(problems.lines))
@@ -268,14 +301,15 @@ def _no_twins(node: Node, services: list[Service]) -> None:
 
 def _service_v2(node: Node, key: str) -> Service:
     value = node.mapping(required=True)
-    if whole_number(key) is None:
-        node.problems.add(node.path, key, "service id (a whole number) as key")
+    service_id = whole_number(key)
+    if service_id is None or service_id < 0:
+        node.problems.add(node.path, key, "service id (a whole number of at least 0) as key")
     nested = node.child("composition").mapping()
     flat = {k: v for k, v in value.items() if k not in _NOT_COMPOSITION}
     contract = node.child("contract")
     return Service(
         name=node.child("serviceName").matching(_NAME, f"service {_NAME_RULE}"),
-        service_id=whole_number(key) or 0,
+        service_id=service_id or 0,
         image_id=node.child("imageId").number(),
         image=node.child("image").matching(_IMAGE, _IMAGE_RULE),
         running=node.child("running").boolean(True),

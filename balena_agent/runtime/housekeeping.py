@@ -13,7 +13,7 @@ import logging
 
 from ..core.origins import to_note
 from ..core.plan import Plan
-from ..core.target import images_of
+from ..core.target import images_to_run
 from .borrowing import Borrowing
 from .commands import Commands
 from .damper import Damper
@@ -55,7 +55,9 @@ class Housekeeping:
             self._notes.forget(gone)
         self._notes.came_from(to_note(self._present.now.desired, observed, self._notes.origins))
         self._commands.prune()
-        images = images_of(self._present.now.target) if self._present.now.target else frozenset()
+        images = (
+            images_to_run(self._present.now.target) if self._present.now.target else frozenset()
+        )
         self._notes.own(images - self._borrowing.found(self._present.now, observed))
         self._notes.disown_absent(images, observed)
 

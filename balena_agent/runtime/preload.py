@@ -19,7 +19,7 @@ from ..core.hostconfig import current_variables
 from ..core.intent import Command, SetTarget
 from ..core.snapshot import Snapshot
 from ..core.sources import PRELOAD
-from ..core.target import Target, images_of, read_preload
+from ..core.target import Target, images_to_run, read_preload
 from ..core.variables import plain_names
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Preload:
             self._target = None
             return
         missing = frozenset(
-            name for name in images_of(self._target) if snapshot.observed.image(name) is None
+            name for name in images_to_run(self._target) if snapshot.observed.image(name) is None
         )
         if missing:
             self._tell(missing)

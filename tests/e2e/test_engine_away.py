@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from e2e_device import UNIT, Device
-from e2e_targets import pair
+from e2e_targets import pair, service, target
 
 UNITS = ("docker.socket", "docker.service")
 NEEDS_ENGINE = (
@@ -104,3 +104,22 @@ def test_an_engine_that_hangs_is_no_reason_to_be_killed(device: Device) -> None:
     device.settled(60)
     assert "A=2" in device.inspect("one")["Config"]["Env"]
     assert device.main_pid() == pid
+
+
+def test_what_the_engine_adds_to_a_network_at_its_start_is_no_difference(device: Device) -> None:
+    """It tells the gateway that it has chosen, which it kept to itself before."""
+    subnets = [{"subnet": "fd00:77::/64"}, {"subnet": "172.31.77.0/24"}]
+    networks = {
+        "plain": {"ipam": {"config": [{"subnet": "172.31.76.0/24"}]}},
+        "six": {"enable_ipv6": True, "ipam": {"config": subnets}},
+    }
+    one = service("one", 1, composition={"networks": {"plain": {"ipv4_address": "172.31.76.9"}}})
+    two = service("two", 2, composition={"networks": ["six"]})
+    document = target(one, two, networks=networks)
+    device.apply(document)
+    before = device.ids()
+    device.exec("systemctl", "restart", "docker.service")
+    device.until(lambda: device.get("EngineState") == "up", 15, "the agent sees the engine again")
+    device.until(lambda: device.running("one", "two"), 15, "the engine runs its containers")
+    device.apply(document)
+    assert device.ids() == before

@@ -19,14 +19,13 @@ from balena_agent.core.cloudreport import (
     releases_of,
     wanted_releases,
 )
-from balena_agent.core.compose import SUPERVISOR_APPS
 from balena_agent.core.hardware import Metrics
 from balena_agent.core.names import ContainerName
 from balena_agent.core.observed import HostFacts, HostState, Obtained
 from balena_agent.core.situation import Situation
 from balena_agent.core.snapshot import Running, Snapshot
 from balena_agent.core.steps import CreateContainer
-from balena_agent.core.target import Target
+from balena_agent.core.target import SUPERVISOR_APPS, Target
 
 APP = f"{1011:032x}"
 IMAGE = "registry.example.com/main:1"

@@ -6,6 +6,7 @@ Cases of the conformance table (M.., S..) carry their number in the name.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,13 +22,13 @@ from golden_bodies import (
 )
 
 from balena_agent.core.body import image_from_inspect, joins
-from balena_agent.core.compose import SUPERVISOR_APPS, desired_app
+from balena_agent.core.compose import desired_app
 from balena_agent.core.composition import _FIELDS
 from balena_agent.core.dependencies import cycle
 from balena_agent.core.desired import DesiredService
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.process import clean_path, split_command
-from balena_agent.core.target import App
+from balena_agent.core.target import SUPERVISOR_APPS, App
 
 RICH = image_from_inspect(
     {
@@ -296,6 +297,15 @@ def test_parts_of_a_health_check_that_the_engine_refuses_are_ignored(part: Any) 
     assert warns({"healthcheck": check}, f"healthcheck.{next(iter(part))}")
 
 
+@pytest.mark.parametrize("test", [["CMD"], ["CMD-SHELL"], ["curl", "-f", "http://x"], [""]])
+def test_a_check_that_is_none_is_ignored(test: Any) -> None:
+    """The engine (20.10) panics at the first try of a bare CMD, and never tries a strange kind."""
+    composition = {"healthcheck": {"test": test, "retries": 2}}
+    assert field("Healthcheck", composition) == {"Test": ["NONE"], "Retries": 2}
+    assert field("Healthcheck", composition, image=RICH)["Test"] == ["CMD", "true"]
+    assert warns(composition, "healthcheck.test", "ignored")
+
+
 # ---- host configuration --------------------------------------------------------------------------
 
 
@@ -321,6 +331,50 @@ def test_d3_wrong_types_are_ignored_and_noted() -> None:
 )
 def test_m41_m42_extra_hosts(value: Any, expected: list[str]) -> None:
     assert host("ExtraHosts", {"extra_hosts": value}) == expected
+
+
+@pytest.mark.parametrize("entry", ["db:database", "a:1.1.1.1,b:2.2.2.2", "a:1.2.3", "a:1.1.1.300"])
+def test_a_host_without_an_address_is_ignored(entry: str) -> None:
+    """The engine would never create the container."""
+    wanted = {"extra_hosts": [entry, "up:host-gateway", "c:::1"]}
+    assert host("ExtraHosts", wanted) == ["c:::1", "up:host-gateway"]
+    assert warns(wanted, "extra_hosts", entry, "IP address")
+
+
+@pytest.mark.parametrize("mac", ["zz", "02:42:ac:11:65", "0242ac116543"])
+def test_what_is_no_hardware_address_is_ignored(mac: str) -> None:
+    for wanted in ({"mac_address": mac}, {"networks": {"a": {"mac_address": mac}}}):
+        assert field("MacAddress", wanted) == ""
+        assert warns(wanted, "mac_address", mac, "expecting")
+
+
+@pytest.mark.parametrize("value", [-1, "-5", "x"])
+def test_cpu_shares_below_zero_mean_the_default(value: Any) -> None:
+    assert host("CpuShares", {"cpu_shares": value}) == 0
+    assert warns({"cpu_shares": value}, "cpu_shares", "ignored")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"nofiles": 5},
+        {"nofile": {"soft": 2048, "hard": 1024}},
+        {"nofile": {"soft": -1, "hard": 1024}},
+    ],
+    ids=str,
+)
+def test_limits_that_the_kernel_refuses_are_ignored(limits: Any) -> None:
+    wanted = {"ulimits": {**limits, "memlock": -1, "core": {"soft": 0, "hard": -1}}}
+    names = [limit["Name"] for limit in host("Ulimits", wanted)]
+    assert sorted(names) == ["core", "memlock"]
+    assert warns(wanted, "ulimits", *limits, "ignored")
+
+
+def test_a_variable_with_a_null_character_is_left_out_without_its_value() -> None:
+    found = compile_main({"environment": {"A": "se\0cret"}}, environment={"B": "\0", "C": "c"})
+    assert {"A", "B", "C"} & variables(found).keys() == {"C"}
+    told = " ".join(found.warnings)
+    assert "environment.A" in told and "environment.B" in told and "cret" not in told
 
 
 def test_m34_d2_sysctls_as_list_are_split_at_the_first_equals_sign() -> None:
@@ -490,12 +544,49 @@ def test_a_path_for_which_there_is_a_label_is_told() -> None:
     "volume",
     ["v:/a:bad", "v:a", "a b:/x", "v:/a:ro:z", 5, {"type": "npipe", "target": "/x"}, "v:/",
      {"type": "volume", "source": "/abs", "target": "/x"}, {"type": "volume"}, "rel", "",
-     {"type": "volume", "source": 5, "target": "/x"}, "v:/tmp/balena", "v:/tmp/resin/"],
+     {"type": "volume", "source": 5, "target": "/x"}, "v:/tmp/balena", "v:/tmp/resin/",
+     "v:/a:ro,rw", "v:/a:z,Z", "v:/a:ro,ro", "v:/a:", "v:/a:rshared"],
 )  # fmt: skip
 def test_volumes_that_the_engine_would_refuse_are_ignored(volume: Any) -> None:
     found = compile_main({"volumes": [volume]})
     assert our_body(found) == our_body(compile_main({}))
     assert found.warnings
+
+
+@pytest.mark.parametrize("mode", ["cached", "delegated", "rw,nocopy,z", "ro,consistent"])
+def test_modes_of_which_the_engine_takes_one_of_each_kind(mode: str) -> None:
+    assert binds(f"v:/a:{mode}") == [f"7_v:/a:{mode}"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sent"),
+    [
+        ({"type": "tmpfs", "bind": {"propagation": "rshared"}}, {"Type": "tmpfs"}),
+        ({"type": "tmpfs", "volume": {"nocopy": True}}, {"Type": "tmpfs"}),
+        (
+            {"type": "volume", "source": "v", "bind": {"propagation": "rshared"}},
+            {"Type": "volume", "Source": "7_v"},
+        ),
+        (
+            {"type": "volume", "source": "v", "tmpfs": {"size": "1m"}},
+            {"Type": "volume", "Source": "7_v"},
+        ),
+        ({"type": "volume", "read_only": True}, {"Type": "volume"}),
+    ],
+    ids=str,
+)
+def test_options_that_the_engine_refuses_for_this_kind_of_mount_are_ignored(
+    entry: Any, sent: Any
+) -> None:
+    composition = {"volumes": [{**entry, "target": "/x"}]}
+    assert host("Mounts", composition) == [{**sent, "Target": "/x"}]
+    assert warns(composition, "volumes.", "ignored")
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/tmp/balena", "/tmp/resin/:size=1m"])
+def test_a_tmpfs_that_cannot_be_is_ignored(path: str) -> None:
+    assert host("Tmpfs", {"tmpfs": [path, "/run"]}) == {"/run": ""}
+    assert warns({"tmpfs": [path]}, "tmpfs", path, "ignored")
 
 
 def test_m54_m55_long_volumes() -> None:
@@ -562,6 +653,16 @@ def test_d2_m84_m85_m86_sources_of_the_environment() -> None:
     assert variables(typed).items() >= {("N", "5"), ("F", "0.5"), ("T", "true")}
     assert "Z" not in variables(typed)
     assert not typed.warnings
+
+
+def test_an_entry_of_a_list_that_is_no_assignment_is_named_without_its_value() -> None:
+    entries = [{"io.balena.features.dbus": "s3cret"}, 5, None, "=s3cret"]
+    found = compile_main({"labels": entries, "environment": entries})
+    told = "\n".join(found.warnings)
+    assert "labels: entry with io.balena.features.dbus: is ignored" in told
+    assert "environment: entry of type int is ignored: expecting NAME=VALUE" in told
+    assert "environment: entry of type null is ignored" in told
+    assert "s3cret" not in told
 
 
 def test_names_of_variables_that_the_engine_refuses_are_left_out() -> None:
@@ -660,6 +761,16 @@ def test_m80_m81_labels_of_the_resin_era_and_of_the_image_count() -> None:
     assert not any("resin" in key for key in found.spec.fields["Labels"])
     image = image_from_inspect({"Id": "i", "Config": {"Labels": {"io.balena.features.dbus": "1"}}})
     assert "/run/dbus:/host/run/dbus" in host("Binds", {}, image=image)
+
+
+def test_features_that_only_the_image_asks_for_are_told() -> None:
+    image = image_from_inspect({"Id": "i", "Config": {"Labels": {"io.resin.features.dbus": "1"}}})
+    sysfs = {"labels": {"io.balena.features.sysfs": "1"}}
+    told = [line for line in compile_main(sysfs, image=image).warnings if "switch on" in line]
+    assert [line.partition("labels of ")[2] for line in told] == ["image img:1 switch on: dbus"]
+    same = {"labels": ["io.balena.features.dbus=1"]}
+    assert not compile_main(same, image=image).warnings
+    assert not compile_main({}, labels={"io.resin.features.dbus": "1"}, image=image).warnings
 
 
 def test_m82_our_labels_cannot_be_overridden() -> None:
@@ -920,6 +1031,33 @@ def test_s53_services_of_the_host_app_that_are_parts_of_the_os_are_left_out() ->
         "plain",
     ]
     assert len(desired(app(*services)).services) == 4
+
+
+@pytest.mark.parametrize("commit", ["v1.2.3", "local_1-2", "c0ffee"])
+def test_a_commit_of_a_user_is_known_again_in_the_name_of_the_container(commit: str) -> None:
+    made = app(service())
+    assert made.release
+    found = main_of(desired(replace(made, release=replace(made.release, commit=commit))))
+    assert found.container_name.commit == commit
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"commit": "my release"}, ("commit", "my release", "letters, digits")),
+        ({"commit": "a/b"}, ("commit", "a/b")),
+        ({"uuid": "my-app"}, ("uuid", "my-app", "hexadecimal")),
+    ],
+    ids=str,
+)
+def test_an_app_whose_objects_cannot_be_named_is_rejected(parts: Any, words: Any) -> None:
+    made = app(service())
+    assert made.release
+    commit = parts.get("commit", "c0ffee")
+    release = replace(made.release, commit=commit)
+    found = desired(replace(made, uuid=parts.get("uuid", "abcd"), release=release))
+    assert not found.services
+    assert all(word in found.problem for word in words), found.problem
 
 
 @pytest.mark.parametrize("uuid", sorted(SUPERVISOR_APPS))

@@ -5,6 +5,7 @@ The live ones are what dockerd 20.10 answers for the bodies (spec 20 §19, 21 §
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,61 @@ def test_s21_s22_a_subnet_that_comes_or_goes_is_a_difference() -> None:
     assert [d.field for d in network_differences(plain, live_network(chosen))] == ["ipam_config"]
 
 
+V4, V6 = {"subnet": "172.31.1.0/24"}, {"subnet": "fd00:1::/64"}
+SHOWN_V4, SHOWN_V6 = {"Subnet": "172.31.1.0/24"}, {"Subnet": "fd00:1::/64"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ([V4], [{**SHOWN_V4, "Gateway": "172.31.1.1"}]),
+        ([V6, V4], [SHOWN_V4, SHOWN_V6]),
+        ([V6], [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}, SHOWN_V6]),
+        (
+            [V6, V4],
+            [{**SHOWN_V4, "Gateway": "172.31.1.1"}, {**SHOWN_V6, "Gateway": "fd00:1::1"}],
+        ),
+    ],
+    ids=["gateway after a restart", "order", "its own IPv4", "both after a restart"],
+)
+def test_what_the_engine_adds_to_addresses_is_no_difference(asked: Any, shown: Any) -> None:
+    """As dockerd 20.10 shows them, before and after it was started anew."""
+    wanted = network({"enable_ipv6": True, "ipam": {"config": asked}})
+    live = replace(live_network(wanted), ipam_config=tuple(shown))
+    assert network_differences(wanted, live) == ()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [],
+        [{"Subnet": "172.31.2.0/24"}],
+        [SHOWN_V4, {"Subnet": "172.31.2.0/24"}],
+        [{**SHOWN_V4, "IPRange": "172.31.1.0/28"}],
+        [SHOWN_V6],
+    ],
+    ids=str,
+)
+def test_other_addresses_are_a_difference(shown: Any) -> None:
+    wanted = network({"ipam": {"config": [V4]}})
+    live = replace(live_network(wanted), ipam_config=tuple(shown))
+    assert [d.field for d in network_differences(wanted, live)] == ["ipam_config"]
+
+
+def test_a_gateway_that_was_asked_for_is_compared() -> None:
+    wanted = network({"ipam": {"config": [{**V4, "gateway": "172.31.1.9"}]}})
+    other = replace(live_network(wanted), ipam_config=({**SHOWN_V4, "Gateway": "172.31.1.1"},))
+    assert [d.field for d in network_differences(wanted, other)] == ["ipam_config"]
+
+
+@pytest.mark.parametrize(
+    "entry", [{"ip_range": "10.0.0.0/28"}, {"aux_addresses": {"a": "10.0.0.9"}}]
+)
+def test_addresses_without_a_subnet_are_refused_in_words(entry: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"networks\.n\.ipam\.config.*10\.0\.0\..*need a subnet"):
+        network({"ipam": {"config": [entry]}})
+
+
 def test_s24_leaving_config_only_is_a_difference() -> None:
     held = live_network(network({"config_only": True}))
     assert "config_only" in [d.field for d in network_differences(network({}), held)]
@@ -202,6 +258,7 @@ def test_rubbish_is_noted_and_left_out(raw: Any) -> None:
         ("abcd_default", OURS, "abcd", 7),
         ("7_default", {"io.balena.supervised": "true"}, "7", 7),
         ("12345678_default", OURS, "12345678", 7),
+        ("user-app_default", OURS, "user-app", 7),
         ("abcd_a_b", {"io.resin.supervised": "true", "io.resin.app-id": "7"}, "abcd", 7),
     ],
 )
@@ -292,6 +349,12 @@ def test_a_volume_that_we_made_is_the_one_we_want(raw: Any) -> None:
 def test_s25_every_part_of_a_volume_counts(change: Any, field: str) -> None:
     found = volume_differences(volume(change), live_volume(volume({})))
     assert [d.field for d in found] == [field]
+
+
+def test_the_password_of_a_network_share_is_not_shown() -> None:
+    old = volume({"driver_opts": {"type": "cifs", "o": "username=u,password=hidden"}})
+    new = volume({"driver_opts": {"type": "cifs", "o": "username=u,password=secret"}})
+    assert [str(d) for d in volume_differences(new, old)] == ["driver_opts changed"]
 
 
 def test_s43_a_volume_without_labels_is_adopted_if_its_app_is_known() -> None:

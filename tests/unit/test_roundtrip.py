@@ -222,6 +222,12 @@ def test_values_of_variables_are_not_shown() -> None:
     assert [str(d) for d in differences(new, old)] == ["Env.A changed", "Env.B changed"]
 
 
+def test_values_of_command_lines_are_not_shown() -> None:
+    old = compile_main({"command": ["serve", "--password", "hidden"]}).spec
+    new = compile_main({"command": ["serve", "--password", "secret"]}).spec
+    assert [str(d) for d in differences(new, old)] == ["Cmd changed"]
+
+
 def test_surplus_networks_and_aliases_are_no_difference_but_missing_ones_are() -> None:
     two = compile_main({"networks": {"a": {"aliases": ["z"]}, "b": None}}).spec
     one = compile_main({"networks": {"a": None}}).spec
@@ -300,6 +306,8 @@ def test_containers_that_are_not_ours_are_none(labels: dict[str, str]) -> None:
         ("/main_4_5_123456", "main", "123456"),
         ("/main_4_5", "main", ""),
         ("/old_main_4_5_c0ffee", "main", "c0ffee"),
+        ("/main_4_5_v1.2.3", "main", "v1.2.3"),
+        ("/main_4_5_my-release_6_7", "main", "my-release_6_7"),
     ],
 )
 def test_names_are_read_with_the_help_of_the_label(raw: str, service: str, commit: str) -> None:

@@ -15,7 +15,7 @@ from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.sources import KeptTarget, in_force, says_local
 from balena_agent.core.status import local_mode
-from balena_agent.core.target import App, Target, read_local
+from balena_agent.core.target import SUPERVISOR_APPS, App, Target, read_local
 from balena_agent.runtime.policy import Memory, Policy
 
 CLOUD = "https://api.example.org"
@@ -121,6 +121,22 @@ def test_images_of_the_cloud_stay_while_a_user_has_the_device() -> None:
         assert agent.engine.observed.image("theirs") is not None
         give(agent, CLOUD, target(service("other")), {})
         assert agent.engine.observed.image("theirs") is None
+
+
+def test_the_image_of_the_peer_stays_though_the_cloud_names_it() -> None:
+    """The cloud's target has an app for it, of which nothing is run: no reason to tidy it away."""
+    peer = sorted(SUPERVISOR_APPS)[0]
+    raw = target(service("main", image="peer"), app=8)["local"]["apps"]
+    apps = read_local({"local": {"apps": raw}}).apps
+    theirs = replace(apps["8"], uuid=peer, app_class="app")
+    fleet = read_local(target(service("fleet")))
+    made = replace(fleet, apps={**fleet.apps, peer: theirs})
+    policy = Policy(keep_images=False)
+    with rig(observed("busybox", "peer"), facts=MANAGED, policy=policy) as agent:
+        agent.reconciler.submit(SetTarget(CLOUD, "{}", made)).result(DEADLINE)
+        agent.settled()
+        assert agent.engine.observed.image("peer") is not None
+        assert "peer:latest" not in agent.store.images
 
 
 def test_the_device_is_named_by_the_target_in_force() -> None:

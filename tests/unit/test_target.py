@@ -11,7 +11,14 @@ import pytest
 
 from balena_agent.core.errors import InvalidInput, InvalidTarget
 from balena_agent.core.jsonread import parse_object, truth, whole_number
-from balena_agent.core.target import images_of, read_local, read_preload, read_v3
+from balena_agent.core.target import (
+    SUPERVISOR_APPS,
+    images_of,
+    images_to_run,
+    read_local,
+    read_preload,
+    read_v3,
+)
 
 DATA = Path(__file__).parent / "data" / "targets"
 BAD = json.loads((DATA / "bad-local.json").read_text())
@@ -96,6 +103,16 @@ def test_an_app_without_commit_has_no_release_and_null_or_missing_parts_are_empt
     assert read_local({"local": None}).apps == {}
 
 
+def test_S38_a_service_id_below_zero_is_refused() -> None:
+    document = changed({})
+    services = document["local"]["apps"]["1"]["services"]
+    services["-5"] = {**services["1"], "serviceName": "other"}
+    with pytest.raises(
+        InvalidTarget, match=r"service id .* as key at \$\.local\.apps\.1\.services\.-5"
+    ):
+        read_local(document)
+
+
 def test_two_services_of_one_name_are_refused() -> None:
     document = changed({})
     services = document["local"]["apps"]["1"]["services"]
@@ -124,6 +141,8 @@ def test_cloud_form() -> None:
     [
         ({"class": "x"}, "one of fleet, app, block"),
         ({"id": None}, "$.dev1.apps.abcd.id"),
+        ({"id": 10**25}, "$.dev1.apps.abcd.id but instead got: 1000"),
+        ({"id": 2.0**63}, "$.dev1.apps.abcd.id but instead got: 9.2"),
         ({"releases": {"c": {"id": 1, "services": {"bad name": {}}}}}, "bad name"),
         ({"releases": {"c": {"id": 1, "services": {"a": {"image": "x"}}}}}, "environment"),
     ],
@@ -132,6 +151,29 @@ def test_S38_bad_cloud_targets(change: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidTarget) as refused:
         read_v3(v3(**change), "dev1")
     assert words in str(refused.value)
+
+
+def test_images_of_the_os_and_of_the_peer_are_not_ours_to_remove_or_to_wait_for() -> None:
+    """What the agent owns it removes once no service needs it: never the way back to the peer."""
+    document = v3()
+    apps = document["dev1"]["apps"]
+
+    def release(**images: str) -> dict[str, Any]:
+        plain = {"id": 3, "image_id": 4, "environment": {}, "labels": {}}
+        root = {"labels": {"io.balena.image.store": "root"}}
+        services = {
+            name: plain | {"image": image} | (root if name == "os" else {})
+            for name, image in images.items()
+        }
+        return {"r": {"id": 9, "services": services}}
+
+    peer, os = sorted(SUPERVISOR_APPS)[0], "05"
+    apps[peer] = {"id": 8, "name": "peer", "releases": release(main="r.x/peer:1")}
+    parts = release(os="r.x/os:1", extra="r.x/extra:1")
+    apps[os] = {"id": 9, "name": "os", "is_host": True, "releases": parts}
+    target = read_v3(document, "dev1")
+    assert images_to_run(target) == {"img:1", "r.x/extra:1"}
+    assert images_of(target) == {"img:1", "r.x/extra:1", "r.x/peer:1", "r.x/os:1"}
 
 
 def test_a_target_for_another_device_is_refused() -> None:
