@@ -30,6 +30,7 @@ from typing import ClassVar
 
 _OURS = "io.balena.Agent1.Error."
 _STANDARD = "org.freedesktop.DBus.Error."
+_CONFLICT = 409
 
 
 class AgentError(Exception):
@@ -132,6 +133,11 @@ class EngineFailed(AgentError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def in_use(self) -> bool:
+        """Somebody uses what was to be removed, or has the name that was to be given (409)."""
+        return self.status == _CONFLICT
 
 
 class Cancelled(AgentError):
