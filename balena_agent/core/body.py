@@ -41,7 +41,7 @@ _NOT_COMPARED_LABELS: Final = (STRATEGY, HANDOVER_TIMEOUT)
 _BY_KEY: Final = ("Env", "Labels")
 _LENGTH_OF_SHORT_ID: Final = 12
 _NEVER: Final = "0001-01-01T"
-_ID_TAIL = re.compile(r"(\d+)_(\d+)(?:_([0-9a-zA-Z]+))?\Z")
+_ID_TAIL = re.compile(r"(\d{1,18})_(\d{1,18})(?:_([0-9a-zA-Z]+))?\Z")
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 _INFO_SUPPORT: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(

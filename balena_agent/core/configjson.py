@@ -26,7 +26,7 @@ Changes = Mapping[KeyPath, Json]
 """New values; None takes a key away."""
 
 _SECRETS = frozenset({"apiKey", "deviceApiKey", "deviceApiKeys", "os"})
-_INTEGER = re.compile(r"\s*([+-]?[0-9]+)")
+_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})(?![0-9])")  # Python reads no endless ones
 
 
 class ConfigFault(ValueError):
