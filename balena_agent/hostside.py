@@ -20,7 +20,7 @@ from . import __version__
 from .config import Settings
 from .core.desired import DesiredService
 from .core.errors import AgentError
-from .core.handover import STRATEGY as HAND_OVER
+from .core.handover import HAND_OVER
 from .core.observed import HostFacts
 from .core.switches import VPN
 from .host.adapter import MachineHost

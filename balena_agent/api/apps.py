@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..core.errors import AccessDenied, AgentError, DeadlineExceeded, EngineUnavailable, Locked
+from ..core.errors import AccessDenied, AgentError, Locked
 from ..core.intent import AppCommand, CleanupVolumes, PurgeApp, RestartApp
 from ..core.jsonread import whole_number
+from .checks import engine_needed
 from .exchange import Answer, Endpoint, Request, failed, json_answer, query_failure, text_answer
 from .patience import Patience
 
@@ -74,10 +75,8 @@ class Apps:
         return json_answer({"status": "success"})
 
     def _do(self, request: Request, command: AppCommand) -> None:
-        if reason := request.snapshot.engine_error:
-            raise EngineUnavailable(f"The container engine is not answering: {reason}")
-        if not self._patience.ask(command, self._limit):
-            raise DeadlineExceeded(f"Not done after {self._limit:g} seconds, still being worked on")
+        engine_needed(request.snapshot)
+        self._patience.met(command, self._limit)
 
 
 def app_failure(error: AgentError) -> Answer:

@@ -91,6 +91,7 @@ class Around:
     addresses  the device's IP addresses
     macs       the device's MAC addresses
     vpn        (enabled, connected)
+    host_config, tags  see their protocols
     hardware   how the machine is doing, for /metrics
     version    the agent's own version, for /metrics
     """

@@ -21,7 +21,6 @@ from typing import Any
 from ..core.describe import describe
 from ..core.errors import (
     AgentError,
-    EngineUnavailable,
     InvalidInput,
     NoSuchApp,
     NotFound,
@@ -44,6 +43,7 @@ from ..core.target import read_local
 from ..host.bus import Bus, Reply
 from ..host.wire import Call, plain
 from ..runtime.state import Published
+from .checks import engine_needed
 from .dbus_errors import (
     PropertyReadOnly,
     UnknownInterface,
@@ -275,10 +275,7 @@ class AgentService:
 
     async def _preview_target(self, call: Call, target: str) -> Body:
         snapshot = self._objects.snapshot
-        if snapshot.engine_error:
-            raise EngineUnavailable(
-                f"The container engine does not answer: {snapshot.engine_error}"
-            )
+        engine_needed(snapshot)
         wanted = read_local(local_document(target))
         found = await asyncio.to_thread(preview, snapshot, wanted)  # large apps take a while
         return [_json(preview_state(found))]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ..core.errors import InvalidInput, NotFound, Unavailable
 from ..core.jsonread import Json, truth
+from ..core.networkconfig import BAD_INPUT
 from ..core.report import device_state
 from .around import Around
 from .checks import engine_needed
@@ -31,7 +32,6 @@ _ADDRESSES_KEPT = 5.0
 """Seconds for which the addresses of the device count as known."""
 
 _BAD_TAGS = "Invalid tags body, must be an object like `{[tagKey: string]: string}`"
-_BAD_HOST_CONFIG = "Could not parse host config input to a valid format:"
 
 _Addresses = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -105,7 +105,7 @@ class Device:
         """`force` counts at the top and, as documents have it, within `network`."""
         network = request.body.get("network")
         if not isinstance(network, dict):
-            raise InvalidInput(f"{_BAD_HOST_CONFIG} network must be an object")
+            raise InvalidInput(f"{BAD_INPUT} network must be an object")
         force = request.flag("force") or truth(network.get("force"))
         self._around.host_config.patch({k: v for k, v in network.items() if k != "force"}, force)
         return text_answer("OK")

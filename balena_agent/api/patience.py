@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 
-from ..core.errors import Cancelled, Unavailable
+from ..core.errors import Cancelled, DeadlineExceeded, Unavailable
 from ..core.intent import Command
 
 Submit = Callable[[Command], "Future[str]"]
@@ -55,6 +55,11 @@ class Patience:
         except CancelledError as error:
             raise Cancelled("The request was given up") from error
         return True
+
+    def met(self, command: Command, limit: float) -> None:
+        """As `ask`; DeadlineExceeded where that says False."""
+        if not self.ask(command, limit):
+            raise DeadlineExceeded(f"Not done after {limit:g} seconds, still being worked on")
 
     def _wait(self, future: Future[str], limit: float) -> bool:
         done = threading.Event()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
-from ..core.errors import AccessDenied, DeadlineExceeded, InvalidInput, NoSuchApp
-from ..core.intent import Command, ServiceKey, StartService, StopService
+from ..core.errors import AccessDenied, InvalidInput, NoSuchApp
+from ..core.intent import ServiceKey, StartService, StopService
 from ..core.jsonread import whole_number
 from ..core.lookup import APP_NOT_FOUND, containers_of, find_service
 from ..core.observed import Container
@@ -68,7 +68,7 @@ class SingleApp:
     def start(self, request: Request) -> Answer:
         """Start the container; update locks do not matter (spec 10 §5)."""
         key = _only_service(request)
-        self._do(StartService(key), self._limit)
+        self._patience.met(StartService(key), self._limit)
         return json_answer({"containerId": self._container_id(key, running=True)})
 
     def stop(self, request: Request) -> Answer:
@@ -77,10 +77,6 @@ class SingleApp:
         patience = min(self._limit, grace(request.snapshot, key) + STOP_MARGIN)
         self._patience.ask(StopService(key, request.flag("force")), patience)
         return json_answer({"containerId": self._container_id(key, running=False)})
-
-    def _do(self, command: Command, limit: float) -> None:
-        if not self._patience.ask(command, limit):
-            raise DeadlineExceeded(f"Not done after {limit:g} seconds, still being worked on")
 
     def _container_id(self, key: ServiceKey, running: bool) -> str:
         """The id after the action: a start may have made another container, which is published a

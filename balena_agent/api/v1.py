@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..core.errors import AgentError, DeadlineExceeded, EngineUnavailable
 from ..core.intent import Power
+from .checks import engine_needed
 from .exchange import (
     TEXT_TYPE,
     Answer,
@@ -66,14 +66,7 @@ class V1:
         Without the engine nobody knows whose locks would have to be asked: only force goes on.
         """
         force = request.flag("force")
-        if request.snapshot.engine_error and not force:
-            raise EngineUnavailable(
-                f"The container engine is not answering: {request.snapshot.engine_error}"
-            )
-        if not self._patience.ask(Power(off, force, request.who), self._limit):
-            raise _too_late(self._limit)
+        if not force:
+            engine_needed(request.snapshot)
+        self._patience.met(Power(off, force, request.who), self._limit)
         return json_answer({"Data": "OK", "Error": ""}, 202)
-
-
-def _too_late(limit: float) -> AgentError:
-    return DeadlineExceeded(f"Not done after {limit:g} seconds, still being worked on")

@@ -17,7 +17,7 @@ from typing import Final
 from .fields import Notes, camel, plain, strings, text, text_map, whole
 from .jsonread import Json
 from .names import SUPERVISOR_NETWORK, network_name
-from .spec import Endpoint
+from .spec import Endpoint, shared_service
 
 _ENTRY_FIELDS: Final = (
     "aliases", "ipv4_address", "ipv6_address", "link_local_ips", "mac_address", "driver_opts",
@@ -49,7 +49,7 @@ class Attachment:
 
     @property
     def shared_with(self) -> str:
-        return self.mode[8:] if self.mode.startswith("service:") else ""
+        return shared_service(self.mode)
 
     @property
     def joinable(self) -> bool:
@@ -63,7 +63,7 @@ def attachment(
     """The networks of one service. Raises a refusal for networks and services that are unknown."""
     mode = _mode(composition.get("network_mode"), around, notes)
     declared = _declared(composition.get("networks"), notes)
-    if mode in ("host", "none") or mode.startswith("service:"):
+    if mode in ("host", "none") or shared_service(mode):
         if declared:
             notes.ignored("networks", list(declared), f"network_mode {mode} allows none")
         return Attachment(mode)

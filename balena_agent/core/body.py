@@ -34,14 +34,14 @@ from .names import (
     parse_container_name,
 )
 from .observed import Container, Image, ImageConfig
-from .spec import ContainerSpec, Difference, Endpoint
+from .spec import ContainerSpec, Difference, Endpoint, shared_service
 
 MODES: Final = ("HostConfig.NetworkMode", "HostConfig.PidMode", "HostConfig.IpcMode")
 _NOT_COMPARED_LABELS: Final = (STRATEGY, HANDOVER_TIMEOUT)
 _BY_KEY: Final = ("Env", "Labels")
 _LENGTH_OF_SHORT_ID: Final = 12
 _NEVER: Final = "0001-01-01T"
-_ID_TAIL = re.compile(r"(\d+)_(\d+)(?:_([0-9a-zA-Z_.-]+))?\Z")
+_ID_TAIL = re.compile(r"(\d{1,18})_(\d{1,18})(?:_([0-9a-zA-Z_.-]+))?\Z")
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 _INFO_SUPPORT: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -61,16 +61,16 @@ _INFO_SUPPORT: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 def parents(spec: ContainerSpec) -> frozenset[str]:
     """Services whose namespaces the container shares: they must exist before it (spec 21 §5.4)."""
-    modes = (str(spec.fields.get(mode) or "") for mode in MODES)
-    return frozenset(mode[8:] for mode in modes if mode.startswith("service:"))
+    shared = (shared_service(str(spec.fields.get(mode) or "")) for mode in MODES)
+    return frozenset(filter(None, shared))
 
 
 def resolved(spec: ContainerSpec, ids: Mapping[str, str]) -> ContainerSpec:
     """The spec with `service:x` replaced by `container:<id of x>` where `ids` knows x."""
     found: dict[str, Json] = {}
     for mode in MODES:
-        kind, _, name = str(spec.fields.get(mode) or "").partition(":")
-        if kind == "service" and name in ids:
+        name = shared_service(str(spec.fields.get(mode) or ""))
+        if name and name in ids:
             found[mode] = f"container:{ids[name]}"
     return replace(spec, fields={**spec.fields, **found}) if found else spec
 
@@ -225,14 +225,15 @@ def image_from_inspect(inspect: Mapping[str, Json]) -> Image:
     """An image of the engine, names in normal form (spec 20 §18.1)."""
     return Image(
         id=str(inspect.get("Id") or ""),
-        tags=_references(inspect.get("RepoTags")),
-        digests=_references(inspect.get("RepoDigests")),
+        tags=references(inspect.get("RepoTags")),
+        digests=references(inspect.get("RepoDigests")),
         config=image_config(inspect),
         size=int(inspect.get("Size") or 0),
     )
 
 
-def _references(found: Json) -> frozenset[str]:
+def references(found: Json) -> frozenset[str]:
+    """The names in a list of the engine's, in normal form; it also lists what has none."""
     return frozenset(normal_image(ref) for ref in found or () if "<none>" not in ref)
 
 
@@ -299,8 +300,8 @@ def _accepted(
 
 
 def _same_namespace(name: str, new: str, old: str, ids: Mapping[str, str]) -> bool:
-    kind, _, service = new.partition(":")
-    if kind != "service" or not old.startswith("container:"):
+    service = shared_service(new)
+    if not service or not old.startswith("container:"):
         return False
     if service not in ids and name != "HostConfig.NetworkMode":
         return True  # nobody told us whose it should be; replacing would not end

@@ -54,8 +54,8 @@ def _always(before: Values, after: Values) -> bool:
 class Backend:
     """One file, or what stands for one. `prefix` begins its variables, `claims` chooses among them.
 
-    `wish` gets the variables without prefix and what the file says now; `spell` gives a value as
-    the variable's text. `parse` and `render` may raise BootFault.
+    `wish` gets the variables without prefix and what the file says now. `parse` and `render` may
+    raise BootFault.
     """
 
     name: str

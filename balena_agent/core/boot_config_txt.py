@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .boot import Backend, Board, Values, Wish, listed, one_line, quoted_list
+from .boot import Backend, Board, Values, Wish, one_line, quoted_list
 
 FORBIDDEN = frozenset(
     {
@@ -364,11 +364,6 @@ def _rule(name: str) -> str:
     if name in LISTS:
         return 'expecting one line of text, or a list of them like "a","b"'
     return "expecting one line of text"
-
-
-def spell(values: Values) -> dict[str, str]:
-    """The values as variables without prefix."""
-    return {name: listed(value) for name, value in values.items()}
 
 
 def _matches(board: Board) -> bool:

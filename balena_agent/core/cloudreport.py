@@ -22,13 +22,12 @@ from .names import normal_image
 from .observed import Container
 from .snapshot import Snapshot
 from .sources import LOCAL
-from .status import View, local_mode, target_apps, view_of
+from .status import DOWNLOADING, View, local_mode, target_apps, update_status, view_of
 from .target import SUPERVISOR_APPS, App, Release
 
 Report = dict[str, Json]
 
 APPS: Final = "apps"
-DOWNLOADING: Final = "downloading"
 NUMBERS: Final = ("cpu_usage", "memory_usage", "memory_total", "storage_usage", "storage_total",
                   "cpu_temp")  # fmt: skip
 METRICS: Final = frozenset({*NUMBERS, "storage_block_device", "cpu_id"})
@@ -41,7 +40,6 @@ _LIMITS: Mapping[str, int] = {
 }  # fmt: skip
 _LISTS: Mapping[str, int] = {"ip_address": 2000, "mac_address": 900}
 _LARGEST = 2**31 - 1
-_APPLYING = frozenset({"Installing", "Installed", "Awaiting handover"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +191,7 @@ def _app(view: View, app: App, rejected: bool) -> Report:
     releases = dict(_old_releases(view, app))
     if app.release:
         services = dict(_wanted_services(view, app, app.release, rejected))
-        status = "rejected" if rejected else update_status(services)
+        status = "rejected" if rejected else _status(services)
         releases[app.release.commit] = {"update_status": status, "services": services}
     commit = view.snapshot.commits.get(app.uuid)
     known = {"release_uuid": commit} if commit else {}
@@ -231,7 +229,7 @@ def _old_releases(view: View, app: App) -> Iterator[tuple[str, Report]]:
                 services = found.setdefault(commit, {})
                 services.setdefault(service, {"image": image, "status": status})
     for commit, services in found.items():
-        yield commit, {"update_status": update_status(services), "services": services}
+        yield commit, {"update_status": _status(services), "services": services}
 
 
 def _image_name(snapshot: Snapshot, container: Container) -> str:
@@ -245,12 +243,5 @@ def _image_name(snapshot: Snapshot, container: Container) -> str:
     return next(iter([*noted, *sorted(image.digests), *sorted(image.tags)]), "")
 
 
-def update_status(services: Mapping[str, Report]) -> str:
-    """The release's status; the first that applies (spec 20 §23.3)."""
-    statuses = {service["status"] for service in services.values()}
-    progress = [service.get("download_progress") for service in services.values()]
-    if any(percent not in (None, 100) for percent in progress):
-        return DOWNLOADING
-    if "Downloaded" in statuses:
-        return "downloaded"
-    return "applying changes" if statuses & _APPLYING else "done"
+def _status(services: Mapping[str, Report]) -> str:
+    return update_status((s["status"], s.get("download_progress")) for s in services.values())

@@ -76,7 +76,7 @@ from .process import (
     working_dir,
 )
 from .published import port_bindings
-from .spec import ContainerSpec
+from .spec import ContainerSpec, shared_service
 from .target import App, Release, Service
 
 STRATEGIES: Final = (
@@ -226,7 +226,7 @@ def _desired(
 ) -> DesiredService:
     release = scope.release
     modes = (spec.fields[f"HostConfig.{kind}Mode"] for kind in ("Network", "Pid", "Ipc"))
-    shared = [mode[8:] for mode in modes if mode.startswith("service:")]
+    shared = filter(None, map(shared_service, modes))
     depends_on = dependencies(asked.get("depends_on"), shared, scope.around.services, notes)
     strategy = spec.fields["Labels"].get(STRATEGY, "")
     patience = _handover_timeout(spec.fields["Labels"].get(HANDOVER_TIMEOUT), notes)
@@ -343,10 +343,10 @@ def _settle_conflicts(
     mode = fields["HostConfig.NetworkMode"]
     if mode == "host":
         _settle_host_mode(fields, asked, facts, notes)
-    elif mode.startswith("service:"):
+    elif owner := shared_service(mode):
         for engine, name in _NOT_IN_SERVICE_MODE:
             if fields[engine] != DEFAULTS[engine]:
-                notes.ignored(name, asked.get(name), f"it belongs to the network of {mode[8:]}")
+                notes.ignored(name, asked.get(name), f"it belongs to the network of {owner}")
                 fields[engine] = DEFAULTS[engine]
     if fields["HostConfig.NanoCpus"] and "HostConfig.NanoCpus" in facts.engine_lacks:
         # Unlike other limits, which the engine drops with a warning, this one it refuses.

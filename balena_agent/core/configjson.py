@@ -25,11 +25,8 @@ KeyPath = tuple[str, ...]
 Changes = Mapping[KeyPath, Json]
 """New values; None takes a key away."""
 
-IDENTITY = ("apiEndpoint", "uuid", "apiKey", "deviceApiKey", "deviceId", "registered_at")
-"""The keys that say to whom the device belongs."""
-
 _SECRETS = frozenset({"apiKey", "deviceApiKey", "deviceApiKeys", "os"})
-_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})(?![0-9])")
+_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})(?![0-9])")  # Python reads no endless ones
 
 
 class ConfigFault(ValueError):

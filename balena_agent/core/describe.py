@@ -18,7 +18,7 @@ from .plan import Wait
 from .scopes import EVERYTHING, Scope
 from .snapshot import NOT_ASKED, Failure, Running, Snapshot
 from .status import View, applying, cloud_state, local_mode, overall_progress, target_apps, view_of
-from .steps import Step, identity, service_of, subject, verb
+from .steps import Step, identity, service_of, service_subject, subject, verb
 from .steps import describe as words_for
 from .target import App, Release, Service
 
@@ -117,7 +117,7 @@ def _waiting(snapshot: Snapshot, app_uuid: str, service: str, image: str) -> str
 def _subjects(app_uuid: str, service: str, image: str) -> set[str]:
     """The subjects under which the planner names a service's waits."""
     images = {f"image {image}", f"image {normal_image(image)}"} if image else set()
-    return {f"service {app_uuid}/{service}"} | images
+    return {service_subject(app_uuid, service)} | images
 
 
 def describe(snapshot: Snapshot, version: str) -> dict[str, Json]:

@@ -4,7 +4,8 @@
     ├── Refused                the caller's matter: say what to change; never retried
     │   ├── InvalidInput       a field of a request or document breaks a rule (400)
     │   ├── InvalidTarget      the same for a target state; lists every problem (400)
-    │   ├── NotFound           no such app, service, job or container (404)
+    │   ├── NotFound           no such service, job or container (404)
+    │   │   └── NoSuchApp          no such app
     │   ├── Locked             an update lock of the user, names app and service (423)
     │   ├── NotInLocalMode     a local target without local mode (400)
     │   ├── RefusedByHost      logind, systemd or NetworkManager said no, in their words
@@ -29,6 +30,7 @@ from typing import ClassVar
 
 _OURS = "io.balena.Agent1.Error."
 _STANDARD = "org.freedesktop.DBus.Error."
+_CONFLICT = 409
 
 
 class AgentError(Exception):
@@ -36,7 +38,6 @@ class AgentError(Exception):
 
     http_status: ClassVar[int] = 500
     dbus_name: ClassVar[str] = _STANDARD + "Failed"
-    retried: ClassVar[bool] = False
 
     @property
     def message(self) -> str:
@@ -96,7 +97,6 @@ class AccessDenied(Refused):
 
 class Unavailable(AgentError):
     http_status = 503
-    retried = True
 
 
 class EngineUnavailable(Unavailable):
@@ -129,11 +129,15 @@ class EngineFailed(AgentError):
     """`status` is the engine's HTTP status, or 0 for an error inside a stream."""
 
     http_status = 503
-    retried = True
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def in_use(self) -> bool:
+        """Somebody uses what was to be removed, or has the name that was to be given (409)."""
+        return self.status == _CONFLICT
 
 
 class Cancelled(AgentError):

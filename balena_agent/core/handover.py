@@ -43,7 +43,8 @@ from .steps import (
     Step,
 )
 
-STRATEGY = "hand-over"
+HAND_OVER = "hand-over"
+"""The update strategy."""
 
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NAME_TAKEN = "is already in use"
@@ -69,7 +70,7 @@ def serving(container: Container) -> bool:
 def possible(service: DesiredService, app: DesiredApp) -> bool:
     """Whether the service can be handed over at all, whatever its containers are like. Those who
     share its namespaces would have to go with the old container anyway."""
-    return service.strategy == STRATEGY and not any(
+    return service.strategy == HAND_OVER and not any(
         service.name in parents(other.spec) for other in app.services
     )
 

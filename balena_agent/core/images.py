@@ -35,7 +35,6 @@ PARALLEL_DELTAS = 3
 _About = tuple[int, str]
 """App id and service."""
 
-_IN_USE = 409
 _PEER = re.compile(r"(?:balena|resin)/[a-z0-9-]+-supervisor[:@]")
 
 
@@ -150,7 +149,7 @@ def mute(step: Step, error: AgentError) -> bool:
     """Whether a failure is of the kind that is left in peace (see the module)."""
     if not isinstance(step, RemoveImage):
         return False
-    held = isinstance(error, EngineFailed) and error.status == _IN_USE
+    held = isinstance(error, EngineFailed) and error.in_use
     return held or step.reference.startswith("sha256:")
 
 

@@ -22,6 +22,8 @@ Json = Any
 _SHOWN = 60
 _INTEGER = re.compile(r"-?[0-9]{1,18}(\.0*)?\Z")
 _SECRET_KEYS = re.compile(r"(?i)(key|token|secret|passw|credential)")
+_SECRET_PLACES = re.compile(r"\.env(ironment)?\.")
+"""Whatever a variable of a service is called, its value may be a secret."""
 
 
 def shown(value: Json) -> str:
@@ -43,7 +45,9 @@ class Problems:
 
     def add(self, path: str, value: Json, rule: str) -> None:
         name = path.rsplit(".", 1)[-1]
-        seen = "(not shown)" if _SECRET_KEYS.search(name) else shown(value)
+        is_the_name = isinstance(value, str) and path.endswith(f".{value}")
+        secret = _SECRET_KEYS.search(name) or (_SECRET_PLACES.search(path) and not is_the_name)
+        seen = "(not shown)" if secret else shown(value)
         self.lines.append(f"Expecting {rule} at {path} but instead got: {seen}")
 
     def __bool__(self) -> bool:

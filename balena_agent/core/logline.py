@@ -112,7 +112,7 @@ def system_line(entry: Fields, time: int) -> LogLine | None:
 
 def _priority(entry: Fields) -> int:
     raw = entry.get("PRIORITY", b"6")
-    return int(raw) if raw.isdigit() else 6
+    return int(raw) if len(raw) == 1 and raw.isdigit() else 6
 
 
 @dataclass(slots=True)

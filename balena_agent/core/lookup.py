@@ -1,4 +1,4 @@
-"""From the words of a request to the service that is meant (spec 10 §8.16, README decision 3)."""
+"""From the words of a request to the service that is meant (spec 10 §8.16)."""
 
 from __future__ import annotations
 

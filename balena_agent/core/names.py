@@ -35,10 +35,12 @@ LOCK_ROOT = "/tmp/balena-supervisor/services"
 RETIRED = "old_"
 """How the name of a container begins that hands over to a new one (spec 20 §15.3)."""
 
+# No id of ours is longer, and Python does not read numbers without end.
+_ID = r"\d{1,18}"
 _CONTAINER = re.compile(
-    r"(?P<service>.+)_(?P<image>\d+)_(?P<release>\d+)(?:_(?P<commit>[0-9a-zA-Z]+))?\Z"
+    rf"(?P<service>.+)_(?P<image>{_ID})_(?P<release>{_ID})(?:_(?P<commit>[0-9a-zA-Z]+))?\Z"
 )
-_VOLUME = re.compile(r"(?P<app>\d+)_(?P<name>\S+)\Z")
+_VOLUME = re.compile(rf"(?P<app>{_ID})_(?P<name>\S+)\Z")
 _NAMELESS = re.compile(r"[0-9a-f]{64}\Z")
 _APP_UUID = re.compile(r"(?:[0-9a-fA-F]+|user-app)\Z")
 """The peer calls an app of the oldest preload form `user-app`."""

@@ -29,7 +29,7 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"]')
 """Quotes, control characters of every kind, and what cannot be written as UTF-8."""
 
-_BAD_INPUT = "Could not parse host config input to a valid format:"
+BAD_INPUT = "Could not parse host config input to a valid format:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def read_change(network: Json) -> NetworkChange:
     if isinstance(network, dict) and "proxy" in network:
         proxy = read_proxy(node.child("proxy"))
     if problems:
-        raise InvalidInput("\n".join((_BAD_INPUT, *problems.lines)))
+        raise InvalidInput("\n".join((BAD_INPUT, *problems.lines)))
     return NetworkChange(name, proxy)
 
 
@@ -126,7 +126,7 @@ def applied(known: NetworkConfig, change: NetworkChange, default_name: str) -> N
     if change.proxy:
         proxy = merged(known.proxy, change.proxy)
         if lacking := missing(proxy):
-            raise InvalidInput(f"{_BAD_INPUT} $.network.proxy lacks {', '.join(lacking)}")
+            raise InvalidInput(f"{BAD_INPUT} $.network.proxy lacks {', '.join(lacking)}")
         listed = change.proxy.no_proxy
         found = replace(found, proxy=proxy, no_proxy=known.no_proxy if listed is None else listed)
     return found

@@ -244,7 +244,7 @@ def network_from_inspect(inspect: Mapping[str, Json]) -> Network | None:
     app, name = parsed
     app_id = whole_number(labels.get(APP_ID))
     if app_id is None:
-        app_id = int(app) if app.isdecimal() else None
+        app_id = whole_number(app)
     if app_id is None:
         return None
     spec = _live_network_spec(inspect, labels)

@@ -157,7 +157,7 @@ class Lock:
 class HostFacts:
     """Facts about the device that rarely change, read once at start and after a host event.
 
-    `engine_kind` is "balena" or "docker"; `supervisor_gateway` the address of supervisor0.
+    `supervisor_gateway` is the address of supervisor0.
     `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
     of `uname`. `compat_version` is the peer's version that we stand for. `provisioning_key` is ""
     once the device is registered; the endpoints are "" where config.json does not name them.

@@ -37,8 +37,9 @@ def renewed_parent(
     noted = origins.get(container.id, Origin()).parents
     for dependency in service.depends_on:
         now, before = current.get(dependency.service), noted.get(dependency.service)
-        known = dependency.restart and now is not None and before is not None
-        if known and now is not None and now.id != before and now.state != "created":
+        if not dependency.restart or now is None or before is None:
+            continue
+        if now.id != before and now.state != "created":
             return dependency.service
     return ""
 

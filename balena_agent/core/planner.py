@@ -41,6 +41,7 @@ from .steps import (
     StopContainer,
     TakeLocks,
     service_of,
+    service_subject,
     subject,
 )
 
@@ -412,7 +413,7 @@ def _plan_stopping(desired: Desired, observed: Observed, situation: Situation) -
     for container in sorted(running, key=lambda c: (c.key, c.id)):
         if above := dependents.get(container.key):
             after = ", ".join(sorted(above))
-            draft.wait("service " + "/".join(container.key), f"stops after {after}")
+            draft.wait(service_subject(*container.key), f"stops after {after}")
         else:
             where = (container.app_uuid, container.service, container.id)
             cause = "the host is shutting down"

@@ -109,8 +109,7 @@ def _attempt(found: Plan, owners: tuple[Owner, ...], situation: Situation) -> Pl
     pauses = [pause for step in attempt if (pause := situation.pause(step))]
     if pauses:
         last = max(pauses, key=lambda pause: pause.until)
-        reason = f"{last.error} (attempt {last.count} failed)"
-        planned = _waiting(found, Wait(_SUBJECT, reason, last.until))
+        planned = _waiting(found, Wait(_SUBJECT, last.reason, last.until))
         return replace(planned, wanted=found.wanted | names)
     missing = [step for step in takes if step.app_id not in situation.locked]
     ready: list[Step] = [*missing] or [request]

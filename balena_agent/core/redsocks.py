@@ -8,7 +8,7 @@ skipped. A quoted value keeps every character, `=`, `;` and `}` too; the peer cu
 
 Invariants: `parse(render(proxy)) == proxy`; no value can end its line, its quotes or its block,
 because `render` quotes what may hold such characters and the rest has been judged before
-(hostconfig.py).
+(networkconfig.py).
 """
 
 from __future__ import annotations

@@ -84,14 +84,6 @@ def parse_reference(text: str) -> Reference:
     return Reference(registry, repository, "" if digest else tag, digest)
 
 
-def same_image(left: str, right: str) -> bool:
-    """Whether two references mean one image: equal names, or one digest, whatever the repository
-    (spec 20 §18.1)."""
-    one, other = normal_image(left), normal_image(right)
-    digest = one.partition("@")[2]
-    return one == other or (bool(digest) and digest == other.partition("@")[2])
-
-
 def _without_hub(name: str) -> str:
     """Without the default registry, as the engine lists images; the tag stays as it is."""
     head, slash, last = name.rpartition("/")

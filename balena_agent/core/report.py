@@ -22,11 +22,10 @@ from .status import (
     device_config,
     overall_progress,
     target_apps,
+    update_status,
     view_of,
 )
 from .target import App, Service
-
-_APPLYING = frozenset({"Installing", "Installed", "Awaiting handover"})
 
 INJECTED_KEYS = frozenset(
     {"RESIN_SUPERVISOR_API_KEY", "RESIN_API_KEY", "BALENA_SUPERVISOR_API_KEY", "BALENA_API_KEY"}
@@ -47,9 +46,11 @@ def applications_state(snapshot: Snapshot, apps: InScope) -> dict[str, Json]:
 
 def _application(view: View, app: App, rejected: bool) -> dict[str, Json]:
     services: dict[str, Json] = {}
+    told: list[tuple[str, int | None]] = []
     for service in app.release.services.values() if app.release else ():
         assert app.release is not None
         status, progress = view.service_status(app, app.release, service)
+        told.append((status, progress))
         services[service.name] = {
             "status": status,
             "image": normal_image(service.image),
@@ -60,19 +61,9 @@ def _application(view: View, app: App, rejected: bool) -> dict[str, Json]:
     if app.release:
         document["commit"] = app.release.commit
     return document | {
-        "updateStatus": "rejected" if rejected else _update_status(services),
+        "updateStatus": "rejected" if rejected else update_status(told),
         "services": services,
     }
-
-
-def _update_status(services: Mapping[str, Json]) -> str:
-    """The release's status; the first that applies (spec 20 §23.3)."""
-    statuses = {service["status"] for service in services.values()}
-    if any(service["downloadProgress"] not in (None, 100) for service in services.values()):
-        return "downloading"
-    if "Downloaded" in statuses:
-        return "downloaded"
-    return "applying changes" if statuses & _APPLYING else "done"
 
 
 def state_status(snapshot: Snapshot, apps: InScope) -> dict[str, Json]:

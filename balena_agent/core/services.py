@@ -88,7 +88,7 @@ def _choose(
 def _may_go(service: DesiredService | None, container: Container, found: Chosen) -> bool:
     """Whether one that is too many need not wait for the images of the release: it makes room for
     one, or another does its work."""
-    replaced = service is not None and service.strategy == handover.STRATEGY
+    replaced = service is not None and service.strategy == handover.HAND_OVER
     other = replaced and found.current is not None and handover.serving(found.current)
     return other or _strategy(service, container) in EARLY
 

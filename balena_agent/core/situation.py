@@ -16,7 +16,7 @@ from .intent import Intent, ServiceKey
 from .observed import HostState
 from .origins import Origin
 from .plan import Plan, Wait
-from .steps import HostConfigStep, Step, TakeLocks, identity, subject
+from .steps import HostConfigStep, Step, TakeLocks, identity, service_subject, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Backoff:
     muted: bool = False
     """Not worth a wait: see images.py."""
     due: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What the plan says of it. What was only put off has not failed (`count` 0)."""
+        return f"{self.error} (attempt {self.count} failed)" if self.count else self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +132,7 @@ class Draft:
         if about in self._busy:
             return
         if pause:
-            tail = f" (attempt {pause.count} failed)" if pause.count else ""
-            self.wait(about, pause.error + tail, pause.until)
+            self.wait(about, pause.reason, pause.until)
         elif needs_lock and not self.locked:
             self._lock_causes.append(f"{name}: {step.cause}")
         else:
@@ -146,8 +150,7 @@ class Draft:
         failures = [(step, self.failure(step)) for step in steps]
         for step, pause in failures:
             if pause and not pause.due:
-                reason = f"{pause.error} (attempt {pause.count} failed)"
-                self.wait(subject(step), reason, pause.until)
+                self.wait(subject(step), pause.reason, pause.until)
                 return True
         return False
 
@@ -165,7 +168,7 @@ class Draft:
 
     def wait_service(self, name: str, reason: str, patience: float | None = None) -> None:
         """A wait of one of the app's services, under the subject that its steps have too."""
-        self.wait(f"service {self.app_uuid}/{name}", reason, patience=patience)
+        self.wait(service_subject(self.app_uuid, name), reason, patience=patience)
 
     def take_locks(self, services: tuple[str, ...]) -> None:
         """One step for all locks that the steps so far asked for, and only if any did."""

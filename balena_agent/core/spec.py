@@ -50,6 +50,12 @@ class Endpoint:
     driver_opts: Mapping[str, str] = field(default_factory=dict)
 
 
+def shared_service(mode: str) -> str:
+    """The service whose namespace a mode of ours names: x for `service:x`, else ""."""
+    kind, colon, name = mode.partition(":")
+    return name if colon and kind == "service" else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """Everything that the engine is asked for when it creates a container, but for its name.

@@ -8,7 +8,7 @@ the peer's to the letter: the cloud drops words that it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .deltas import DeltaSettings, delta_settings
@@ -25,6 +25,10 @@ from .variables import as_variables
 InScope = Callable[[int], bool]
 """Whether the caller may see an app, by app id; `Scope.in_scope` is one."""
 
+DOWNLOADING = "downloading"
+"""The status of a release of which an image is on its way."""
+
+_APPLYING = frozenset({"Installing", "Installed", "Awaiting handover"})
 _ENGINE_WORDS = {"created": "Installed", "running": "Running", "dead": "Dead"}
 
 
@@ -109,6 +113,18 @@ def view_of(snapshot: Snapshot) -> View:
 def engine_word(state: str) -> str:
     """The peer's word for a container state of the engine; most are the engine's own."""
     return _ENGINE_WORDS.get(state, state)
+
+
+def update_status(services: Iterable[tuple[str, int | None]]) -> str:
+    """A release's status, from status and download progress of its services; the first that
+    applies (spec 20 §23.3)."""
+    told = list(services)
+    statuses = {status for status, _ in told}
+    if any(percent not in (None, 100) for _, percent in told):
+        return DOWNLOADING
+    if "Downloaded" in statuses:
+        return "downloaded"
+    return "applying changes" if statuses & _APPLYING else "done"
 
 
 def applying(snapshot: Snapshot) -> bool:

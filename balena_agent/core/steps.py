@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from .desired import HANDOVER_SECONDS, DesiredNetwork, DesiredService, DesiredVolume
 from .jsonread import Json
 from .looks import Touch
-from .names import EXTRA_FIRMWARE, ContainerName
+from .names import EXTRA_FIRMWARE, SUPERVISOR_NETWORK, ContainerName
 from .networkconfig import NetworkChange
 from .spec import Endpoint
 
@@ -415,7 +415,7 @@ def subject(step: Step) -> str:
         case RemoveVolume():
             return f"volume {step.engine_name}"
         case EnsureSupervisorNetwork():
-            return "network supervisor0"
+            return f"network {SUPERVISOR_NETWORK}"
         case EnsureExtraFirmware():
             return f"volume {EXTRA_FIRMWARE}"
         case SetFirmwareVolume():
@@ -479,7 +479,7 @@ def touched(step: Step) -> Touch:
         case RemoveVolume():
             return Touch(volumes=frozenset({step.engine_name}))
         case EnsureSupervisorNetwork():
-            return Touch(networks=frozenset({"supervisor0"}))
+            return Touch(networks=frozenset({SUPERVISOR_NETWORK}))
         case EnsureExtraFirmware():
             return Touch(volumes=frozenset({EXTRA_FIRMWARE}))
         case CreateContainer():

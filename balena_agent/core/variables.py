@@ -7,7 +7,7 @@ function of the target alone. So nobody stores settings, and nobody has to be to
 changed: who needs one asks the newest snapshot.
 
 Two variables are kept in config.json besides, because the OS reads them there; bringing them there
-is a step like any other (hostplan.py). Variables of boot configuration are boot.py's.
+is a step like any other (hostconfig.py). Variables of boot configuration are boot.py's.
 
 Source: spec 20 §9, spec 30 §2.1 (types) and §3.
 """

@@ -117,14 +117,6 @@ class DockerEngine:
         """The body of the events thread; see Events.watch."""
         self._events.watch(wake, stop, reconnected)
 
-    def kind(self) -> str:
-        """ "balena" or "docker". EngineUnavailable, DeadlineExceeded, EngineFailed."""
-        return self._client.engine_kind()
-
-    def ping(self) -> None:
-        """EngineUnavailable unless the engine answers within seconds."""
-        self._client.ping()
-
     def close(self) -> None:
         """End the event stream for good and let go of idle connections."""
         self._events.close()

@@ -30,10 +30,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.body import container_from_inspect, image_from_inspect, unsupported_fields
+from ..core.body import container_from_inspect, image_from_inspect, references, unsupported_fields
 from ..core.errors import DeadlineExceeded, EngineFailed
 from ..core.looks import Patch, Touch
-from ..core.names import current_labels, is_supervised, normal_image
+from ..core.names import current_labels, is_supervised
 from ..core.networks import (
     network_from_inspect,
     supervisor_network_from_inspect,
@@ -221,8 +221,8 @@ class Observer:
         image = self._inspected(client, str(entry["Id"]))
         return image and replace(
             image,
-            tags=_references(entry.get("RepoTags")),
-            digests=_references(entry.get("RepoDigests")),
+            tags=references(entry.get("RepoTags")),
+            digests=references(entry.get("RepoDigests")),
             obtained=self.records.of(image.id),
         )
 
@@ -251,10 +251,6 @@ def _networks(client: Client) -> dict[str, Network]:
 def _network(listed: Mapping[str, Any]) -> Network | None:
     """A network of ours. `supervisor0` bears no labels: it is ours by its name, right or wrong."""
     return supervisor_network_from_inspect(listed) or network_from_inspect(listed)
-
-
-def _references(listed: Iterable[str] | None) -> frozenset[str]:
-    return frozenset(normal_image(name) for name in listed or () if not name.startswith("<none>"))
 
 
 def _only(known: dict[str, T], wanted: Iterable[str]) -> dict[str, T]:

@@ -40,7 +40,6 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _CHALLENGE = re.compile(r'([a-z_]+)="([^"]*)"')
-_CONFIG_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,9 @@ class UpdateLocks:
 
     def adopt(self) -> None:
         """Take over what a run that was killed has left, or remove it where somebody else holds a
-        lock of the app by now. Unavailable."""
+        lock of the app by now. For the agent's start, before any lock is taken. Unavailable."""
         with _translated():
+            self._link_legacy()
             names = [path.name for path in self._directory.glob("*") if path.name.isdecimal()]
         problems: list[Unavailable] = []
         for app_id in map(int, names):
@@ -111,15 +112,17 @@ class UpdateLocks:
         with _translated(), self._service(app_id, service, make=False) as here:
             yield here
 
-    def link_legacy(self) -> None:
-        """Where only the directory's name of old exists, let today's be a link to it."""
-        today = self._directory.parent
-        old = today.with_name(LEGACY)
-        with _translated():
-            if old.is_dir() and not old.is_symlink() and not os.path.lexists(today):
-                today.symlink_to(f"./{LEGACY}")
-
     # -- directories
+
+    def _link_legacy(self) -> None:
+        """Where only the directory's name of old exists, let today's be a link to it: what runs
+        already has its locks there (spec 20 §2). One that is not root's is no such directory."""
+        today = self._directory.parent
+        with contextlib.suppress(FileNotFoundError):
+            old = os.lstat(today.with_name(LEGACY))
+            roots = stat.S_ISDIR(old.st_mode) and old.st_uid in (0, os.geteuid())
+            if roots and not os.path.lexists(today):
+                today.symlink_to(f"./{LEGACY}")
 
     def _services(self, app_id: int) -> tuple[str, ...]:
         """The services that have a directory now: real ones, no links."""
@@ -283,7 +286,7 @@ def _make(parent: int, part: str) -> None:
 
 
 def _linked(parent: int, part: str) -> str:
-    """The legacy name if `part` is root's link to it (see link_legacy), else `part`."""
+    """The legacy name if `part` is root's link to it (see _link_legacy), else `part`."""
     with contextlib.suppress(OSError):
         ours = os.lstat(part, dir_fd=parent).st_uid in (0, os.geteuid())
         if ours and os.path.basename(os.readlink(part, dir_fd=parent)) == LEGACY:

@@ -82,10 +82,6 @@ class Logind:
         """Ask for a power-off; returns when it is accepted. BlockedByHost, RefusedByHost."""
         self._shut_down("PowerOff", force)
 
-    def can_reboot(self) -> str:
-        """logind's word: `yes`, `no`, `challenge` or `na`."""
-        return str(self._call("CanReboot")[0])
-
     def inhibitors(self) -> tuple[Inhibitor, ...]:
         """Everything that holds up a shutdown, a sleep or a key, ours included."""
         return tuple(Inhibitor(*line) for line in self._call("ListInhibitors")[0])
@@ -106,10 +102,6 @@ class Logind:
         """Have every shutdown wait (5 s by default) until the lock is released. RefusedByHost."""
         body = ("shutdown", "balena-agent", why, "delay")
         return DelayLock(self._call("Inhibit", "ssss", body, with_fds=True)[0])
-
-    def preparing_for_shutdown(self) -> bool:
-        """Whether a shutdown is under way."""
-        return bool(self._bus.get_property(SERVICE, PATH, MANAGER, "PreparingForShutdown", 5.0))
 
     def on_shutdown(self, callback: Callable[[bool], None]) -> None:
         """Tell of every shutdown by anybody: True when it begins, False when it is called off.

@@ -22,7 +22,6 @@ from .wire import BusRefusal, Match, Signal
 SERVICE = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
 MANAGER = SERVICE + ".Manager"
-NO_SUCH_UNIT = SERVICE + ".NoSuchUnit"
 
 _JOB_LIMIT = 90.0
 

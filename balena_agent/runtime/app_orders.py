@@ -17,9 +17,8 @@ from ..core.intent import AppCommand, CleanupVolumes, Intent, PurgeApp, RestartA
 from ..core.observed import Observed
 from ..core.renewal import app_of, has_returned, in_current_state, joined, renewal
 from ..core.snapshot import Snapshot
+from ..core.steps import service_subject
 from .ledger import Ledger
-
-_IN_USE = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +86,10 @@ def _subjects(
 ) -> frozenset[str]:
     """What the steps work on whose failure is the order's failure."""
     mine = [c for c in observed.containers.values() if c.app_id == app_id]
-    found = {f"service {app.uuid if app else c.app_uuid}/{c.service}" for c in mine}
+    found = {service_subject(app.uuid if app else c.app_uuid, c.service) for c in mine}
     found |= {f"volume {name}" for name in volumes} | {f"locks {app_id}"}
     if app:
-        found |= {f"service {app.uuid}/{service.name}" for service in app.services}
+        found |= {service_subject(app.uuid, service.name) for service in app.services}
         found |= {f"volume {volume.engine_name}" for volume in app.volumes}
         found |= {f"network {network.engine_name}" for network in app.networks}
     return frozenset(found)
@@ -119,7 +118,7 @@ def spared(intent: Intent, order: AppOrder, ledger: Ledger) -> Intent:
 
 def _in_use(volume: str, ledger: Ledger) -> bool:
     errors = ledger.errors_about({f"volume {volume}"})
-    return any(isinstance(e, EngineFailed) and e.status == _IN_USE for e in errors)
+    return any(isinstance(e, EngineFailed) and e.in_use for e in errors)
 
 
 def met(order: AppOrder, intent: Intent, observed: Observed, desired: Desired) -> str | None:

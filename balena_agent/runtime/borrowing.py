@@ -45,8 +45,6 @@ KEY = "before_local_mode"
 TRIES = 3
 """So often in a row the removal of a thing may fail before it is spared."""
 
-_IN_USE = 409
-
 _log = logging.getLogger(__name__)
 
 
@@ -178,5 +176,5 @@ class Borrowing:
 
 
 def _hopeless(entry: Entry) -> bool:
-    in_use = isinstance(entry.error, EngineFailed) and entry.error.status == _IN_USE
+    in_use = isinstance(entry.error, EngineFailed) and entry.error.in_use
     return in_use or entry.failure.count >= TRIES

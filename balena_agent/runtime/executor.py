@@ -71,7 +71,7 @@ def show_name(thread: threading.Thread) -> None:
 
 
 class StepTicket:
-    """The executor's half of core.steps.Ticket."""
+    """The executor's half of core.ticket.Ticket."""
 
     def __init__(self, step: Step, report: Callable[[float], None]) -> None:
         self.step = step

@@ -31,6 +31,7 @@ from ..core.intent import (
 )
 from ..core.observed import Container, Observed
 from ..core.renewal import left_over
+from ..core.steps import service_subject
 from . import app_orders, telling
 from .app_orders import AppOrder
 from .ledger import Ledger
@@ -57,7 +58,7 @@ class Order:
             return frozenset({"host"})
         if self.app:
             return self.app.subjects
-        return frozenset({"service " + "/".join(self.key), f"locks {self.app_id}"})
+        return frozenset({service_subject(*self.key), f"locks {self.app_id}"})
 
     def resolve(self, message: str) -> None:
         if not self.answer.done():
@@ -143,7 +144,7 @@ def containers_of(observed: Observed, key: ServiceKey) -> list[Container]:
 def intend(
     intent: Intent, command: ServiceCommand | HostCommand, old: frozenset[str], commit: str
 ) -> Intent:
-    """The intent after a command about a service, or about the machine's power."""
+    """The intent after a command about a service, or about the machine."""
     match command:
         case StartService(key=key):
             plain = without(intent, key)

@@ -29,7 +29,7 @@ def parse(raw: str) -> Target | None:
     """The target in a preload file; None for an empty one. InvalidInput, InvalidTarget."""
     try:
         document = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"apps.json is not JSON: {error}", "$") from error
     if not document:
         return None

@@ -559,7 +559,6 @@ def test_an_engine_that_is_down_is_noticed_at_once(kind: str) -> None:
     began = time.monotonic()
     for call in (
         engine.observe,
-        engine.kind,
         lambda: engine.look(Touch(containers=frozenset({"x"}))),
         lambda: engine.perform(RemoveVolume("u", "1_data"), Slip()),
         lambda: engine.perform(Fetch("x", "u", 1, "web"), Slip()),

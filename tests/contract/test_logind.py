@@ -60,11 +60,6 @@ def eventually(condition: Callable[[], bool], limit: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def test_it_says_whether_a_reboot_is_possible(logind: Logind) -> None:
-    assert logind.can_reboot() in ("yes", "no", "challenge", "na")
-    assert logind.preparing_for_shutdown() is False
-
-
 def test_our_delay_is_visible_until_released(logind: Logind) -> None:
     lock = logind.delay_shutdown("stopping services")
     mine = [found for found in logind.inhibitors() if found.pid == os.getpid()]
@@ -115,4 +110,4 @@ def test_a_bus_that_is_closed_is_unavailable() -> None:
     bus.start()
     bus.close()
     with pytest.raises(BusUnavailable):
-        Logind(bus).can_reboot()
+        Logind(bus).inhibitors()

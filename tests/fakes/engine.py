@@ -67,14 +67,13 @@ class _Failure:
 
 
 class FakeEngine:
-    """Satisfies ports.Engine, and has the extra doors of DockerEngine: watch, close, kind, ping."""
+    """Satisfies ports.Engine, and has the extra doors of DockerEngine: watch and close."""
 
-    def __init__(self, observed: Observed | None = None, engine_kind: str = "docker") -> None:
+    def __init__(self, observed: Observed | None = None) -> None:
         self.down = False
         self.missing_images: set[str] = set()
         self.performed: list[EngineStep] = []
         self.before: Callable[[EngineStep, Ticket], None] = lambda step, ticket: None
-        self._kind = engine_kind
         self._lock = threading.RLock()
         self._observed = observed or Observed()
         self._ever = _Ever()
@@ -153,10 +152,6 @@ class FakeEngine:
 
     def close(self) -> None:
         self._closed.set()
-
-    def kind(self) -> str:
-        self.ping()
-        return self._kind
 
     def ping(self) -> None:
         if self.down:

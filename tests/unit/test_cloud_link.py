@@ -18,6 +18,7 @@ import device_states
 import pytest
 from agent import Rig, rig
 from cloud import FakeCloud
+from waiting import until
 
 from balena_agent.cloud import client
 from balena_agent.cloud.link import CloudLink
@@ -74,13 +75,6 @@ def linked(cloud: FakeCloud, registered: bool = True) -> Iterator[tuple[Rig, Clo
             yield device, link
         finally:
             link.stop()
-
-
-def until(wanted: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_target_comes_in_and_reports_go_out(cloud: FakeCloud) -> None:

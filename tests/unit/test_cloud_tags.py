@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from cloud import FakeCloud
+from waiting import until
 
 from balena_agent.cloud import tags as module
 from balena_agent.cloud.client import RefusedByCloud, request
@@ -44,13 +44,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def facts(endpoint: str) -> Callable[[], HostFacts]:
     return lambda: HostFacts(device_uuid=UUID, api_endpoint=endpoint, device_api_key=KEY)
-
-
-def until(wanted: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def value(cloud: FakeCloud, name: str) -> Any:

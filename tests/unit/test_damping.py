@@ -56,6 +56,13 @@ def test_another_spec_begins_anew() -> None:
     assert damper.damped == {}
 
 
+def test_another_spec_ends_the_damping_for_good() -> None:
+    damper = Damper()
+    recreated(damper, damping.LIMIT + 1)
+    recreated(damper, 1, made=replace(WEB, spec=spec("i1:latest", 7, [], [], "")))
+    assert damper.damped == {}
+
+
 @pytest.mark.parametrize("app", ["", "1"])
 def test_a_command_forgives(app: str) -> None:
     damper = Damper()

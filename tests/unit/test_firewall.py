@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from balena_agent.core.firewall import (
     CHAIN,
@@ -209,13 +207,6 @@ class Kernel:
         return (("IPv4",) if changed else ()), self.problems
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        threading.Event().wait(0.005)
-
-
 @pytest.fixture
 def kernel() -> Kernel:
     return Kernel()
@@ -234,9 +225,9 @@ def test_a_change_that_matters_is_followed_and_no_other(kernel: Kernel) -> None:
     guard.start()
     published.publish(dataclasses.replace(snapshot(), update_pending=True))
     published.publish(snapshot({"HOST_FIREWALL_MODE": "on"}))
-    eventually(lambda: kernel.present == Wish(48484, closed=True, why="on"))
+    until(lambda: kernel.present == Wish(48484, closed=True, why="on"))
     published.publish(snapshot({"HOST_FIREWALL_MODE": "on", "SUPERVISOR_LOCAL_MODE": "1"}))
-    eventually(lambda: kernel.present is not None and kernel.present.open_api)
+    until(lambda: kernel.present is not None and kernel.present.open_api)
     assert len(kernel.wanted) == 3
     guard.close()
 
@@ -247,9 +238,9 @@ def test_h50_what_others_have_changed_is_restored(
     guard = Guard(Published(snapshot()), kernel, audit=0.01)
     guard.start()
     kernel.present = None
-    eventually(lambda: kernel.present == Wish(48484))
+    until(lambda: kernel.present == Wish(48484))
     guard.close()
-    eventually(lambda: "restored" in caplog.text)
+    until(lambda: "restored" in caplog.text)
 
 
 def test_a_problem_is_told_once_and_tried_again(
@@ -258,9 +249,9 @@ def test_a_problem_is_told_once_and_tried_again(
     kernel.problems = ("IPv4: there is no iptables-save",)
     guard = Guard(Published(snapshot()), kernel, audit=0.01)
     guard.start()
-    eventually(lambda: len(kernel.wanted) > 5)
+    until(lambda: len(kernel.wanted) > 5)
     assert guard.problem == "IPv4: there is no iptables-save"
     assert caplog.text.count("Firewall mode not applied due to error") == 1
     kernel.problems = ()
-    eventually(lambda: guard.problem == "")
+    until(lambda: guard.problem == "")
     guard.close()

@@ -18,7 +18,7 @@ from balena_agent.core.effects import NO_RESTART
 from balena_agent.core.errors import EngineFailed
 from balena_agent.core.intent import Intent, Power, RestartService, StartService, StopService
 from balena_agent.core.looks import Touch
-from balena_agent.core.names import parse_container_name, retired_name
+from balena_agent.core.names import parse_container_name, parse_volume_name, retired_name
 from balena_agent.core.observed import Container, ImageConfig, Observed
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff
@@ -295,6 +295,15 @@ def test_a_retired_container_stays_one_of_its_service() -> None:
         assert seen and seen.name
         assert (seen.service, seen.name.service) == (service_name, service_name)
         assert (seen.retired, seen.raw_name) == (is_retired, name)
+
+
+@pytest.mark.parametrize("name", ["web_" + "1" * 5000 + "_2", "web_1_" + "2" * 5000 + "_c3"])
+def test_a_name_with_endless_digits_is_nobodys(name: str) -> None:
+    assert parse_container_name(name) is None
+
+
+def test_a_volume_with_endless_digits_is_nobodys() -> None:
+    assert parse_volume_name("1" * 5000 + "_data") is None
 
 
 # ---- whole hand-overs ----------------------------------------------------------------------------

@@ -8,7 +8,6 @@ else, stands on a proof.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from unittest.mock import patch
 
 import pytest
 from host_places import Root
+from waiting import until
 
 from balena_agent.core.boot_devices import PNG
 from balena_agent.core.errors import RefusedByHost, Unavailable
@@ -547,11 +547,3 @@ def test_changes_by_others_are_heard_of(tmp_path: Path) -> None:
     finally:
         watch.close()
     assert len(looks) in (5, 6)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        with contextlib.suppress(OSError):
-            time.sleep(0.01)

@@ -286,15 +286,44 @@ def test_a_container_may_own_its_own_directory(locks: UpdateLocks, place: Path) 
 
 
 def test_the_legacy_directory_is_linked_and_used(locks: UpdateLocks, tmp_path: Path) -> None:
-    locks.link_legacy()
+    locks.adopt()
     assert not os.path.lexists(tmp_path / "balena-supervisor")
     (tmp_path / "resin-supervisor").mkdir()
-    locks.link_legacy()
-    locks.link_legacy()
+    locks.adopt()
+    locks.adopt()
     assert os.readlink(tmp_path / "balena-supervisor") == "./resin-supervisor"
     locks.take(7, ("web",))
     assert len(lock_files(tmp_path / "resin-supervisor" / "services")) == 2
     locks.release(7)
+
+
+def test_locks_in_the_legacy_directory_are_adopted_at_once(
+    locks: UpdateLocks, tmp_path: Path
+) -> None:
+    lock = tmp_path / "resin-supervisor" / "services" / "7" / "web" / "updates.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_bytes(b"0")
+    os.chown(lock, OWNER, -1)
+    locks.adopt()
+    assert locks.held() == {7}
+
+
+@pytest.mark.parametrize("kind", ["another user's", "a link", "a file"])
+def test_what_only_has_the_legacy_name_is_not_linked(
+    locks: UpdateLocks, tmp_path: Path, kind: str
+) -> None:
+    old = tmp_path / "resin-supervisor"
+    match kind:
+        case "a link":
+            (tmp_path / "elsewhere").mkdir()
+            old.symlink_to("elsewhere")
+        case "a file":
+            old.touch()
+        case _:
+            old.mkdir()
+            os.chown(old, 1000, 1000)
+    locks.adopt()
+    assert not os.path.lexists(tmp_path / "balena-supervisor")
 
 
 def test_directories_are_prepared_for_any_user(locks: UpdateLocks, place: Path) -> None:

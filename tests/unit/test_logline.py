@@ -169,6 +169,12 @@ def test_a_unit_of_the_host_is_a_system_line() -> None:
     assert line == LogLine(5, "updating")
 
 
+@pytest.mark.parametrize("priority", [b"", b"high", b"-1", b"1" * 5000])
+def test_a_priority_that_is_none_is_an_ordinary_line(priority: bytes) -> None:
+    entry = {"MESSAGE": b"updating", "PRIORITY": priority, "SYSLOG_IDENTIFIER": b"hup"}
+    assert system_line(entry, 5) == LogLine(5, "updating")
+
+
 def test_markers_are_system_lines_that_say_how_many() -> None:
     assert lost(3, 5).system and lost(3, 5).stderr and "3 " in lost(3, 5).text
     assert gap(5).system

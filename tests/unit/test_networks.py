@@ -275,6 +275,7 @@ def test_the_app_of_a_network(name: str, labels: dict[str, str], app: str, app_i
         {"Name": "abcd_default", "Labels": {"io.balena.supervised": "true"}},
         {"Name": "bridge", "Labels": OURS},
         {"Name": "my-net_x", "Labels": OURS},
+        {"Name": "1" * 5000 + "_default", "Labels": {"io.balena.supervised": "true"}},
         {},
     ],
 )

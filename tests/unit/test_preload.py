@@ -110,7 +110,9 @@ def test_what_the_host_is_set_to_stays_but_for_what_the_file_says(
     assert host.settings.reboot == ("HOST_CONFIG_gpu_mem",)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1", '{"apps": {"x": {}}}', '{"apps": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1", '{"apps": {"x": {}}}', '{"apps": []}', "[" * 100_000]
+)
 def test_a_broken_file_is_told_and_left(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,6 +148,22 @@ def test_what_others_must_bring_about_is_waited_for_and_then_taken_as_given() ->
         ]
 
 
+@pytest.mark.parametrize("health", ["starting", "unhealthy"])
+def test_a_service_that_is_not_healthy_yet_is_waited_for_and_then_is(health: str) -> None:
+    after = {"db": {"condition": "service_healthy"}}
+    with rig() as here:
+        here.post(target(service("db")))
+        now = here.settled()
+        ill = {k: replace(c, health=health) for k, c in now.observed.containers.items()}
+        now = replace(now, observed=replace(now.observed, containers=ill))
+        document = target(service("db"), service("web", 2, depends_on=after))
+        found = preview(now, read_local(document))
+        assert verbs(found)[-2:] == ["start service 1/web", "release-locks locks 1"]
+        assert [str(wait) for wait in found.waits] == [
+            f"service 1/web: waits for db to be healthy (is {health})"
+        ]
+
+
 def test_the_key_of_a_service_is_the_one_that_it_has() -> None:
     """The store is asked for a key once, when the target is really set, and never for a preview."""
     calls: list[tuple[int, str]] = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from waiting import until
 
 from balena_agent.cloud.client import RefusedByCloud
 from balena_agent.cloud.reach import reached
@@ -143,13 +143,6 @@ class World:
 class BrokenAnswer:
     def __bool__(self) -> bool:
         raise RuntimeError("foreseen by nobody")
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 def no_thread() -> bool:

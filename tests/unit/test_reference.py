@@ -10,7 +10,7 @@ import pytest
 from balena_agent.core.errors import InvalidInput
 from balena_agent.core.names import image_registry, normal_image
 from balena_agent.core.observed import Image, Obtained
-from balena_agent.core.reference import Reference, parse_reference, same_image
+from balena_agent.core.reference import Reference, parse_reference
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 OTHER = "sha256:" + "f" * 64
@@ -112,7 +112,6 @@ def test_every_reference_of_the_grammar_is_read_and_its_normal_form_is_stable() 
         assert normal == normal_image(spelt) == normal_image(normal), spelt
         assert str(parse_reference(normal)) == normal, spelt
         assert image_registry(normal) == found.registry, spelt
-        assert same_image(spelt, normal) and same_image(normal, spelt), spelt
 
 
 def test_nothing_but_a_clear_error_comes_of_noise() -> None:
@@ -129,14 +128,6 @@ def test_nothing_but_a_clear_error_comes_of_noise() -> None:
         parsed += 1
         assert str(found) == normal_image(text), text
     assert parsed > 100
-
-
-def test_one_image_under_two_names() -> None:
-    assert same_image("web", "docker.io/library/web:latest")
-    assert same_image(f"a.b/web@{DIGEST}", f"c.d/other:1@{DIGEST}")
-    assert not same_image(f"a.b/web@{DIGEST}", f"a.b/web@{OTHER}")
-    assert not same_image("a.b/web:1", f"a.b/web:1@{DIGEST}")
-    assert not same_image("web:1", "web:2")
 
 
 def test_a_reference_by_digest_means_that_digest_or_what_was_obtained_for_it() -> None:

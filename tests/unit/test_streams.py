@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import device_states
 import pytest
+from waiting import until
 
 from balena_agent.api import streams as streams_module
 from balena_agent.api.auth import Auth
@@ -154,13 +155,6 @@ def rig() -> Iterator[Rig]:
     rig.stop()
 
 
-def eventually(condition: Callable[[], bool], limit: float = 10.0) -> None:
-    until = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.005)
-
-
 def running() -> bool:
     return any(thread.name == "streams" for thread in threading.enumerate())
 
@@ -182,14 +176,14 @@ def test_a_stream_goes_on_and_ends_properly(rig: Rig, kind: type[Feed]) -> None:
         feed.end()
     assert client.rest() == b"0\r\n\r\n"
     assert feed.closed.wait(10)
-    eventually(lambda: not running())
+    until(lambda: not running())
 
 
 def test_an_old_client_gets_the_bytes_as_they_are(rig: Rig) -> None:
     client = rig.ask("GET /stream HTTP/1.0")
     rig.feeds[0].put(b"one\n")
     rig.feeds[0].put(b"two\n")
-    eventually(lambda: not rig.feeds[0].parts)
+    until(lambda: not rig.feeds[0].parts)
     rig.feeds[0].end()
     assert client.rest() == b"one\ntwo\n"
 
@@ -220,7 +214,7 @@ def test_beyond_the_quota_the_answer_is_clear(rig: Rig) -> None:
     assert said["status"] == "failed" and f"({LIMIT})" in said["message"]
     clients[0].leave()
     assert rig.feeds[0].closed.wait(10)
-    eventually(lambda: rig.ask().status == 200)
+    until(lambda: rig.ask().status == 200)
 
 
 def test_a_client_that_takes_nothing_gives_way(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,10 +91,16 @@ def test_all_problems_are_found_at_once() -> None:
     assert len(refused.value.problems) == 3
 
 
-def test_values_of_secret_fields_are_not_shown() -> None:
+@pytest.mark.parametrize("name", ["API_TOKEN", "PIN"])
+def test_values_of_secret_fields_and_of_variables_are_not_shown(name: str) -> None:
     with pytest.raises(InvalidTarget) as refused:
-        read_local(changed({"apps.1.services.1.environment": {"API_TOKEN": 12345}}))
-    assert "12345" not in str(refused.value)
+        read_local(changed({"apps.1.services.1.environment": {name: 12345}}))
+    assert "12345" not in str(refused.value) and f"environment.{name}" in str(refused.value)
+
+
+def test_a_name_that_no_variable_can_have_is_shown() -> None:
+    with pytest.raises(InvalidTarget, match='instead got: "1A="'):
+        read_local(changed({"apps.1.services.1.environment": {"1A=": "x"}}))
 
 
 def test_an_app_without_commit_has_no_release_and_null_or_missing_parts_are_empty() -> None:
