@@ -216,6 +216,9 @@ class Daemon:
         while not self._stop.is_set():
             if select.select([self._ended], [], [], self._interval / 3)[0]:
                 self._stop.set()
+            elif self.store.damage:  # the next start repairs it
+                self._failure = self.store.damage
+                self._stop.set()
             self._pet()
 
     def _pet(self) -> None:
@@ -429,6 +432,7 @@ class Daemon:
                 http.beat("ping was answered")
             else:
                 http.note = "GET /ping was not answered"
+            self.store.catch_up()
 
     def _bus_lost(self, reason: str) -> None:
         if not self._stop.is_set():

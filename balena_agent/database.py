@@ -58,6 +58,8 @@ class Database:
         self._waiting: list[Statement] = []
         self._away = False
         self.trouble = ""
+        self.damage = ""
+        """What showed in use that the file is damaged; only another opening repairs that."""
         self.problems: tuple[str, ...] = ()
         with _translated("opened"):
             self._db = self._open()
@@ -71,7 +73,7 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query. StoreUnavailable; Broken when the file is damaged."""
-        with self.lock, _translated("read"):
+        with self.lock, self._in_use("read"):
             return self._db.execute(sql, values).fetchall()
 
     def promise(self, *statements: Statement) -> None:
@@ -79,12 +81,12 @@ class Database:
         with self.lock:
             if self._away and not self._come_back():
                 raise StoreUnavailable(f"the state cannot be kept: {self.trouble}")
-            with _translated("kept"):
+            with self._in_use("kept"):
                 _write(self._db, statements, full=True)
 
     def note(self, *statements: Statement, full: bool = False) -> None:
         """One transaction, on disk if possible (`full`: at once), else remembered. Broken."""
-        with self.lock, _translated("kept"):
+        with self.lock, self._in_use("kept"):
             if self._away:
                 self._come_back()
             if not self._away:
@@ -96,6 +98,12 @@ class Database:
             _write(self._db, statements, full=False)
             self._waiting = [*self._waiting, *statements][-NOTES_KEPT:]
 
+    def catch_up(self) -> None:
+        """Write the notes that wait, if there are any and the disk takes them by now."""
+        with self.lock:
+            if self._away:
+                self._come_back()
+
     def copy(self) -> None:
         """A copy of the whole database becomes copy 1, the former copy 1 becomes copy 2.
 
@@ -104,8 +112,20 @@ class Database:
         with self.lock:
             try:
                 self._copy()
+                if not self._away:
+                    self.trouble = ""
             except (OSError, sqlite3.Error) as error:
                 self._troubled(f"no copy of the state could be made: {error}")
+
+    @contextlib.contextmanager
+    def _in_use(self, verb: str) -> Iterator[None]:
+        try:
+            with _translated(verb):
+                yield
+        except Broken as error:
+            if type(error.__cause__) is sqlite3.DatabaseError:  # its kinds are defects of ours
+                self.damage = error.message
+            raise
 
     # -- between file and memory
 

@@ -118,6 +118,16 @@ class Store:
         """Why something could not be written lately; empty while all is well."""
         return self._db.trouble
 
+    @property
+    def damage(self) -> str:
+        """What showed that the file is damaged: only the next opening repairs it; else empty."""
+        return self._db.damage
+
+    def catch_up(self) -> None:
+        """Write the notes that a full disk has kept waiting, if it takes them now; for whoever
+        comes by now and then. Never fails."""
+        self._db.catch_up()
+
     def close(self) -> None:
         """Write the notes that wait, then close. Nothing may be called afterwards."""
         self._db.close()

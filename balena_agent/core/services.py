@@ -355,7 +355,7 @@ def _settle(
     if should_run(draft, service):
         if awaits_boot(service, container, draft.situation):
             plan_requirement(draft, service, container)
-        elif outlived(container, current.get(service.spec.parent)):
+        elif outlived(container, current.get(service.spec.parent), draft.situation.joined):
             restart(draft, service, container)
         elif complete and startable(draft, service, container):
             start(draft, service, container, current, ground)

@@ -79,6 +79,8 @@ class Commands:
         self._borrowing = borrowing
         self._orders = OrderBook()
         self._accepted: list[Future[str]] = []
+        self._owed = False
+        """Whether the store does not know yet which services are stopped."""
 
     def take(self, given: Given) -> None:
         """Take a command in; its answer comes now, after publication, or when it is met."""
@@ -127,9 +129,25 @@ class Commands:
             self._apply(force=False)
 
     def intend(self, intent: Intent) -> None:
-        """Take on an intent; the part that must outlive us goes to the store first."""
+        """Take on an intent that follows from the world; the part that must outlive us goes to the
+        store. A store that does not take it, on a full disk say, must not keep the plan from going
+        on: what is owed to it is tried again every turn."""
+        try:
+            if self._owed:
+                self._store.save_stopped(intent.stopped)
+                self._owed = False
+            self._promise(intent)
+        except AgentError as error:
+            if not self._owed:
+                _log.warning("Cannot note which services are stopped: %s", error.message)
+            self._owed = True
+            self._present.change(intent=intent)
+
+    def _promise(self, intent: Intent) -> None:
+        """Durable first, then visible. Unavailable: nothing has changed."""
         if intent.stopped != self._present.now.intent.stopped:
             self._store.save_stopped(intent.stopped)
+            self._owed = False
         self._present.change(intent=intent)
 
     def settle(self, busy: frozenset[str]) -> None:
@@ -205,7 +223,7 @@ class Commands:
         order, intent = app_orders.take(command, now, self._world.observed, self._compile())
         telling.order_taken(command)
         self._ledger.forgive_subjects(order.subjects)
-        self.intend(intent)
+        self._promise(intent)
         self._orders.give(Order(command, answer, app=order))
 
     def _order(self, command: ServiceCommand | HostCommand, answer: Future[str]) -> None:
@@ -231,7 +249,7 @@ class Commands:
         else:
             self._damper.forgive(command.key[0])
         self._ledger.forgive_subjects(order.subjects())
-        self.intend(intend(before, command, order.old, commit))
+        self._promise(intend(before, command, order.old, commit))
         self._orders.give(order)
 
     def _unreachable(self, host_only: bool) -> bool:

@@ -48,7 +48,8 @@ class Housekeeping:
         if not self._present.now.looked:
             return
         observed = self._world.observed
-        noted = self._notes.stopped_by_agent.keys() | self._notes.origins.keys()
+        notes = self._notes
+        noted = notes.stopped_by_agent.keys() | notes.origins.keys() | notes.joined.keys()
         gone = self._world.gone() | (noted - observed.containers.keys())
         if gone:
             self._world.forget(gone)
