@@ -16,7 +16,7 @@ from test_drift import shared
 from test_planner import LOCKED, text
 
 from balena_agent.core.errors import EngineUnavailable, Unavailable
-from balena_agent.core.intent import Apply, SetTarget, StopService
+from balena_agent.core.intent import Apply, SetTarget, StartService, StopService
 from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
@@ -95,6 +95,26 @@ def test_a_step_that_the_engine_dies_of_is_not_repeated_hot() -> None:
         assert failure.retry_at - agent.clock.wall() > 2.0
         agent.until(lambda s: any("connection reset" in w.reason for w in s.plan.waits))
         agent.settled()
+
+
+def test_who_shares_the_network_of_one_that_a_user_stopped_waits_and_comes_with_it() -> None:
+    """The engine lets nobody into the network of a container that does not run. Tried again and
+    again, the start would be minutes in back-off when the other one runs at last."""
+    guest = service("two", 2, network_mode="service:one")
+    with rig() as agent:
+        agent.post(target(service("one"), guest))
+        agent.settled()
+        agent.reconciler.submit(StopService(("1", "one"))).result(DEADLINE)
+        agent.settled()
+        agent.post(target(service("one"), {**guest, "environment": {"A": "b"}}))
+        waiting = agent.until(lambda s: s.plan.waits and not s.running and not s.plan.steps)
+        assert [str(wait) for wait in waiting.plan.waits] == [
+            "service 1/two: waits for one to run, whose namespace it shares"
+        ]
+        assert not waiting.failures and agent.containers() == {"one": "exited", "two": "created"}
+        agent.reconciler.submit(StartService(("1", "one"))).result(DEADLINE)
+        agent.settled()
+        assert agent.containers() == {"one": "running", "two": "running"}
 
 
 # ---- a clock that was set back -------------------------------------------------------------------
