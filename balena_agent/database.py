@@ -57,6 +57,8 @@ class Database:
         self.lock = threading.RLock()
         self._waiting: list[Statement] = []
         self._away = False
+        self._refused = False
+        """Whether the last promise could not be kept."""
         self.trouble = ""
         self.damage = ""
         """What showed in use that the file is damaged; only another opening repairs that."""
@@ -82,7 +84,7 @@ class Database:
             if self._away and not self._come_back():
                 raise StoreUnavailable(f"the state cannot be kept: {self.trouble}")
             with self._in_use("kept"):
-                _write(self._db, statements, full=True)
+                self._keep(statements)
 
     def note(self, *statements: Statement, full: bool = False) -> None:
         """One transaction, on disk if possible (`full`: at once), else remembered. Broken."""
@@ -99,10 +101,13 @@ class Database:
             self._waiting = [*self._waiting, *statements][-NOTES_KEPT:]
 
     def catch_up(self) -> None:
-        """Write the notes that wait, if there are any and the disk takes them by now."""
-        with self.lock:
+        """Write the notes that wait, if there are any and the disk takes them by now; and find out
+        whether it would take a promise that it refused."""
+        with self.lock, contextlib.suppress(StoreUnavailable, Broken):
             if self._away:
                 self._come_back()
+            elif self._refused:
+                self.promise((f"PRAGMA user_version = {_version(self._db)}", ()))
 
     def copy(self) -> None:
         """A copy of the whole database becomes copy 1, the former copy 1 becomes copy 2.
@@ -112,10 +117,20 @@ class Database:
         with self.lock:
             try:
                 self._copy()
-                if not self._away:
+                if not (self._away or self._refused):
                     self.trouble = ""
             except (OSError, sqlite3.Error) as error:
                 self._troubled(f"no copy of the state could be made: {error}")
+
+    def _keep(self, statements: Sequence[Statement]) -> None:
+        try:
+            _write(self._db, statements, full=True)
+        except sqlite3.OperationalError as error:
+            self._refused = True
+            self._troubled(f"the state cannot be kept: {error}")
+            raise
+        if self._refused:
+            self._refused, self.trouble = False, ""
 
     @contextlib.contextmanager
     def _in_use(self, verb: str) -> Iterator[None]:
@@ -151,6 +166,7 @@ class Database:
             return False
         self._db.close()
         self._db, self._away, self._waiting, self.trouble = db, False, [], ""
+        self._refused = False
         log.info("The state in %s can be written again", self._directory)
         return True
 

@@ -472,6 +472,22 @@ def test_notes_that_wait_are_written_as_soon_as_there_is_room(
         assert db.execute("SELECT count(*) FROM container_intent").fetchone() == (2,)
 
 
+def test_a_promise_that_was_refused_is_told_until_there_is_room(home: Path) -> None:
+    store = filled(home)
+    fill_up(store)
+    with pytest.raises(StoreUnavailable):
+        store.save_target("cloud", "x" * 100_000)
+    assert "cannot be kept" in store.trouble
+    store._db._db.execute("PRAGMA query_only = on")
+    store.catch_up()
+    assert "cannot be kept" in store.trouble
+    store._db._db.execute("PRAGMA query_only = off")
+    store.catch_up()
+    assert store.trouble == ""
+    store.close()
+    assert opened(home).targets() == {"cloud": '{"v": 2}'}
+
+
 def test_damage_that_shows_in_use_is_told_and_repaired_at_the_next_opening(home: Path) -> None:
     store = filled(home)
     assert store.damage == ""
