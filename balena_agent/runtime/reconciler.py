@@ -402,7 +402,7 @@ class Reconciler:
         self._ledger.turn_over()
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
-        notices = telling.notices(desired, self._world.observed) + kept_services(planned)
+        notices = telling.notices(self._now) + kept_services(planned)
         notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
         notices += self._hosting.notices() + self._notes.notices()
         telling.new_notices(self._now.notices, notices)

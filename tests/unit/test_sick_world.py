@@ -15,11 +15,13 @@ from fakes.machine import FakeHost, FakeStore, ManualClock
 from test_drift import shared
 from test_planner import LOCKED, text
 
-from balena_agent.core.errors import EngineUnavailable, Unavailable
+from balena_agent.core.describe import describe
+from balena_agent.core.errors import EngineFailed, EngineUnavailable, Unavailable
 from balena_agent.core.intent import Apply, SetTarget, StartService, StopService
 from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.sources import KeptTarget
 from balena_agent.core.steps import StartContainer, StopContainer
 from balena_agent.core.target import read_local
 from balena_agent.runtime.executor import Crew, Outcome
@@ -217,3 +219,42 @@ def test_a_job_does_not_wait_for_another_though_a_thread_could_be_started() -> N
     go_on.set()
     assert done.wait(DEADLINE) and ended == [True]
     crew.close()
+
+
+# ---- what cannot be mended is told ---------------------------------------------------------------
+
+
+def test_a_dead_container_that_the_engine_cannot_remove_is_told_everywhere() -> None:
+    reason = "driver failed to remove root filesystem: device or resource busy"
+    with rig() as agent:
+        agent.post(target(service("one"), service("two", 2)))
+        agent.settled()
+        dead = agent.ids()["one"]
+        agent.engine.fail("remove service 1/one", EngineFailed(reason, 500), times=10**6)
+        agent.engine.change(
+            lambda seen: replace(
+                seen,
+                containers={
+                    **seen.containers,
+                    dead: replace(seen.containers[dead], state="dead"),
+                },
+            ),
+            Touch(),
+        )
+        agent.reconciler.wake(Touch(containers=frozenset({dead})))
+        shown = agent.until(lambda s: any(f.count == 3 for f in s.failures.values()))
+        told = describe(shown, "1")
+        (row,) = [s for app in told["apps"] for s in app["services"] if s["name"] == "one"]
+        assert row["waiting"] == f"{reason} (attempt 3 failed)" and row["status"] == "Dead"
+        assert [wait["subject"] for wait in told["waits"]] == ["service 1/one"]
+        assert told["waits"][0]["until"] > agent.clock.wall()
+        assert [failure["error"] for failure in told["failures"]] == [reason]
+        assert reason in told["lastError"] and reason in told["status"]
+        assert agent.containers()["two"] == "running"
+
+
+def test_a_stored_target_that_does_not_read_is_told_in_a_notice() -> None:
+    memory = Memory(targets={"https://cloud": KeptTarget("{", None)})
+    with rig(memory=memory) as agent:
+        shown = agent.until(lambda s: s.looked and s.notices)
+        assert "source https://cloud cannot be used" in shown.notices[0]
