@@ -194,10 +194,20 @@ class Commands:
         if now.targets.get(command.source) != kept:
             self._store.save_target(command.source, command.raw)
             telling.new_target(command.source, command.target)
+            self._end_force(now.intent.force)  # it was meant for what was wanted before
             self._bring_in_force({**now.targets, command.source: kept})
             if command.target.name and self._present.now.source == command.source:
                 self._present.change(facts=replace(now.facts, device_name=command.target.name))
         self._apply(command.force)
+
+    def release_settled(self, apps: frozenset[str]) -> None:
+        """These apps (uuids) are settled: whoever locks them from now on is heeded again."""
+        self._end_force(apps)
+
+    def _end_force(self, names: frozenset[str]) -> None:
+        intent = self._present.now.intent
+        if intent.force & names:
+            self._present.change(intent=replace(intent, force=intent.force - names))
 
     def _bring_in_force(self, targets: Mapping[str, KeptTarget]) -> None:
         chosen = in_force(targets, self._present.now.facts)

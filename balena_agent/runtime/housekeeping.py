@@ -61,7 +61,8 @@ class Housekeeping:
         self._notes.disown_absent(images, observed)
 
     def save_commits(self, planned: Plan) -> None:
-        """Note the releases that are wholly applied."""
+        """Note the releases that are wholly applied. Nothing of them needs to be forced now."""
+        self._commands.release_settled(planned.settled_apps)
         for app in self._present.now.desired.apps:
             applied = app.commit and app.uuid in planned.settled_apps
             if applied and self._notes.commit(app.uuid, app.app_id, app.commit):

@@ -4,6 +4,7 @@ a clock that is set back. Whatever happens the plan goes on, at a calm pace, and
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
@@ -17,7 +18,7 @@ from test_planner import LOCKED, text
 
 from balena_agent.core.describe import describe
 from balena_agent.core.errors import EngineFailed, EngineUnavailable, Unavailable
-from balena_agent.core.intent import Apply, SetTarget, StartService, StopService
+from balena_agent.core.intent import Apply, RestartService, SetTarget, StartService, StopService
 from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import HostFacts
 from balena_agent.core.snapshot import Snapshot
@@ -258,3 +259,55 @@ def test_a_stored_target_that_does_not_read_is_told_in_a_notice() -> None:
     with rig(memory=memory) as agent:
         shown = agent.until(lambda s: s.looked and s.notices)
         assert "source https://cloud cannot be used" in shown.notices[0]
+
+
+# ---- what was said once does not hold for ever ---------------------------------------------------
+
+
+def test_a_forced_target_that_is_replaced_before_it_settles_leaves_no_force() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.engine.fail("fetch", EngineFailed("no such image", 404), times=10**6)
+        agent.post(target(service("one"), service("two", 2, image="nowhere")), force=True)
+        agent.until(lambda s: any(f.count == 2 for f in s.failures.values()))
+        agent.host.user_locks[1] = "one"
+        agent.post(target(service("one", environment={"A": "b"})))
+        shown = agent.until(lambda s: any(f.locked for f in s.failures.values()), "the lock holds")
+        assert shown.intent.force == frozenset() and 1 in agent.host.user_locks
+
+
+def test_the_force_of_one_app_ends_with_it_though_another_never_settles() -> None:
+    two = {
+        **target(service("one"))["local"]["apps"],
+        **target(service("b", 2, image="nowhere"), app=2)["local"]["apps"],
+    }
+    with rig() as agent:
+        agent.engine.fail("fetch", EngineFailed("no such image", 404), times=10**6)
+        agent.post({"local": {"name": "dev", "config": {}, "apps": two}})
+        agent.until(lambda s: any(f.count == 2 for f in s.failures.values()))
+        agent.until(lambda s: agent.containers() == {"one": "running"})
+        command = RestartService(("1", "one"), force=True)
+        assert agent.reconciler.submit(command).result(DEADLINE) == "restarted"
+        agent.until(lambda s: not s.intent.force, "nothing is forced any more")
+
+
+# ---- an app that leaves --------------------------------------------------------------------------
+
+
+def test_S06_the_volumes_of_an_app_go_with_it_where_a_cloud_says_so() -> None:
+    def left(facts: HostFacts, source: str) -> set[str]:
+        policy = Policy(keep_images=None, keep_volumes=None)
+        with rig(facts=facts, policy=policy) as agent:
+            document = target(service("one", volumes=["data:/data"]))
+            document["local"]["apps"]["1"]["volumes"] = {"data": {}}
+            for each in (document, {"local": {"name": "dev", "config": {}, "apps": {}}}):
+                command = SetTarget(source, json.dumps(each), read_local(each))
+                assert agent.reconciler.submit(command).result(DEADLINE) == "accepted"
+                agent.settled()
+            assert agent.containers() == {}
+            return set(agent.engine.observed.volumes)
+
+    cloud = "https://api.example.org"
+    assert left(HostFacts(device_uuid="d0d0", api_endpoint=cloud), cloud) == set()
+    assert left(HostFacts(device_uuid="d0d0"), "local") == {"1_data"}
