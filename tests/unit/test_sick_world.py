@@ -14,13 +14,23 @@ from agent import DEADLINE, Rig, observed, rig, service, target
 from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, FakeStore, ManualClock
 from test_drift import shared
-from test_planner import LOCKED, text
+from test_handover import WEB, retired
+from test_planner import LOCKED, text, wanted, world
+from test_planner import target as desired
 
-from balena_agent.core.describe import describe
+from balena_agent.core.describe import describe, plan_state
 from balena_agent.core.errors import EngineFailed, EngineUnavailable, Unavailable
-from balena_agent.core.intent import Apply, RestartService, SetTarget, StartService, StopService
+from balena_agent.core.intent import (
+    Apply,
+    Intent,
+    RestartService,
+    SetTarget,
+    StartService,
+    StopService,
+)
 from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import HostFacts
+from balena_agent.core.scopes import EVERYTHING, Scope
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.sources import KeptTarget
 from balena_agent.core.steps import StartContainer, StopContainer
@@ -120,16 +130,46 @@ def test_who_shares_the_network_of_one_that_a_user_stopped_waits_and_comes_with_
         assert agent.containers() == {"one": "running", "two": "running"}
 
 
+def test_an_old_container_that_the_engine_ended_in_its_hand_over_runs_until_the_image_is_here() -> (
+    None
+):
+    """It was retired, the engine was started anew, and the image of yet another release is missing:
+    of this service, or of another one."""
+    start = "start web: its hand-over cannot go on now"
+    absent = replace(WEB, image="i9:latest", image_present=False)
+    assert start in text(desired(absent), world(retired("exited")), LOCKED)
+    other = wanted("db", image="i9:latest", image_present=False)
+    lines = text(desired(WEB, other), world(retired("exited")), LOCKED)
+    assert start in lines and not any(line.startswith("remove ") for line in lines)
+    user = replace(LOCKED, intent=Intent(stopped={WEB.key: WEB.container_name.commit}))
+    assert start not in text(desired(absent), world(retired("exited")), user)
+
+
+def test_while_the_engine_is_away_the_plan_says_that_it_waits_for_it() -> None:
+    with rig() as agent:
+        agent.post(target(service("one")))
+        agent.settled()
+        agent.engine.down = True
+        agent.reconciler.wake(Touch(everything=True))
+        shown = agent.until(lambda s: s.engine_error)
+        state = plan_state(shown, EVERYTHING)
+        assert state["waits"] == [
+            {"subject": "engine", "reason": shown.engine_error, "until": None}
+        ]
+        assert plan_state(shown, Scope(app_id=1))["waits"] == state["waits"]
+        assert state["settled"] is False
+
+
 # ---- a clock that was set back -------------------------------------------------------------------
 
 
 def test_who_was_started_by_us_beside_its_owner_is_not_restarted_for_a_clock_set_back() -> None:
-    desired, world = shared("2030-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
-    assert text(desired, world, LOCKED) == ["stop two: network of one was recreated"]
+    both, seen = shared("2030-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
+    assert text(both, seen, LOCKED) == ["stop two: network of one was recreated"]
     runs = {"id-two": ("2026-01-01T00:00:00Z", "2030-01-01T00:00:00Z")}
-    assert not any(line.startswith("stop") for line in text(desired, world, with_runs(runs)))
+    assert not any(line.startswith("stop") for line in text(both, seen, with_runs(runs)))
     runs = {"id-two": ("2026-01-01T00:00:00Z", "2029-01-01T00:00:00Z")}
-    assert text(desired, world, with_runs(runs)) == ["stop two: network of one was recreated"]
+    assert text(both, seen, with_runs(runs)) == ["stop two: network of one was recreated"]
 
 
 def with_runs(runs: dict[str, tuple[str, str]]) -> Any:
