@@ -97,7 +97,7 @@ class Daemon:
         self._reported: tuple[str, ...] = ()
         self._interval = watchdog_interval()
         self.watchdog = Watchdog(notify)
-        self.store = Store(settings.paths.store)
+        self.store = Store(settings.paths.store, damaged=self._fail)
         self.bus = Bus(on_lost=self._bus_lost)
         self.host = HostSide(
             settings, self.store, self.bus, self._host_looked, lambda: reached(self.files.facts)
@@ -178,8 +178,9 @@ class Daemon:
     def _start(self) -> None:
         for problem in self._problems():
             _log.warning("Settings: %s", problem)
-        if self.store.trouble:
-            _log.error("Store: %s", self.store.trouble)
+        for problem in dict.fromkeys((*self.store.problems, self.store.trouble)):
+            if problem:
+                _log.error("Store: %s", problem)
         if problem := reserve_port(self.http.port):
             _log.warning("%s", problem)
         self.bus.start()
@@ -215,9 +216,6 @@ class Daemon:
         """The main thread: feed the watchdog while every worker proves its work."""
         while not self._stop.is_set():
             if select.select([self._ended], [], [], self._interval / 3)[0]:
-                self._stop.set()
-            elif self.store.damage:  # the next start repairs it
-                self._failure = self.store.damage
                 self._stop.set()
             self._pet()
 
@@ -435,6 +433,10 @@ class Daemon:
             self.store.catch_up()
 
     def _bus_lost(self, reason: str) -> None:
-        if not self._stop.is_set():
-            self._failure = f"the system bus is lost ({reason})"
+        self._fail(f"the system bus is lost ({reason})")
+
+    def _fail(self, reason: str) -> None:
+        """Nothing but another start helps: systemd sees to it, and the containers go on."""
+        if not (self._stop.is_set() or self._failure):
+            self._failure = reason
             os.write(self._end, b"\0")

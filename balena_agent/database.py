@@ -46,10 +46,17 @@ class StoreUnavailable(Unavailable):
 class Database:
     """One file in `directory`, of the schema that `migrations` make; callable from any thread.
 
-    Script n of `migrations` brings version n to n + 1. `problems` tells what opening found.
+    Script n of `migrations` brings version n to n + 1. `problems` tells what opening found;
+    `damaged` is told what shows in use.
     """
 
-    def __init__(self, path: Path, migrations: tuple[str, ...], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: tuple[str, ...],
+        now: Callable[[], float],
+        damaged: Callable[[str], None],
+    ) -> None:
         self._path = path
         self._directory = path.parent
         self._migrations = migrations
@@ -60,8 +67,7 @@ class Database:
         self._refused = False
         """Whether the last promise could not be kept."""
         self.trouble = ""
-        self.damage = ""
-        """What showed in use that the file is damaged; only another opening repairs that."""
+        self._damaged = damaged
         self.problems: tuple[str, ...] = ()
         with _translated("opened"):
             self._db = self._open()
@@ -139,7 +145,7 @@ class Database:
                 yield
         except Broken as error:
             if type(error.__cause__) is sqlite3.DatabaseError:  # its kinds are defects of ours
-                self.damage = error.message
+                self._damaged(error.message)
             raise
 
     # -- between file and memory
