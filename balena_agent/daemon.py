@@ -100,7 +100,7 @@ class Daemon:
         self._reported: tuple[str, ...] = ()
         self._interval = watchdog_interval()
         self.watchdog = Watchdog(notify)
-        self.store = Store(settings.paths.store)
+        self.store = Store(settings.paths.store, damaged=self._fail)
         self.bus = Bus(on_lost=self._bus_lost)
         self.host = HostSide(settings, self.store, self.bus, self._host_looked, self._cloud_reached)
         self._ask = partial(client.request, lookup=self.host.lookup)
@@ -189,8 +189,9 @@ class Daemon:
     def _start(self) -> None:
         for problem in self._problems():
             _log.warning("Settings: %s", problem)
-        if self.store.trouble:
-            _log.error("Store: %s", self.store.trouble)
+        for problem in dict.fromkeys((*self.store.problems, self.store.trouble)):
+            if problem:
+                _log.error("Store: %s", problem)
         if problem := reserve_port(self.http.port):
             _log.warning("%s", problem)
         self.bus.start()
@@ -292,7 +293,7 @@ class Daemon:
         agent, engine = self._settings.agent, self._settings.engine
         return Policy(
             keep_images={"yes": True, "no": False}.get(engine.keep_images),
-            keep_volumes=True,
+            keep_volumes=None,
             remove_peer=engine.cleanup_peer_supervisor_images,
             workers=agent.workers,
             pullers=agent.pullers,
@@ -440,8 +441,13 @@ class Daemon:
                 http.beat("ping was answered")
             else:
                 http.note = "GET /ping was not answered"
+            self.store.catch_up()
 
     def _bus_lost(self, reason: str) -> None:
-        if not self._stop.is_set():
-            self._failure = f"the system bus is lost ({reason})"
+        self._fail(f"the system bus is lost ({reason})")
+
+    def _fail(self, reason: str) -> None:
+        """Nothing but another start helps: systemd sees to it, and the containers go on."""
+        if not (self._stop.is_set() or self._failure):
+            self._failure = reason
             os.write(self._end, b"\0")

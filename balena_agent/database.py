@@ -46,10 +46,17 @@ class StoreUnavailable(Unavailable):
 class Database:
     """One file in `directory`, of the schema that `migrations` make; callable from any thread.
 
-    Script n of `migrations` brings version n to n + 1. `problems` tells what opening found.
+    Script n of `migrations` brings version n to n + 1. `problems` tells what opening found;
+    `damaged` is told what shows in use.
     """
 
-    def __init__(self, path: Path, migrations: tuple[str, ...], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: tuple[str, ...],
+        now: Callable[[], float],
+        damaged: Callable[[str], None],
+    ) -> None:
         self._path = path
         self._directory = path.parent
         self._migrations = migrations
@@ -57,7 +64,10 @@ class Database:
         self.lock = threading.RLock()
         self._waiting: list[Statement] = []
         self._away = False
+        self._refused = False
+        """Whether the last promise could not be kept."""
         self.trouble = ""
+        self._damaged = damaged
         self.problems: tuple[str, ...] = ()
         with _translated("opened"):
             self._db = self._open()
@@ -71,7 +81,7 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query. StoreUnavailable; Broken when the file is damaged."""
-        with self.lock, _translated("read"):
+        with self.lock, self._in_use("read"):
             return self._db.execute(sql, values).fetchall()
 
     def promise(self, *statements: Statement) -> None:
@@ -79,12 +89,12 @@ class Database:
         with self.lock:
             if self._away and not self._come_back():
                 raise StoreUnavailable(f"the state cannot be kept: {self.trouble}")
-            with _translated("kept"):
-                _write(self._db, statements, full=True)
+            with self._in_use("kept"):
+                self._keep(statements)
 
     def note(self, *statements: Statement, full: bool = False) -> None:
         """One transaction, on disk if possible (`full`: at once), else remembered. Broken."""
-        with self.lock, _translated("kept"):
+        with self.lock, self._in_use("kept"):
             if self._away:
                 self._come_back()
             if not self._away:
@@ -96,6 +106,15 @@ class Database:
             _write(self._db, statements, full=False)
             self._waiting = [*self._waiting, *statements][-NOTES_KEPT:]
 
+    def catch_up(self) -> None:
+        """Write the notes that wait, if there are any and the disk takes them by now; and find out
+        whether it would take a promise that it refused."""
+        with self.lock, contextlib.suppress(StoreUnavailable, Broken):
+            if self._away:
+                self._come_back()
+            elif self._refused:
+                self.promise((f"PRAGMA user_version = {_version(self._db)}", ()))
+
     def copy(self) -> None:
         """A copy of the whole database becomes copy 1, the former copy 1 becomes copy 2.
 
@@ -104,8 +123,30 @@ class Database:
         with self.lock:
             try:
                 self._copy()
+                if not (self._away or self._refused):
+                    self.trouble = ""
             except (OSError, sqlite3.Error) as error:
                 self._troubled(f"no copy of the state could be made: {error}")
+
+    def _keep(self, statements: Sequence[Statement]) -> None:
+        try:
+            _write(self._db, statements, full=True)
+        except sqlite3.OperationalError as error:
+            self._refused = True
+            self._troubled(f"the state cannot be kept: {error}")
+            raise
+        if self._refused:
+            self._refused, self.trouble = False, ""
+
+    @contextlib.contextmanager
+    def _in_use(self, verb: str) -> Iterator[None]:
+        try:
+            with _translated(verb):
+                yield
+        except Broken as error:
+            if type(error.__cause__) is sqlite3.DatabaseError:  # its kinds are defects of ours
+                self._damaged(error.message)
+            raise
 
     # -- between file and memory
 
@@ -131,6 +172,7 @@ class Database:
             return False
         self._db.close()
         self._db, self._away, self._waiting, self.trouble = db, False, [], ""
+        self._refused = False
         log.info("The state in %s can be written again", self._directory)
         return True
 

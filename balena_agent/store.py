@@ -104,19 +104,30 @@ class Store:
     """The agent's durable state; callable from any thread.
 
     `problems` tells what opening found and repaired. Writing promises raises StoreUnavailable when
-    they cannot be kept; any call raises Broken when the file is found damaged while in use.
+    they cannot be kept; any call raises Broken when the file is found damaged while in use, which
+    `damaged` is told too: only the next opening repairs that.
     """
 
-    def __init__(self, directory: str | Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        now: Callable[[], float] = time.time,
+        damaged: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._last_good = Path(directory) / LAST_GOOD
         self._now = now
-        self._db = Database(Path(directory) / FILE, MIGRATIONS, now)
+        self._db = Database(Path(directory) / FILE, MIGRATIONS, now, damaged)
         self.problems = self._db.problems + self._restore_targets()
 
     @property
     def trouble(self) -> str:
         """Why something could not be written lately; empty while all is well."""
         return self._db.trouble
+
+    def catch_up(self) -> None:
+        """Write the notes that a full disk has kept waiting, if it takes them now; for whoever
+        comes by now and then. Never fails."""
+        self._db.catch_up()
 
     def close(self) -> None:
         """Write the notes that wait, then close. Nothing may be called afterwards."""

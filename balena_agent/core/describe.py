@@ -281,7 +281,14 @@ def _uuids(snapshot: Snapshot, scope: Scope) -> frozenset[str]:
 
 
 def _waits(snapshot: Snapshot, scope: Scope) -> Iterable[Wait]:
-    """Waits whose subject is in scope: an app, its services, their images, its locks."""
+    """Waits whose subject is in scope: an app, its services, their images, its locks; and that
+    everything waits for the engine, while that is so."""
+    if not snapshot.looked:
+        yield Wait("engine", snapshot.engine_error or "it is looked at before anything is planned")
+    yield from _waits_of_plan(snapshot, scope)
+
+
+def _waits_of_plan(snapshot: Snapshot, scope: Scope) -> Iterable[Wait]:
     if scope.everything:
         return snapshot.plan.waits
     subjects = {f"locks {scope.app_id}"}

@@ -102,10 +102,18 @@ def can_be_joined(container: Container, difference: Difference) -> bool:
     )
 
 
-def outlived(container: Container, owner: Container | None) -> bool:
+def outlived(
+    container: Container,
+    owner: Container | None,
+    joined: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> bool:
     """Whether the owner of the network that the container shares has started after it: the
-    namespace that the container is in is then a dead one (spec 21 §5.4)."""
+    namespace that the container is in is then a dead one (spec 21 §5.4). `joined` are runs of
+    containers (ids) that the agent itself has begun, with the run of the owner that was there:
+    between these a clock that was set back says nothing."""
     if owner is None or not (owner.state == container.state == "running"):
+        return False
+    if joined.get(container.id) == (container.started_at, owner.started_at):
         return False
     began, owner_began = _instant(container.started_at), _instant(owner.started_at)
     return bool(began and owner_began) and began < owner_began

@@ -179,6 +179,14 @@ def wish_name(variables: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def _wish(name: str, variables: Mapping[str, str]) -> str:
+    """The wish that gets one reboot. A step about config.json names what differs just now, and
+    only some of it needs a reboot: whatever else differs makes no other wish."""
+    if name == CONFIG_JSON:
+        variables = {n: value for n, value in variables.items() if n in REBOOT_VARIABLES}
+    return wish_name(variables)
+
+
 def after(step: HostConfigStep, host: HostConfig) -> HostConfig:
     """The model of the host: what a step makes of it (see effects.py)."""
     match step:
@@ -217,7 +225,9 @@ def _attempted(
 
 def attempt(step: ChangeConfig | SetBootConfig, name: str, host: HostConfig) -> Attempt:
     """What is noted of a step that has just been done; `host` is as it has left it."""
-    wish, last = wish_name(step.variables), host.attempts.get(name)
+    wish, last = _wish(name, step.variables), host.attempts.get(name)
+    if last and name == CONFIG_JSON and not REBOOT_VARIABLES.intersection(step.variables):
+        return replace(last, held=_held(name, host))  # nothing that a reboot was ever for
     given = step.reboot or (last is not None and last.wish == wish and (last.reboot or last.spent))
     spent = _spent(name, step.variables, host)
     return Attempt(wish, host.boot_id, given, spent, _held(name, host))
@@ -248,7 +258,7 @@ def _spent(name: str, variables: Mapping[str, str], host: HostConfig) -> bool:
     last = host.attempts.get(name)
     return (
         last is not None
-        and last.wish == wish_name(variables)
+        and last.wish == _wish(name, variables)
         and (last.spent or (last.reboot and last.boot_id != host.boot_id))
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .body import parents
 from .desired import Dependency, DesiredService
 from .ground import Ground, unlike
 from .observed import Container
@@ -69,8 +70,17 @@ def start(
         patience = HEALTH_PATIENCE if any(d.condition == "healthy" for d in unmet) else None
         draft.wait_service(service.name, "waits for " + ", ".join(unmet.values()), patience)
         return
+    if absent := [name for name in sorted(parents(service.spec)) if not _hosts(current.get(name))]:
+        names = ", ".join(absent)
+        draft.wait_service(service.name, f"waits for {names} to run, whose namespace it shares")
+        return
     cause = "created, not started yet" if container.state == "created" else "was stopped"
     draft.emit(StartContainer(container.app_uuid, container.service, container.id, cause))
+
+
+def _hosts(owner: Container | None) -> bool:
+    """Whether the engine lets another container into this one's namespaces."""
+    return owner is not None and owner.state in ("running", "paused")
 
 
 def all_unmet(

@@ -32,6 +32,7 @@ from .steps import (
     Fetch,
     RemoveContainer,
     RenameContainer,
+    StartContainer,
     StopContainer,
 )
 
@@ -137,9 +138,11 @@ def _one(
         _hand_over(draft, ground, service, container, reason, current, missing)
     elif reason:
         needed = [] if service.strategy in EARLY else missing
+        if needed and _start_again(draft, service, container):
+            return
         _go(draft, container, reason, needed)
         if needed:
-            handover.call_off(draft, container)
+            _call_off(draft, service, container)
     else:
         _settle(draft, ground, service, container, current, missing)
 
@@ -187,7 +190,23 @@ def _hand_over(
         else:
             handover.retire(draft, old, reason)
         return
-    handover.call_off(draft, old)
+    _call_off(draft, service, old)
+
+
+def _call_off(draft: Draft, service: DesiredService, old: Container) -> None:
+    """No hand-over for now: the old container is to be as before."""
+    if not _start_again(draft, service, old):
+        handover.call_off(draft, old)
+
+
+def _start_again(draft: Draft, service: DesiredService, old: Container) -> bool:
+    """Start an old container that ended in its hand-over, when the engine was started anew say: it
+    is up to us, because its restart policy is gone until it is reinstated."""
+    if not (old.retired and old.state == "exited" and should_run(draft, service)):
+        return False
+    where = (old.app_uuid, old.service, old.id)
+    draft.emit(StartContainer(*where, "its hand-over cannot go on now"))
+    return True
 
 
 def _fetch(service: DesiredService) -> Fetch:
@@ -214,7 +233,7 @@ def _without_image(
     else:
         draft.emit(_fetch(service))
         if container:
-            handover.call_off(draft, container)
+            _call_off(draft, service, container)
         if container and container.running and user_stopped(draft, service):
             stop(draft, service, container)
 
@@ -355,7 +374,7 @@ def _settle(
     if should_run(draft, service):
         if awaits_boot(service, container, draft.situation):
             plan_requirement(draft, service, container)
-        elif outlived(container, current.get(service.spec.parent)):
+        elif outlived(container, current.get(service.spec.parent), draft.situation.joined):
             restart(draft, service, container)
         elif complete and startable(draft, service, container):
             start(draft, service, container, current, ground)

@@ -49,6 +49,8 @@ class Situation:
     are our notes on containers (ids).
     `handovers` are containers (ids) that were started beside an older one of their service and
     have not taken over from it yet (handover.py).
+    `joined` are the runs of containers that share another's network and were begun by the agent
+    (drift.outlived).
     `deltas`: images may come as deltas. `remove_peer`: the peer's own images may go.
     `host_steps` are what the target's variables ask of the host (hostconfig.plan_host).
     """
@@ -60,6 +62,7 @@ class Situation:
     owned_images: frozenset[str] = frozenset()
     stopped_by_agent: Mapping[str, str] = field(default_factory=dict)
     handovers: frozenset[str] = frozenset()
+    joined: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     keep_images: bool = True
     keep_volumes: bool = True
     override_locks: bool = False

@@ -8,6 +8,7 @@ mostly it means that the boot partition is not there yet.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -168,7 +169,8 @@ class HostFiles:
         if known:
             return known
         made = secrets.token_hex(16)
-        self._memory.set_setting(_UUID, made)
+        with contextlib.suppress(AgentError):  # the store tells its own trouble
+            self._memory.set_setting(_UUID, made)
         return made
 
 

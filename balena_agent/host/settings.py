@@ -95,7 +95,8 @@ class HostSettings:
         first = self._seen(first)
         self.current = replace(first, attempts=surviving(first))
         if self.current.attempts != known:
-            self._keep_attempts()
+            with contextlib.suppress(AgentError):  # without that they count for longer
+                self._keep_attempts()
 
     def refresh(self) -> bool:
         """Look at the files; says whether anything is new. `config` has been refreshed before."""
@@ -160,14 +161,19 @@ class HostSettings:
         write_durable(self._dump, step.text.encode(), 0o600)
 
     def _schedule(self, step: ChangeConfig | SetBootConfig, names: tuple[str, ...]) -> None:
+        """Before anything is written. Unavailable: notes cannot be kept now, and a reboot that is
+        not noted might be asked for in every boot."""
         if step.reboot:
+            self._keep_attempts()
             self._new_reasons = self._breadcrumb.add(names)
 
     def _remember(self, step: ChangeConfig | SetBootConfig, name: str) -> None:
+        """What is written is done, whether or not the store takes the note."""
         seen = self._seen(self.current)
         attempts = {**seen.attempts, name: attempt(step, name, seen)}
         self.current = replace(seen, attempts=attempts)
-        self._keep_attempts()
+        with contextlib.suppress(AgentError):
+            self._keep_attempts()
 
     def _keep_attempts(self) -> None:
         self._keep({name: asdict(known) for name, known in self.current.attempts.items()})

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from ..core.adoption import adopted, keys_of
 from ..core.desired import Desired
 from ..core.observed import Observed
-from ..core.steps import service_subject
+from ..core.steps import RetireContainer, service_subject
 from .compiler import ServiceKeys
 from .notes import Notes
 from .world import World
@@ -37,6 +37,13 @@ class Adoption:
             self._notes.recover_key(app_id, service, key)
         self._looked = True
         return True
+
+    def retiring(self, step: RetireContainer) -> None:
+        """Remember what the container was asked to be, should nobody have: its restart policy is
+        taken away, and must be known when it is given back."""
+        known = self._world.observed.containers.get(step.container_id)
+        if known and known.intended is None:
+            self._notes.asked(known.id, known.spec, self._world.intend(known.id, known.spec))
 
     def take_note(self, desired: Desired, busy: Collection[str]) -> None:
         """Adopt what is as wanted, but for services that a step works on (`busy`: subjects)."""

@@ -79,6 +79,8 @@ class Commands:
         self._borrowing = borrowing
         self._orders = OrderBook()
         self._accepted: list[Future[str]] = []
+        self._owed = False
+        """Whether the store does not know yet which services are stopped."""
 
     def take(self, given: Given) -> None:
         """Take a command in; its answer comes now, after publication, or when it is met."""
@@ -127,9 +129,25 @@ class Commands:
             self._apply(force=False)
 
     def intend(self, intent: Intent) -> None:
-        """Take on an intent; the part that must outlive us goes to the store first."""
+        """Take on an intent that follows from the world; the part that must outlive us goes to the
+        store. A store that does not take it, on a full disk say, must not keep the plan from going
+        on: what is owed to it is tried again every turn."""
+        try:
+            if self._owed:
+                self._store.save_stopped(intent.stopped)
+                self._owed = False
+            self._promise(intent)
+        except AgentError as error:
+            if not self._owed:
+                _log.warning("Cannot note which services are stopped: %s", error.message)
+            self._owed = True
+            self._present.change(intent=intent)
+
+    def _promise(self, intent: Intent) -> None:
+        """Durable first, then visible. Unavailable: nothing has changed."""
         if intent.stopped != self._present.now.intent.stopped:
             self._store.save_stopped(intent.stopped)
+            self._owed = False
         self._present.change(intent=intent)
 
     def settle(self, busy: frozenset[str]) -> None:
@@ -176,10 +194,20 @@ class Commands:
         if now.targets.get(command.source) != kept:
             self._store.save_target(command.source, command.raw)
             telling.new_target(command.source, command.target)
+            self._end_force(now.intent.force)  # it was meant for what was wanted before
             self._bring_in_force({**now.targets, command.source: kept})
             if command.target.name and self._present.now.source == command.source:
                 self._present.change(facts=replace(now.facts, device_name=command.target.name))
         self._apply(command.force)
+
+    def release_settled(self, apps: frozenset[str]) -> None:
+        """These apps (uuids) are settled: whoever locks them from now on is heeded again."""
+        self._end_force(apps)
+
+    def _end_force(self, names: frozenset[str]) -> None:
+        intent = self._present.now.intent
+        if intent.force & names:
+            self._present.change(intent=replace(intent, force=intent.force - names))
 
     def _bring_in_force(self, targets: Mapping[str, KeptTarget]) -> None:
         chosen = in_force(targets, self._present.now.facts)
@@ -205,7 +233,7 @@ class Commands:
         order, intent = app_orders.take(command, now, self._world.observed, self._compile())
         telling.order_taken(command)
         self._ledger.forgive_subjects(order.subjects)
-        self.intend(intent)
+        self._promise(intent)
         self._orders.give(Order(command, answer, app=order))
 
     def _order(self, command: ServiceCommand | HostCommand, answer: Future[str]) -> None:
@@ -231,7 +259,7 @@ class Commands:
         else:
             self._damper.forgive(command.key[0])
         self._ledger.forgive_subjects(order.subjects())
-        self.intend(intend(before, command, order.old, commit))
+        self._promise(intend(before, command, order.old, commit))
         self._orders.give(order)
 
     def _unreachable(self, host_only: bool) -> bool:

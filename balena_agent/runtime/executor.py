@@ -121,14 +121,16 @@ class Crew:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._open = 0
+        """Jobs that wait or are being done: so many threads are of use."""
         self._numbers = itertools.count(1)
         self._closed = False
 
     def submit(self, job: Callable[[], None]) -> None:
         with self._lock:
             self._jobs.put(job)
-            if self._idle >= self._jobs.qsize() or self._threads >= self._size or self._closed:
+            self._open += 1
+            if self._open <= self._threads or self._threads >= self._size or self._closed:
                 return
             self._threads += 1
             name = f"{self._name}-{next(self._numbers)}"
@@ -146,18 +148,19 @@ class Crew:
             job = self._next()
             if job is None:
                 return
-            job()
+            try:
+                job()
+            finally:
+                with self._lock:
+                    self._open -= 1
 
     def _next(self) -> Callable[[], None] | None:
         """The next job, or None when this thread shall end; then it is no longer counted."""
-        with self._lock:
-            self._idle += 1
         try:
             job = self._jobs.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             job = None
         with self._lock:
-            self._idle -= 1
             if job is None and not self._jobs.empty() and not self._closed:
                 job = self._jobs.get()  # it came in while we were giving up
             if job is None:

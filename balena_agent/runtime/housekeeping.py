@@ -48,7 +48,8 @@ class Housekeeping:
         if not self._present.now.looked:
             return
         observed = self._world.observed
-        noted = self._notes.stopped_by_agent.keys() | self._notes.origins.keys()
+        notes = self._notes
+        noted = notes.stopped_by_agent.keys() | notes.origins.keys() | notes.joined.keys()
         gone = self._world.gone() | (noted - observed.containers.keys())
         if gone:
             self._world.forget(gone)
@@ -62,7 +63,8 @@ class Housekeeping:
         self._notes.disown_absent(images, observed)
 
     def save_commits(self, planned: Plan) -> None:
-        """Note the releases that are wholly applied."""
+        """Note the releases that are wholly applied. Nothing of them needs to be forced now."""
+        self._commands.release_settled(planned.settled_apps)
         for app in self._present.now.desired.apps:
             applied = app.commit and app.uuid in planned.settled_apps
             if applied and self._notes.commit(app.uuid, app.app_id, app.commit):

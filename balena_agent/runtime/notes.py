@@ -44,6 +44,9 @@ class Notes:
         self.owned_images = owned_images
         self.commits = commits
         self.origins = origins
+        self.joined: Mapping[str, tuple[str, str]] = {}
+        """Of containers (ids) that share another's network: when the agent's last start of them
+        was, and that of the other. In memory alone: the next run starts them once more at most."""
         self._fetch_failures = dict(fetch_failures)
 
     def asked(self, container_id: str, spec: ContainerSpec, tolerated: Mapping[str, Json]) -> None:
@@ -71,6 +74,14 @@ class Notes:
             known = self.stopped_by_agent.items()
             self._save_stopped({i: began for i, began in known if i != container_id})
 
+    def started(self, container_id: str, observed: Observed) -> None:
+        """The agent has started a container."""
+        self.start(container_id)
+        known = observed.containers.get(container_id)
+        owner = observed.containers.get(known.spec.parent) if known else None
+        if known and owner:
+            self.joined = {**self.joined, known.id: (known.started_at, owner.started_at)}
+
     def refused(self, step: Step, observed: Observed) -> None:
         """The engine has refused a step. If it was a stop, and the container should end later, then
         it ends by itself."""
@@ -96,6 +107,7 @@ class Notes:
         stopped = self.stopped_by_agent.items()
         self.stopped_by_agent = {i: began for i, began in stopped if i not in container_ids}
         self.origins = {k: o for k, o in self.origins.items() if k not in container_ids}
+        self.joined = {k: runs for k, runs in self.joined.items() if k not in container_ids}
         self._write(lambda: self._store.forget_containers(container_ids))
 
     def own(self, references: frozenset[str]) -> None:
@@ -139,6 +151,10 @@ class Notes:
         self._write(lambda: self._store.save_commit(app_uuid, app_id, commit))
         self.commits = {**self.commits, app_uuid: commit}
         return True
+
+    def notices(self) -> tuple[str, ...]:
+        """That the store cannot be written, for people."""
+        return (self._store.trouble,) if self._store.trouble else ()
 
     def _disown(self, reference: str) -> None:
         self._write(lambda: self._store.disown_image(reference))

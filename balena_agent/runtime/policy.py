@@ -45,7 +45,8 @@ class Policy:
 
     keep_images: bool | None = True
     """None: where there is no cloud. There the device is in local mode (spec 20 §25)."""
-    keep_volumes: bool = True
+    keep_volumes: bool | None = True
+    """Those of apps that have left the target. None: where there is no cloud, as for images."""
     override_locks: bool = False
     remove_peer: bool = False
     """Whether the peer's own images may be removed; then there is no way back to it."""
@@ -56,3 +57,6 @@ class Policy:
 
     def keeps_images(self, managed: bool) -> bool:
         return not managed if self.keep_images is None else self.keep_images
+
+    def keeps_volumes(self, managed: bool) -> bool:
+        return not managed if self.keep_volumes is None else self.keep_volumes

@@ -62,6 +62,10 @@ class Clock(Protocol):
 class Store(Protocol):
     """What must survive a power cut. Only the reconciler's thread calls it."""
 
+    @property
+    def trouble(self) -> str:
+        """Why something could not be written lately; empty while all is well."""
+
     def save_target(self, source: str, raw: str) -> None:
         """Durable when it returns."""
 

@@ -66,7 +66,7 @@ class Preload:
             self._target = parse(self._raw)
         except (FileNotFoundError, IsADirectoryError):
             return False
-        except (OSError, UnicodeDecodeError, AgentError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, AgentError) as error:
             _log.error("Preloaded target %s is not used: %s", self._path, error)
         return self._target is not None
 

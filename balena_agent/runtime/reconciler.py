@@ -209,10 +209,13 @@ class Reconciler:
                 if not goes_on:
                     return
             except Exception:
-                # A defect of ours: say so and go on from a fresh look, at a calm pace.
-                _log.exception("defect in the reconciler")
-                self._lookout.ask_all(delay=5.0)
+                self._defect()
             self._pulse.beat("turn done")
+
+    def _defect(self) -> None:
+        """A defect of ours: say so and go on from a fresh look, at a calm pace."""
+        _log.exception("defect in the reconciler")
+        self._lookout.ask_all(delay=5.0)
 
     def _rest(self) -> float:
         """Seconds that may pass until there is something to do by ourselves."""
@@ -227,7 +230,10 @@ class Reconciler:
         for message in messages:
             if isinstance(message, Quit):
                 return False
-            self._handle(message)
+            try:
+                self._handle(message)
+            except Exception:  # what else came in with it is not lost
+                self._defect()
         self._lookout.start(self._now.engine_up, self._under_way.in_hand(self._world.observed))
         self._expire_power()
         if self._dirty or messages or self._retry_is_due():
@@ -295,7 +301,7 @@ class Reconciler:
         if isinstance(step, CreateContainer):
             self._created(step)
         elif isinstance(step, StartContainer):
-            self._notes.start(step.container_id)
+            self._notes.started(step.container_id, self._world.observed)
             started = self._now.intent.start - {(step.app_uuid, step.service)}
             self._commands.intend(replace(self._now.intent, start=started))
         elif isinstance(step, StopContainer):  # the engine may have restarted it meanwhile
@@ -325,6 +331,8 @@ class Reconciler:
             telling.given_up(step, error)
         elif isinstance(error, EngineUnavailable):
             self._engine_lost(error)
+            # It may be this step that the engine dies of.
+            self._ledger.fail(step, error, self._clock.wall())
         elif isinstance(error, StillProcessing):
             telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
         else:
@@ -381,8 +389,7 @@ class Reconciler:
         self._hosting.look(self._now)
         situation = self._situation()
         planned = self._plan(situation)
-        host = self._hosting.config
-        self._present.change(plan=planned, standing=situation.standing(), host=host)
+        self._present.change(plan=planned, standing=situation.standing(), host=self._hosting.config)
         self._long_waits.tell(planned.waits, self._clock.monotonic())
         if self._may_act():
             self._under_way.give_up_unwanted(planned.wanted)
@@ -395,9 +402,9 @@ class Reconciler:
         self._ledger.turn_over()
         self._commands.settle(self._under_way.subjects())
         self._flags(planned)
-        notices = telling.notices(desired, self._world.observed) + kept_services(planned)
+        notices = telling.notices(self._now) + kept_services(planned)
         notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
-        notices += self._hosting.notices()
+        notices += self._hosting.notices() + self._notes.notices()
         telling.new_notices(self._now.notices, notices)
         self._present.change(notices=notices)
         self._publish()
@@ -432,8 +439,9 @@ class Reconciler:
             owned_images=self._notes.owned_images,
             stopped_by_agent=self._notes.stopped_by_agent,
             handovers=self._handovers.waiting,
+            joined=self._notes.joined,
             keep_images=policy.keeps_images(self._now.facts.managed) or lent_to_user(self._now),
-            keep_volumes=policy.keep_volumes,
+            keep_volumes=policy.keeps_volumes(self._now.facts.managed) or lent_to_user(self._now),
             override_locks=policy.override_locks or locks_overridden(self._now),
             damped=self._damper.damped,
             stopping=self._now.stopping,
@@ -449,18 +457,10 @@ class Reconciler:
         if isinstance(step, StopContainer):
             self._notes.stop(step.container_id, self._world.observed)
         elif isinstance(step, RetireContainer):
-            self._retire(step)
+            self._adoption.retiring(step)
         self._handovers.begin(step, self._world.observed)
         self._damper.begun(step)
         self._under_way.begin(step, self._clock.wall())
-
-    def _retire(self, step: RetireContainer) -> None:
-        """Remember what the container was asked to be, should nobody have: its restart policy is
-        taken away, and must be known when it is given back."""
-        known = self._world.observed.containers.get(step.container_id)
-        if known and known.intended is None:
-            tolerated = self._world.intend(known.id, known.spec)
-            self._notes.asked(known.id, known.spec, tolerated)
 
     def _judge_handovers(self) -> None:
         """Note the hand-overs that have failed as failures of their waits."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from ..core.desired import Desired
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.intent import Command, PurgeApp
 from ..core.messages import changed_settings, reboot_scheduled, sentences
 from ..core.messages import failure as failure_text
 from ..core.messages import locked as locked_text
-from ..core.observed import Observed
-from ..core.snapshot import Failure
+from ..core.snapshot import Failure, Snapshot
 from ..core.steps import ChangeConfig, SetBootConfig, Step, identity, service_of, verb
 from ..core.target import Target
 
@@ -92,10 +90,15 @@ def another_source(source: str) -> None:
         _log.info("No target is in force now: everything stays as it is until one comes")
 
 
-def notices(desired: Desired, observed: Observed) -> tuple[str, ...]:
-    """What is odd about the target or the world, in a stable order."""
-    lines: list[str] = []
-    for app in desired.apps:
+def notices(now: Snapshot) -> tuple[str, ...]:
+    """What is odd about the targets or the world, in a stable order."""
+    lines = [
+        f"the stored target of source {source} cannot be used: it is kept until another one comes,"
+        " and so is what local mode has left"
+        for source, kept in now.targets.items()
+        if kept.target is None
+    ]
+    for app in now.desired.apps:
         if app.problem:
             lines.append(f"app {app.name or app.uuid} is rejected: {app.problem}")
         lines += [_placed(f"app {app.name or app.uuid}", warning) for warning in app.warnings]
@@ -104,7 +107,7 @@ def notices(desired: Desired, observed: Observed) -> tuple[str, ...]:
             lines += [_placed(about, warning) for warning in service.warnings]
     lines += [
         f"container {container.raw_name} has our label but not our name: left alone"
-        for container in observed.containers.values()
+        for container in now.observed.containers.values()
         if container.name is None
     ]
     return tuple(lines)

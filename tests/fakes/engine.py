@@ -292,6 +292,10 @@ def _refused_on_container(
         gone = EngineFailed(f"No such container: {step.container_id}", 404)
         return None if isinstance(step, RemoveContainer) else gone
     if isinstance(step, StartContainer):
+        owner = observed.containers.get(container.spec.parent)
+        if container.spec.parent and (owner is None or owner.state not in ("running", "paused")):
+            words = "cannot join network of a non running container"
+            return EngineFailed(f"{words}: {container.spec.parent}", 409)
         return _missing_network(container.spec.networks, observed)
     words = f"You cannot remove a running container {step.container_id}"
     return EngineFailed(words, 409) if container.running else None

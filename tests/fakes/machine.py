@@ -139,6 +139,10 @@ class FakeStore:
         self.keys: dict[tuple[int, str], str] = {}
         self.fetch_failures: dict[str, FetchFailure] = {}
 
+    @property
+    def trouble(self) -> str:
+        return self.full.message if self.full else ""
+
     def save_target(self, source: str, raw: str) -> None:
         self._check()
         self.targets[source] = raw

@@ -430,12 +430,34 @@ def run(case: Case, planner: Planner = plan) -> str:
         for step in found.steps:
             case.running[identity(step)] = (step, tick + case.rng.randrange(3))
             _note(case, step)
-        if not (found.steps or found.waits or case.running or case.change or case.orders):
-            return _wrong_at_rest(case)
+        if not (found.steps or case.running or case.change or case.orders):
+            if not found.waits:
+                return _wrong_at_rest(case)
+            _start_owners(case, found)
         if tick in case.deaths:
             _dies(case)
         _time_passes(case, tick)
     return f"still busy after {MAX_TICKS} ticks:\n{found}\nrunning {sorted(case.running)}"
+
+
+def _start_owners(case: Case, found: Plan) -> None:
+    """Where nothing is left but to wait for an owner of namespaces that does not run, because the
+    target, a user or its own end says so, a user has it run: nobody else would."""
+    if not any("whose namespace it shares" in wait.reason for wait in found.waits):
+        return
+    owners = {(s.app_uuid, s.spec.parent) for a in case.desired.apps for s in a.services}
+    apps = tuple(
+        replace(
+            app,
+            services=tuple(
+                replace(s, running=True) if s.key in owners else s for s in app.services
+            ),
+        )
+        for app in case.desired.apps
+    )
+    case.desired = replace(case.desired, apps=apps)
+    stopped = {key: c for key, c in case.intent.stopped.items() if key not in owners}
+    case.intent = replace(case.intent, stopped=stopped, start=case.intent.start | owners)
 
 
 def _obey(case: Case, desired: Desired, tick: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from balena_agent.core.errors import Unavailable
 from balena_agent.host.files import HostFiles, Places
 
 
@@ -23,11 +24,14 @@ class Memory:
     """files.Memory in a dictionary."""
 
     known: dict[str, Any] = field(default_factory=dict)
+    full: bool = False
 
     def setting(self, key: str) -> Any:
         return self.known.get(key)
 
     def set_setting(self, key: str, value: Any) -> None:
+        if self.full:
+            raise Unavailable("the state cannot be kept: the disk is full")
         self.known[key] = json.loads(json.dumps(value))
 
 

@@ -282,6 +282,83 @@ def test_persistent_logging_needs_a_reboot_on_balena_os_alone(root: Root) -> Non
     assert files.settings.current.reboot == ("SUPERVISOR_PERSISTENT_LOGGING",)
 
 
+def test_persistent_logging_gets_one_reboot_whatever_else_is_rewritten(root: Root) -> None:
+    """Somebody puts config.json back in every boot, each time with another poll interval."""
+    root.balena_os(config={"uuid": UUID})
+    files, wanted = root.files(), {"SUPERVISOR_PERSISTENT_LOGGING": "on"}
+    asked = 0
+    for boot in range(6):
+        for step in applied(files, wanted):
+            asked += isinstance(step, ChangeConfig) and step.reboot
+        assert root.config()["persistentLogging"] is True
+        root.write("mnt/boot/config.json", {"uuid": UUID, "appUpdatePollInterval": 1000 * boot})
+        files = reboot(root, files)
+    assert asked == 1
+
+
+def test_what_else_changes_in_a_boot_does_not_forget_its_reboot(root: Root) -> None:
+    root.balena_os(config={"uuid": UUID})
+    files, wanted = root.files(), {"SUPERVISOR_PERSISTENT_LOGGING": "on"}
+    applied(files, wanted)
+    files = reboot(root, files)
+    wanted |= {"SUPERVISOR_POLL_INTERVAL": "120000"}
+    (step,) = applied(files, wanted)
+    assert isinstance(step, ChangeConfig) and not step.reboot
+    root.write("mnt/boot/config.json", {"uuid": UUID, "appUpdatePollInterval": 120000})
+    files.refresh()
+    (step,) = applied(files, wanted)
+    assert isinstance(step, ChangeConfig) and not step.reboot
+
+
+# ---- a store that is full ------------------------------------------------------------------------
+
+
+def test_a_store_that_is_full_keeps_no_device_from_starting(root: Root) -> None:
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    root.write("mnt/boot/config.txt", CONFIG_TXT)
+    root.memory.full = True
+    files = root.files()
+    assert files.facts.device_uuid == UUID
+    root.memory.full = False
+    applied(files, {"HOST_CONFIG_gpu_mem": "128"})
+    root.memory.full = True
+    later = reboot(root, files)
+    assert later.settings.current.reboot == () and planned(later, {}).problems == ()
+
+
+def test_what_needs_a_reboot_is_not_written_while_nothing_can_be_noted(root: Root) -> None:
+    """Else it would be in the file, and the reboot that brings it into force forgotten."""
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    root.write("mnt/boot/config.txt", CONFIG_TXT)
+    files, wanted = root.files(), {"HOST_CONFIG_gpu_mem": "128"}
+    root.memory.full = True
+    (step,) = [s for s in planned(files, wanted).steps if isinstance(s, SetBootConfig)]
+    with pytest.raises(Unavailable, match="disk is full"):
+        files.settings.perform(step)
+    assert root.read("mnt/boot/config.txt") == CONFIG_TXT
+    root.memory.full = False
+    assert len(applied(files, wanted)) == 1 and files.settings.current.reboot
+
+
+def test_a_note_that_cannot_be_kept_any_more_does_not_undo_the_reboot(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    root.write("mnt/boot/config.txt", CONFIG_TXT)
+    files, wanted = root.files(), {"HOST_CONFIG_gpu_mem": "128"}
+    (step,) = [s for s in planned(files, wanted).steps if isinstance(s, SetBootConfig)]
+    kept, times = root.memory.set_setting, []
+
+    def last(key: str, value: object) -> None:
+        kept(key, value)
+        times.append(key)
+        root.memory.full = True
+
+    monkeypatch.setattr(root.memory, "set_setting", last)
+    files.settings.perform(step)
+    assert times and files.settings.current.reboot == ("HOST_CONFIG_gpu_mem",)
+
+
 # ---- variables in config.json --------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from balena_agent import database
-from balena_agent.core.errors import NotFound
+from balena_agent.core.errors import Broken, NotFound
 from balena_agent.core.origins import Origin
 from balena_agent.core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
 from balena_agent.core.spec import ContainerSpec, Endpoint
@@ -454,6 +454,68 @@ def test_a_full_disk_refuses_promises_and_remembers_notes(
 
 def disk_full(*_: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_notes_that_wait_are_written_as_soon_as_there_is_room(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(home)
+    fill_up(store)
+    monkeypatch.setattr(database.Database, "_open_file", disk_full)
+    store.save_specs({"id2": ContainerSpec("x" * 100_000)})
+    store.catch_up()
+    assert "cannot be used" in store.trouble
+    monkeypatch.undo()
+    store.catch_up()
+    assert store.trouble == ""
+    with sqlite3.connect(home / FILE) as db:
+        assert db.execute("SELECT count(*) FROM container_intent").fetchone() == (2,)
+
+
+def test_a_promise_that_was_refused_is_told_until_there_is_room(home: Path) -> None:
+    store = filled(home)
+    fill_up(store)
+    with pytest.raises(StoreUnavailable):
+        store.save_target("cloud", "x" * 100_000)
+    assert "cannot be kept" in store.trouble
+    store._db._db.execute("PRAGMA query_only = on")
+    store.catch_up()
+    assert "cannot be kept" in store.trouble
+    store._db._db.execute("PRAGMA query_only = off")
+    store.catch_up()
+    assert store.trouble == ""
+    store.close()
+    assert opened(home).targets() == {"cloud": '{"v": 2}'}
+
+
+def test_damage_that_shows_in_use_is_told_and_repaired_at_the_next_opening(home: Path) -> None:
+    filled(home).close()
+    told: list[str] = []
+    store = Store(home, damaged=told.append)
+    store._db._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store._db._db.execute("PRAGMA cache_size = 0")
+    with open(home / FILE, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (os.path.getsize(home / FILE) - 4096))
+    with pytest.raises(Broken):
+        for _ in range(9):
+            store.specs(), store.targets(), store.commits(), store.global_key()
+            store.save_commit("u9", 9, "c")
+    assert "damage" in told[0]
+    again = opened(home)
+    assert again.targets() == {"cloud": '{"v": 2}'}
+
+
+def test_a_copy_that_succeeds_ends_the_trouble_with_the_one_before(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(home)
+    monkeypatch.setattr(database, "_publish", disk_full)
+    store.save_target("cloud", "3")
+    assert "no copy" in store.trouble
+    monkeypatch.undo()
+    store.save_target("cloud", "4")
+    assert store.trouble == ""
 
 
 def test_notes_that_wait_are_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
