@@ -751,6 +751,17 @@ JSON = "application/json"
         (b"", {"Content-Type": "application/json"}, None),
         (b"[]", {"Content-Type": "application/json"}, None),
     ],
+    ids=(
+        "json",
+        "charset",
+        "utf-16",
+        "gzip",
+        "form",
+        "text",
+        "no-type",
+        "empty",
+        "list",
+    ),
 )
 def test_bodies_that_are_read(raw: bytes, headers: dict[str, str], name: str | None) -> None:
     here = device(device_states.unmanaged())
@@ -779,6 +790,20 @@ def test_bodies_that_are_read(raw: bytes, headers: dict[str, str], name: str | N
         ),
         (b"&".join([b"a=1"] * 2000), {"Content-Type": FORM}),
     ],
+    ids=(
+        "text",
+        "null",
+        "number",
+        "no-number",
+        "deep",
+        "no-utf8",
+        "latin1",
+        "br",
+        "no-gzip",
+        "gzip-cut-off",
+        "gzip-too-large",
+        "too-many-fields",
+    ),
 )
 def test_bodies_that_are_refused(raw: bytes, headers: dict[str, str]) -> None:
     reply = device(device_states.unmanaged()).ask("POST", TARGET, key=None, raw=raw, **headers)
