@@ -4,8 +4,8 @@ Theory: Cheroot gives a worker to every connection as soon as it is there, and t
 at the client's pace. A dozen silent clients would be enough to shut out everybody else. So a
 connection waits in the selector, which costs no thread, until the whole head of its request can be
 read at once: the kernel is asked to wake us only for more than what is here already (SO_RCVLOWAT).
-Bodies are read by workers, where only the pause between two bytes is limited: a client that is too
-slow in all is shut out here, sooner when others wait for its worker.
+Bodies are read and answers sent by workers, where only the pause between two bytes is limited: a
+client that is too slow in all is shut out here, sooner when others wait for its worker.
 
 Invariant: used by the acceptor's thread alone, but for `heard_since` and `relieve`.
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 HEARING_LIMIT = 30.0
-"""Seconds in which a client must have sent its whole request."""
+"""Seconds in which a client must have sent its whole request, or taken its whole answer."""
 
 PRESSED_LIMIT = 1.0
 """The same while no worker is free."""
@@ -88,7 +88,8 @@ def shut_oldest(waiting: list[Any]) -> None:
 
 
 class Slow:
-    """Connections whose request is being read by a worker, and since when (monotonic)."""
+    """Connections whose request is being read or whose answer is being sent by a worker, and since
+    when (monotonic)."""
 
     def __init__(self, is_pressed: Callable[[], bool]) -> None:
         """`is_pressed` tells whether no worker is free."""

@@ -29,6 +29,7 @@ import cheroot.wsgi
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
+from .framing import Chunks, Headers
 from .hearing import WAITING_CONNECTIONS, Heads, Slow, shut_oldest
 from .http import HEARD, STREAM, Application
 from .streams import Stream
@@ -40,6 +41,10 @@ BACKLOG = 128
 HEADER_LIMIT = 16 * 1024
 KEPT_CONNECTIONS = 64
 """Idle connections that are kept open; with more, answers close theirs."""
+
+_KEPT = ((b"Connection", b"keep-alive"), (b"Keep-Alive", b"timeout=5"))
+"""What the peer says, too. Pools of clients go by it: it is less than the time after which we close
+an idle connection, so that no request ever meets its end."""
 
 _SWEEP = 10.0
 """Seconds between looks for idle connections: the server's only wake-up without a reason."""
@@ -60,16 +65,23 @@ class _Request(cheroot.server.HTTPRequest):
     Absolute request lines (`GET http://host/path`) are accepted, as RFC 9112 demands.
     """
 
+    header_reader = Headers()
+
     def __init__(self, server: Any, conn: Any) -> None:
         super().__init__(server, conn, proxy_mode=True)
 
     def read_request_line(self) -> bool:
-        """A path such as `//[` is an error of the library's parser; it is the client's."""
+        """A path such as `//[` is an error of the library's parser; it is the client's. What
+        follows two slashes is a path, not the name of a host."""
         try:
-            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+            if not super().read_request_line():  # type: ignore[no-untyped-call]
+                return False
         except ValueError:
             self.simple_response("400 Bad Request")
             return False
+        if self.uri.startswith(b"//"):
+            self.path = self.uri.partition(b"?")[0]
+        return True
 
     def read_request_headers(self) -> bool:
         """Also refuse a length that is none: what would be taken for a request without a body
@@ -80,6 +92,10 @@ class _Request(cheroot.server.HTTPRequest):
         if length is not None and (not length.isdigit() or b"Transfer-Encoding" in self.inheaders):
             self.simple_response("400 Bad Request")
             return False
+        said = self.inheaders.get(b"Connection", b"").lower().split(b",")
+        wishes = {wish.strip() for wish in said}
+        old = self.response_protocol == "HTTP/1.0"
+        self.close_connection = b"close" in wishes or (old and b"keep-alive" not in wishes)
         return True
 
     def simple_response(self, status: Any, msg: str = "") -> None:
@@ -103,6 +119,8 @@ class _Request(cheroot.server.HTTPRequest):
         chunks_left = self.chunked_read and not self.rfile.closed
         if chunks_left or getattr(self.rfile, "remaining", 0) > 0:
             self.close_connection = True
+        if not self.close_connection and self.server.can_add_keepalive_connection:
+            self.outheaders += _KEPT
         super().send_headers()
 
     def _declared_length(self) -> int:
@@ -111,7 +129,7 @@ class _Request(cheroot.server.HTTPRequest):
 
 
 class _Connection(cheroot.server.HTTPConnection):
-    """Counts, while a request is being read, as one that is being heard."""
+    """Counts, while a request is being read or an answer sent, as one that a worker waits for."""
 
     RequestHandlerClass = _Request
     handed_over = False
@@ -130,6 +148,10 @@ class _Connection(cheroot.server.HTTPConnection):
     def heard(self) -> None:
         self.server.slow.heard_since.pop(self, None)
 
+    def answered(self) -> None:
+        """The answer is there; now it is the client who keeps the worker waiting."""
+        self.server.slow.heard_since[self] = time.monotonic()
+
     def hand_over(self, stream: Stream, chunked: bool) -> None:
         """Give the client to a stream: what follows is not this worker's matter any more."""
         self.handed_over = True
@@ -146,6 +168,8 @@ class _Gateway(cheroot.wsgi.Gateway_10):
     clients over to streams."""
 
     def __init__(self, req: Any) -> None:
+        if req.chunked_read:
+            req.rfile = Chunks(req.conn.rfile, req.server.max_request_body_size)
         super().__init__(req)
         self.env[HEARD] = req.conn.heard
         self.env["SERVER_ADDR"] = req.conn.own_address
@@ -153,6 +177,7 @@ class _Gateway(cheroot.wsgi.Gateway_10):
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
         if STREAM in self.env:
             self.req.close_connection = True  # and the client is told so
+        self.req.conn.answered()
         return super().start_response(status, headers, exc_info)
 
     def write(self, chunk: bytes) -> None:
