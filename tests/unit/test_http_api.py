@@ -730,6 +730,7 @@ JSON = "application/json"
     [
         (NAMED, {"Content-Type": "application/json"}, "n"),
         (NAMED, {"Content-Type": "Application/JSON; charset=UTF-8"}, "n"),
+        (NAMED.decode().encode("utf-8-sig"), {"Content-Type": JSON}, "n"),
         (NAMED.decode().encode("utf-16"), {"Content-Type": JSON + "; charset=utf-16"}, "n"),
         (gzip.compress(NAMED), {"Content-Type": JSON, "Content-Encoding": "gzip"}, "n"),
         (b"local[name]=n", {"Content-Type": FORM}, "n"),
