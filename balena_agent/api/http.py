@@ -74,7 +74,7 @@ class Settings:
 
     compat_version: str = "19.0.5"
     held_requests: int = 8
-    answer_limit: float = 900.0
+    answer_limit: float = 300.0
     body_limit: int = BODY_LIMIT
 
 
