@@ -24,7 +24,9 @@ HEARING_LIMIT = 30.0
 """Seconds in which a client must have sent its whole request, or taken its whole answer."""
 
 PRESSED_LIMIT = 1.0
-"""The same while no worker is free."""
+"""The same while no worker is free, for clients that stall; less, the more requests wait."""
+
+_SHORTEST_PAUSE = 0.02
 
 WAITING_CONNECTIONS = 256
 """Connections that wait for a whole head; with more, the oldest is closed."""
@@ -91,23 +93,25 @@ class Slow:
     """Connections whose request is being read or whose answer is being sent by a worker, and since
     when (monotonic)."""
 
-    def __init__(self, is_pressed: Callable[[], bool]) -> None:
-        """`is_pressed` tells whether no worker is free."""
+    def __init__(self, crowd: Callable[[], float | None]) -> None:
+        """`crowd` tells how many requests wait for each worker, None while one is free."""
         self.heard_since: dict[Any, float] = {}
-        self._is_pressed = is_pressed
+        self._crowd = crowd
         self._timer: threading.Timer | None = None
 
     def relieve(self) -> None:
-        """Shut out who is too slow, now, and in a moment again if all workers are taken."""
-        pressed = self._is_pressed()
-        limit = PRESSED_LIMIT if pressed else HEARING_LIMIT
+        """Shut out who is too slow, now, and in a moment again if all workers are taken. However
+        many clients stall, the next one has his turn after about `PRESSED_LIMIT`."""
+        crowd = self._crowd()
+        limit = HEARING_LIMIT if crowd is None else PRESSED_LIMIT / (1 + crowd)
         now = time.monotonic()
         for conn, since in list(self.heard_since.items()):
-            if now - since > limit:
+            taken = now - since
+            if taken > HEARING_LIMIT or (taken > limit and conn.stalls()):
                 with contextlib.suppress(OSError):
                     conn.socket.shutdown(socket.SHUT_RDWR)
-        if pressed and self.heard_since and self._timer is None:
-            self._timer = threading.Timer(PRESSED_LIMIT / 2, self._again)
+        if crowd is not None and self.heard_since and self._timer is None:
+            self._timer = threading.Timer(max(_SHORTEST_PAUSE, limit / 2), self._again)
             self._timer.name, self._timer.daemon = "http-relief", True
             self._timer.start()
 

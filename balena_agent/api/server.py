@@ -16,6 +16,7 @@ import errno
 import io
 import logging
 import queue
+import select
 import selectors
 import socket
 import threading
@@ -116,6 +117,7 @@ class _Request(cheroot.server.HTTPRequest):
     def send_headers(self) -> None:
         """The application has read what there was of the body. A client that still owes some was
         too slow: nothing more can be read from it, so its connection ends with the answer."""
+        self.conn.await_client(select.POLLOUT)
         chunks_left = self.chunked_read and not self.rfile.closed
         if chunks_left or getattr(self.rfile, "remaining", 0) > 0:
             self.close_connection = True
@@ -133,24 +135,35 @@ class _Connection(cheroot.server.HTTPConnection):
 
     RequestHandlerClass = _Request
     handed_over = False
+    awaited = select.POLLIN
     head_seen = 0
     last_used: float | None = None
     own_address = ""
     """At which the client reached us; asked for once, when the connection is fresh."""
 
     def communicate(self) -> bool:
-        self.server.slow.heard_since[self] = time.monotonic()
+        self.await_client(select.POLLIN)
         try:
             return bool(super().communicate())  # type: ignore[no-untyped-call]
         finally:
             self.heard()
 
+    def await_client(self, event: int) -> None:
+        """From now on a worker waits for the client: to send (POLLIN), to receive (POLLOUT)."""
+        self.awaited = event
+        self.server.slow.heard_since[self] = time.monotonic()
+
     def heard(self) -> None:
         self.server.slow.heard_since.pop(self, None)
 
-    def answered(self) -> None:
-        """The answer is there; now it is the client who keeps the worker waiting."""
-        self.server.slow.heard_since[self] = time.monotonic()
+    def stalls(self) -> bool:
+        """Whether the client lets a worker wait, and not the other way round."""
+        poll = select.poll()
+        try:
+            poll.register(self.socket, self.awaited)
+        except ValueError:
+            return False  # it has been closed meanwhile
+        return not poll.poll(0)
 
     def hand_over(self, stream: Stream, chunked: bool) -> None:
         """Give the client to a stream: what follows is not this worker's matter any more."""
@@ -177,7 +190,7 @@ class _Gateway(cheroot.wsgi.Gateway_10):
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
         if STREAM in self.env:
             self.req.close_connection = True  # and the client is told so
-        self.req.conn.answered()
+        self.req.conn.await_client(select.POLLIN)  # what is left of the body
         return super().start_response(status, headers, exc_info)
 
     def write(self, chunk: bytes) -> None:
@@ -241,6 +254,10 @@ class _Server(cheroot.wsgi.Server):
             self._let_wait(conn)
         else:
             super().process_conn(conn)
+
+    def crowd(self) -> float | None:
+        """How many requests wait for each worker; None while one is free."""
+        return None if self.requests.idle else self.requests.qsize / self.requests.max
 
     def _let_wait(self, conn: Any) -> None:
         """Back to the selector, which gives up on it when it is silent for too long."""
@@ -350,7 +367,7 @@ class HttpServer:
             shutdown_timeout=1,
         )
         server.gateway = _Gateway
-        server.slow = Slow(lambda: server.requests.idle == 0)
+        server.slow = Slow(server.crowd)
         server.heads = Heads(HEADER_LIMIT)
         server.admits = self._admits
         return server

@@ -18,7 +18,7 @@ from balena_agent.api import hearing
 from balena_agent.api import server as server_module
 from balena_agent.api.auth import Auth
 from balena_agent.api.framing import Chunks
-from balena_agent.api.hearing import is_whole
+from balena_agent.api.hearing import Slow, is_whole
 from balena_agent.api.http import Application, build
 from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
@@ -571,6 +571,39 @@ def test_slow_bodies_cannot_hold_all_workers(
         time.sleep(0.005)
     assert len(heard) == WORKERS
     ping_in_time(server, connect)
+
+
+def test_many_slow_bodies_take_no_longer_than_a_few(server: HttpServer, connect: Connect) -> None:
+    """They need no key for that: what is left of a body is read after its answer is known."""
+    for _ in range(10 * WORKERS):
+        client = connect(server.port)
+        client.wire.sendall(b"POST /v1/update HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    assert server._server is not None
+    deadline = time.monotonic() + 5
+    while server._server.requests.qsize < 8 * WORKERS and time.monotonic() < deadline:
+        time.sleep(0.005)
+    began = time.monotonic()
+    ping_in_time(server, connect)
+    assert time.monotonic() - began < 5
+
+
+def test_a_client_that_waits_for_a_busy_worker_is_not_shut_out() -> None:
+    """Only who stalls is: on a slow machine reading a request may take longer than the limit."""
+
+    class Connection:
+        def __init__(self, stalls: bool) -> None:
+            self.socket, self.far = socket.socketpair()
+            self.stalls = lambda: stalls
+
+    slow, quick = Connection(True), Connection(False)
+    clients = Slow(lambda: 1000.0)
+    clients.heard_since = dict.fromkeys((slow, quick), time.monotonic() - 0.1)
+    clients.relieve()
+    assert slow.far.recv(1) == b""
+    quick.far.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        quick.far.recv(1)
+    clients.heard_since.clear()
 
 
 def arrived(clients: list[Client]) -> int:
