@@ -70,7 +70,7 @@ class V1:
             raise EngineUnavailable(
                 f"The container engine is not answering: {request.snapshot.engine_error}"
             )
-        if not self._patience.ask(Power(off, force, request.who), self._limit):
+        if not self._patience.ask(Power(off, force, request.who), self._limit, urgent=True):
             raise _too_late(self._limit)
         return json_answer({"Data": "OK", "Error": ""}, 202)
 

@@ -698,6 +698,19 @@ def test_too_many_waiting_requests(held: Device) -> None:
     assert results[0].status == 503
 
 
+def test_a_reboot_has_a_place_of_its_own(held: Device) -> None:
+    """It is what people ask for when everything else is stuck."""
+    waiting = in_background(held, [], ACTION.format("start"))
+    held.reconciler.asked.clear()
+    rebooting = in_background(held, [], "/v1/reboot")
+    assert isinstance(held.reconciler.seen[-1], Power)
+    assert held.ask("POST", "/v1/shutdown").status == 500, "and no more than one"
+    assert held.ask("GET", "/ping", key=None).status == 200
+    held.app.close()
+    for thread in (waiting, rebooting):
+        thread.join(10)
+
+
 def test_closing_wakes_who_waits(held: Device) -> None:
     results: list[Reply] = []
     waiting = in_background(held, results, ACTION.format("restart"))
