@@ -7,7 +7,7 @@ read at once: the kernel is asked to wake us only for more than what is here alr
 Bodies are read and answers sent by workers, where only the pause between two bytes is limited: a
 client that is too slow in all is shut out here, sooner when others wait for its worker.
 
-Invariant: used by the acceptor's thread alone, but for `heard_since` and `relieve`.
+Invariant: used by the acceptor's thread alone, but for `Slow`.
 """
 
 from __future__ import annotations
@@ -97,24 +97,38 @@ class Slow:
         """`crowd` tells how many requests wait for each worker, None while one is free."""
         self.heard_since: dict[Any, float] = {}
         self._crowd = crowd
+        self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
     def relieve(self) -> None:
         """Shut out who is too slow, now, and in a moment again if all workers are taken. However
         many clients stall, the next one has his turn after about `PRESSED_LIMIT`."""
-        crowd = self._crowd()
-        limit = HEARING_LIMIT if crowd is None else PRESSED_LIMIT / (1 + crowd)
+        limit = self._limit(self._crowd())
         now = time.monotonic()
         for conn, since in list(self.heard_since.items()):
             taken = now - since
             if taken > HEARING_LIMIT or (taken > limit and conn.stalls()):
                 with contextlib.suppress(OSError):
                     conn.socket.shutdown(socket.SHUT_RDWR)
-        if crowd is not None and self.heard_since and self._timer is None:
-            self._timer = threading.Timer(max(_SHORTEST_PAUSE, limit / 2), self._again)
-            self._timer.name, self._timer.daemon = "http-relief", True
-            self._timer.start()
+        self.watch()
+
+    def watch(self) -> None:
+        """Look again in a moment, if all workers are taken. Called, too, by whoever may be the last
+        to take one: who waits then makes no noise that would wake us."""
+        crowd = self._crowd()
+        if crowd is None:
+            return
+        with self._lock:
+            if self._timer is None:
+                pause = max(_SHORTEST_PAUSE, self._limit(crowd) / 2)
+                self._timer = threading.Timer(pause, self._again)
+                self._timer.name, self._timer.daemon = "http-relief", True
+                self._timer.start()
 
     def _again(self) -> None:
         self._timer = None
         self.relieve()
+
+    @staticmethod
+    def _limit(crowd: float | None) -> float:
+        return HEARING_LIMIT if crowd is None else PRESSED_LIMIT / (1 + crowd)

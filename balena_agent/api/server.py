@@ -143,6 +143,7 @@ class _Connection(cheroot.server.HTTPConnection):
 
     def communicate(self) -> bool:
         self.await_client(select.POLLIN)
+        self.server.slow.watch()
         try:
             return bool(super().communicate())  # type: ignore[no-untyped-call]
         finally:
@@ -169,6 +170,12 @@ class _Connection(cheroot.server.HTTPConnection):
         """Give the client to a stream: what follows is not this worker's matter any more."""
         self.handed_over = True
         stream.attach(self.socket.dup(), chunked)
+
+    def close(self) -> None:
+        """Free at once: Cheroot ties each connection to itself, and the collector comes late."""
+        super().close()
+        for name in ("resolve_peer_creds", "get_peer_creds"):
+            vars(self).pop(name, None)
 
     def _close_kernel_socket(self) -> None:
         """Cheroot would end the connection for everybody who holds it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import re
 import socket
@@ -596,14 +597,33 @@ def test_a_client_that_waits_for_a_busy_worker_is_not_shut_out() -> None:
             self.stalls = lambda: stalls
 
     slow, quick = Connection(True), Connection(False)
-    clients = Slow(lambda: 1000.0)
+    crowd: list[float | None] = [1000.0]
+    clients = Slow(lambda: crowd[0])
     clients.heard_since = dict.fromkeys((slow, quick), time.monotonic() - 0.1)
-    clients.relieve()
+    clients.watch()  # as the one does who takes the last worker
+    slow.far.settimeout(5)
     assert slow.far.recv(1) == b""
     quick.far.setblocking(False)
     with pytest.raises(BlockingIOError):
         quick.far.recv(1)
-    clients.heard_since.clear()
+    crowd[0] = None
+
+
+def test_connections_that_have_ended_are_freed_at_once(
+    server: HttpServer, connect: Connect
+) -> None:
+    """Thousands of them would else wait in memory for the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            client = connect(server.port)
+            assert client.ask("GET /ping", Connection="close")[0] == 200
+            assert client.closed
+        left = [each for each in gc.get_objects() if isinstance(each, server_module._Connection)]
+        assert len(left) <= WORKERS + 1  # each worker remembers its last request
+    finally:
+        gc.enable()
 
 
 def arrived(clients: list[Client]) -> int:
