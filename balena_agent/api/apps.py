@@ -41,7 +41,7 @@ class Apps:
     def restart_v1(self, request: Request) -> Answer:
         """`OK` when every container of the app has been made anew and started."""
         app_id = request.number("appId")
-        if not app_id:
+        if app_id is None:
             return text_answer(NO_APP_ID, 400)
         self._do(request, RestartApp(_reached(request, app_id), request.flag("force")))
         return text_answer("OK")
@@ -49,7 +49,7 @@ class Apps:
     def purge_v1(self, request: Request) -> Answer:
         """The same, and its volumes are empty."""
         app_id = request.number("appId")
-        if not app_id:
+        if app_id is None:
             return text_answer(NO_APP_TO_PURGE, 400)
         self._do(request, PurgeApp(_reached(request, app_id), request.flag("force")))
         return json_answer({"Data": "OK", "Error": ""})

@@ -30,6 +30,8 @@ _DRAIN_LIMIT = 4 * BODY_LIMIT
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _FORM_KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)\Z")
 _FORM_FIELDS = 1000
+_MARK = "\ufeff"
+"""The byte order mark, which programs of Windows put before their UTF-8."""
 
 
 def read_body(environ: Mapping[str, Any], limit: int = BODY_LIMIT) -> dict[str, Json] | list[Json]:
@@ -77,6 +79,8 @@ def _read(environ: Mapping[str, Any], limit: int) -> bytes:
         raise InvalidInput("the body ended before its time") from error
     if len(raw) > limit:
         raise InvalidInput(TOO_LARGE)
+    if len(raw) < _length(environ):
+        raise InvalidInput("the body ended before its time")
     return raw
 
 
@@ -111,7 +115,7 @@ def _decoded(raw: bytes, content_type: str) -> str:
 
 def _from_json(text: str) -> dict[str, Json] | list[Json]:
     try:
-        found = json.loads(text, parse_constant=_no_constant)
+        found = json.loads(text.removeprefix(_MARK), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
     if not isinstance(found, (dict, list)):

@@ -17,7 +17,7 @@ STOP_MARGIN = 5.0
 def engine_needed(snapshot: Snapshot) -> None:
     """Refuse what cannot be told or done without the engine."""
     if snapshot.engine_error:
-        raise EngineUnavailable(f"The container engine is not answering: {snapshot.engine_error}")
+        raise EngineUnavailable(snapshot.engine_error)
 
 
 def grace(snapshot: Snapshot, key: ServiceKey) -> int:

@@ -92,7 +92,7 @@ def local_document(text: str) -> dict[str, Json]:
 def ended(snapshot: Snapshot) -> str:
     """How an update has ended: a sentence, "" while it goes on, or the error that ended it."""
     if snapshot.engine_error and snapshot.engine_error != NOT_ASKED:
-        raise EngineUnavailable(f"The container engine does not answer: {snapshot.engine_error}")
+        raise EngineUnavailable(snapshot.engine_error)
     for failure in snapshot.failures.values():
         if failure.count and not failure.muted:
             raise _error_of(failure)

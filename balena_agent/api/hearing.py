@@ -4,10 +4,10 @@ Theory: Cheroot gives a worker to every connection as soon as it is there, and t
 at the client's pace. A dozen silent clients would be enough to shut out everybody else. So a
 connection waits in the selector, which costs no thread, until the whole head of its request can be
 read at once: the kernel is asked to wake us only for more than what is here already (SO_RCVLOWAT).
-Bodies are read by workers, where only the pause between two bytes is limited: a client that is too
-slow in all is shut out here, sooner when others wait for its worker.
+Bodies are read and answers sent by workers, where only the pause between two bytes is limited: a
+client that is too slow in all is shut out here, sooner when others wait for its worker.
 
-Invariant: used by the acceptor's thread alone, but for `heard_since` and `relieve`.
+Invariant: used by the acceptor's thread alone, but for `Slow`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from collections.abc import Callable
 from typing import Any
 
 HEARING_LIMIT = 30.0
-"""Seconds in which a client must have sent its whole request."""
+"""Seconds in which a client must have sent its whole request, or taken its whole answer."""
 
 PRESSED_LIMIT = 1.0
-"""The same while no worker is free."""
+"""The same while no worker is free, for clients that stall; less, the more requests wait."""
+
+_SHORTEST_PAUSE = 0.02
 
 WAITING_CONNECTIONS = 256
 """Connections that wait for a whole head; with more, the oldest is closed."""
@@ -88,28 +90,45 @@ def shut_oldest(waiting: list[Any]) -> None:
 
 
 class Slow:
-    """Connections whose request is being read by a worker, and since when (monotonic)."""
+    """Connections whose request is being read or whose answer is being sent by a worker, and since
+    when (monotonic)."""
 
-    def __init__(self, is_pressed: Callable[[], bool]) -> None:
-        """`is_pressed` tells whether no worker is free."""
+    def __init__(self, crowd: Callable[[], float | None]) -> None:
+        """`crowd` tells how many requests wait for each worker, None while one is free."""
         self.heard_since: dict[Any, float] = {}
-        self._is_pressed = is_pressed
+        self._crowd = crowd
+        self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
     def relieve(self) -> None:
-        """Shut out who is too slow, now, and in a moment again if all workers are taken."""
-        pressed = self._is_pressed()
-        limit = PRESSED_LIMIT if pressed else HEARING_LIMIT
+        """Shut out who is too slow, now, and in a moment again if all workers are taken. However
+        many clients stall, the next one has his turn after about `PRESSED_LIMIT`."""
+        limit = self._limit(self._crowd())
         now = time.monotonic()
         for conn, since in list(self.heard_since.items()):
-            if now - since > limit:
+            taken = now - since
+            if taken > HEARING_LIMIT or (taken > limit and conn.stalls()):
                 with contextlib.suppress(OSError):
                     conn.socket.shutdown(socket.SHUT_RDWR)
-        if pressed and self.heard_since and self._timer is None:
-            self._timer = threading.Timer(PRESSED_LIMIT / 2, self._again)
-            self._timer.name, self._timer.daemon = "http-relief", True
-            self._timer.start()
+        self.watch()
+
+    def watch(self) -> None:
+        """Look again in a moment, if all workers are taken. Called, too, by whoever may be the last
+        to take one: who waits then makes no noise that would wake us."""
+        crowd = self._crowd()
+        if crowd is None:
+            return
+        with self._lock:
+            if self._timer is None:
+                pause = max(_SHORTEST_PAUSE, self._limit(crowd) / 2)
+                self._timer = threading.Timer(pause, self._again)
+                self._timer.name, self._timer.daemon = "http-relief", True
+                self._timer.start()
 
     def _again(self) -> None:
         self._timer = None
         self.relieve()
+
+    @staticmethod
+    def _limit(crowd: float | None) -> float:
+        return HEARING_LIMIT if crowd is None else PRESSED_LIMIT / (1 + crowd)

@@ -2,8 +2,9 @@
 
 Theory: a command is met when it is met, which may take minutes, and all that time its request holds
 one of the few worker threads. So only so many requests may be held at once; the rest of the workers
-always stays free for reads, for `/ping` and thus for the watchdog's proof. (Streams hold no worker:
-they have a thread of their own, see streams.py.)
+always stays free for reads, for `/ping` and thus for the watchdog's proof. One place more is kept
+for what is urgent: a reboot is what people ask for when everything else is stuck. (Streams hold no
+worker: they have a thread of their own, see streams.py.)
 
 Invariant: after `close` nobody waits any more, and nobody begins to.
 """
@@ -23,30 +24,33 @@ Submit = Callable[[Command], "Future[str]"]
 
 
 class Patience:
-    """`slots` requests may be held at once."""
+    """`slots` requests may be held at once, and an urgent one."""
 
     def __init__(self, submit: Submit, slots: int = 8) -> None:
         self._submit = submit
         self._free = threading.BoundedSemaphore(slots)
+        self._reserve = threading.BoundedSemaphore(1)
         self._lock = threading.Lock()
         self._waiting: set[threading.Event] = set()
         self._closed = False
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
+    def slot(self, urgent: bool = False) -> Iterator[None]:
         """Hold one slot, or raise Unavailable at once when there is none."""
-        if not self._free.acquire(blocking=False):
+        places = (self._free, self._reserve) if urgent else (self._free,)
+        taken = next((place for place in places if place.acquire(blocking=False)), None)
+        if taken is None:
             raise Unavailable("Too many requests are being worked on, try again in a moment")
         try:
             yield
         finally:
-            self._free.release()
+            taken.release()
 
-    def ask(self, command: Command, limit: float) -> bool:
+    def ask(self, command: Command, limit: float, urgent: bool = False) -> bool:
         """Give a command and wait until it is met: True. False when `limit` seconds were not
         enough; the command stands all the same. Raises the command's AgentError, Unavailable
         without a free slot (nothing was asked then), Cancelled when the server stops."""
-        with self.slot():
+        with self.slot(urgent):
             future = self._submit(command)
             if not self._wait(future, limit):
                 return False
@@ -56,9 +60,9 @@ class Patience:
             raise Cancelled("The request was given up") from error
         return True
 
-    def met(self, command: Command, limit: float) -> None:
+    def met(self, command: Command, limit: float, urgent: bool = False) -> None:
         """As `ask`; DeadlineExceeded where that says False."""
-        if not self.ask(command, limit):
+        if not self.ask(command, limit, urgent):
             raise DeadlineExceeded(f"Not done after {limit:g} seconds, still being worked on")
 
     def _wait(self, future: Future[str], limit: float) -> bool:

@@ -16,6 +16,7 @@ import errno
 import io
 import logging
 import queue
+import select
 import selectors
 import socket
 import threading
@@ -29,6 +30,7 @@ import cheroot.wsgi
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
+from .framing import Chunks, Headers
 from .hearing import WAITING_CONNECTIONS, Heads, Slow, shut_oldest
 from .http import HEARD, STREAM, Application
 from .streams import Stream
@@ -40,6 +42,10 @@ BACKLOG = 128
 HEADER_LIMIT = 16 * 1024
 KEPT_CONNECTIONS = 64
 """Idle connections that are kept open; with more, answers close theirs."""
+
+_KEPT = ((b"Connection", b"keep-alive"), (b"Keep-Alive", b"timeout=5"))
+"""What the peer says, too. Pools of clients go by it: it is less than the time after which we close
+an idle connection, so that no request ever meets its end."""
 
 _SWEEP = 10.0
 """Seconds between looks for idle connections: the server's only wake-up without a reason."""
@@ -60,16 +66,23 @@ class _Request(cheroot.server.HTTPRequest):
     Absolute request lines (`GET http://host/path`) are accepted, as RFC 9112 demands.
     """
 
+    header_reader = Headers()
+
     def __init__(self, server: Any, conn: Any) -> None:
         super().__init__(server, conn, proxy_mode=True)
 
     def read_request_line(self) -> bool:
-        """A path such as `//[` is an error of the library's parser; it is the client's."""
+        """A path such as `//[` is an error of the library's parser; it is the client's. What
+        follows two slashes is a path, not the name of a host."""
         try:
-            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+            if not super().read_request_line():  # type: ignore[no-untyped-call]
+                return False
         except ValueError:
             self.simple_response("400 Bad Request")
             return False
+        if self.uri.startswith(b"//"):
+            self.path = self.uri.partition(b"?")[0]
+        return True
 
     def read_request_headers(self) -> bool:
         """Also refuse a length that is none: what would be taken for a request without a body
@@ -80,6 +93,10 @@ class _Request(cheroot.server.HTTPRequest):
         if length is not None and (not length.isdigit() or b"Transfer-Encoding" in self.inheaders):
             self.simple_response("400 Bad Request")
             return False
+        said = self.inheaders.get(b"Connection", b"").lower().split(b",")
+        wishes = {wish.strip() for wish in said}
+        old = self.response_protocol == "HTTP/1.0"
+        self.close_connection = b"close" in wishes or (old and b"keep-alive" not in wishes)
         return True
 
     def simple_response(self, status: Any, msg: str = "") -> None:
@@ -100,9 +117,12 @@ class _Request(cheroot.server.HTTPRequest):
     def send_headers(self) -> None:
         """The application has read what there was of the body. A client that still owes some was
         too slow: nothing more can be read from it, so its connection ends with the answer."""
+        self.conn.await_client(select.POLLOUT)
         chunks_left = self.chunked_read and not self.rfile.closed
         if chunks_left or getattr(self.rfile, "remaining", 0) > 0:
             self.close_connection = True
+        if not self.close_connection and self.server.can_add_keepalive_connection:
+            self.outheaders += _KEPT
         super().send_headers()
 
     def _declared_length(self) -> int:
@@ -111,29 +131,51 @@ class _Request(cheroot.server.HTTPRequest):
 
 
 class _Connection(cheroot.server.HTTPConnection):
-    """Counts, while a request is being read, as one that is being heard."""
+    """Counts, while a request is being read or an answer sent, as one that a worker waits for."""
 
     RequestHandlerClass = _Request
     handed_over = False
+    awaited = select.POLLIN
     head_seen = 0
     last_used: float | None = None
     own_address = ""
     """At which the client reached us; asked for once, when the connection is fresh."""
 
     def communicate(self) -> bool:
-        self.server.slow.heard_since[self] = time.monotonic()
+        self.await_client(select.POLLIN)
+        self.server.slow.watch()
         try:
             return bool(super().communicate())  # type: ignore[no-untyped-call]
         finally:
             self.heard()
 
+    def await_client(self, event: int) -> None:
+        """From now on a worker waits for the client: to send (POLLIN), to receive (POLLOUT)."""
+        self.awaited = event
+        self.server.slow.heard_since[self] = time.monotonic()
+
     def heard(self) -> None:
         self.server.slow.heard_since.pop(self, None)
+
+    def stalls(self) -> bool:
+        """Whether the client lets a worker wait, and not the other way round."""
+        poll = select.poll()
+        try:
+            poll.register(self.socket, self.awaited)
+        except ValueError:
+            return False  # it has been closed meanwhile
+        return not poll.poll(0)
 
     def hand_over(self, stream: Stream, chunked: bool) -> None:
         """Give the client to a stream: what follows is not this worker's matter any more."""
         self.handed_over = True
         stream.attach(self.socket.dup(), chunked)
+
+    def close(self) -> None:
+        """Free at once: Cheroot ties each connection to itself, and the collector comes late."""
+        super().close()
+        for name in ("resolve_peer_creds", "get_peer_creds"):
+            vars(self).pop(name, None)
 
     def _close_kernel_socket(self) -> None:
         """Cheroot would end the connection for everybody who holds it."""
@@ -146,6 +188,8 @@ class _Gateway(cheroot.wsgi.Gateway_10):
     clients over to streams."""
 
     def __init__(self, req: Any) -> None:
+        if req.chunked_read:
+            req.rfile = Chunks(req.conn.rfile, req.server.max_request_body_size)
         super().__init__(req)
         self.env[HEARD] = req.conn.heard
         self.env["SERVER_ADDR"] = req.conn.own_address
@@ -153,6 +197,7 @@ class _Gateway(cheroot.wsgi.Gateway_10):
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
         if STREAM in self.env:
             self.req.close_connection = True  # and the client is told so
+        self.req.conn.await_client(select.POLLIN)  # what is left of the body
         return super().start_response(status, headers, exc_info)
 
     def write(self, chunk: bytes) -> None:
@@ -216,6 +261,10 @@ class _Server(cheroot.wsgi.Server):
             self._let_wait(conn)
         else:
             super().process_conn(conn)
+
+    def crowd(self) -> float | None:
+        """How many requests wait for each worker; None while one is free."""
+        return None if self.requests.idle else self.requests.qsize / self.requests.max
 
     def _let_wait(self, conn: Any) -> None:
         """Back to the selector, which gives up on it when it is silent for too long."""
@@ -325,7 +374,7 @@ class HttpServer:
             shutdown_timeout=1,
         )
         server.gateway = _Gateway
-        server.slow = Slow(lambda: server.requests.idle == 0)
+        server.slow = Slow(server.crowd)
         server.heads = Heads(HEADER_LIMIT)
         server.admits = self._admits
         return server

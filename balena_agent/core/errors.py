@@ -100,7 +100,13 @@ class Unavailable(AgentError):
 
 
 class EngineUnavailable(Unavailable):
+    """`reason` is what is behind "the engine does not answer", in a few words."""
+
     dbus_name = _OURS + "EngineUnavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The container engine does not answer: {reason or 'no answer'}")
+        self.reason = reason or "no answer"
 
 
 class BusUnavailable(Unavailable):

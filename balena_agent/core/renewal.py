@@ -29,8 +29,9 @@ PURGED = "its data is purged"
 
 
 def in_current_state(app_id: int, observed: Observed) -> bool:
-    """Whether the device has anything of an app: a container, a network or a volume."""
-    return any(
+    """Whether the device has anything of an app: a container, a network or a volume. What belongs
+    to no app has a number that is none, too (observed.NO_APP)."""
+    return app_id > 0 and any(
         thing.app_id == app_id
         for kind in (observed.containers, observed.networks, observed.volumes)
         for thing in kind.values()

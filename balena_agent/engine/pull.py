@@ -151,7 +151,7 @@ class Puller:
             elif now - moved > self._stall:
                 raise DeadlineExceeded(f"the download has not moved for {self._stall:.0f} s")
         if not progress.finished and not stream.closed:
-            raise EngineUnavailable("the download broke off: the engine ended the stream")
+            raise EngineUnavailable("it broke off the stream of a download")
         if progress.finished:
             ticket.progress(100)
 

@@ -228,7 +228,7 @@ class Commands:
     def _app_order(self, command: AppCommand, answer: Future[str]) -> None:
         if self._unreachable(host_only=False):
             reason = self._present.now.engine_error
-            raise EngineUnavailable(f"The engine does not answer: {reason}")
+            raise EngineUnavailable(reason)
         now = self._present.now
         order, intent = app_orders.take(command, now, self._world.observed, self._compile())
         telling.order_taken(command)
@@ -240,7 +240,7 @@ class Commands:
         forced = isinstance(command, HostCommand) and command.force
         if not forced and self._unreachable(isinstance(command, HostCommand)):
             reason = self._present.now.engine_error
-            raise EngineUnavailable(f"The engine does not answer: {reason}")
+            raise EngineUnavailable(reason)
         if isinstance(command, ConfigureNetwork) and self._present.now.intent.network:
             raise Unavailable("Another change of the host's settings is under way")
         before = self._present.now.intent

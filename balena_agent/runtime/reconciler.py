@@ -369,11 +369,10 @@ class Reconciler:
             self._present.change(engine_error="", looked=True)
             self._dirty = True
 
-    def _engine_lost(self, error: AgentError) -> None:
+    def _engine_lost(self, error: EngineUnavailable) -> None:
         if self._lookout.failed():
-            _log.warning("The engine does not answer: %s", error.message)
-        reason = error.message or "no answer"
-        self._present.change(engine_error=reason, looked=False)
+            _log.warning("%s", error.message)
+        self._present.change(engine_error=error.reason, looked=False)
         self._dirty = True
 
     # ---- planning and acting --------------------------------------------------------------

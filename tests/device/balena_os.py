@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .install import UNIT
@@ -43,6 +44,12 @@ RequiresMountsFor=/mnt/boot /mnt/state /mnt/data
 EnvironmentFile=-/etc/balena-supervisor/supervisor.conf
 RestartSec=50ms
 """
+_REDSOCKS = """\
+[Unit]
+ConditionPathExists=/mnt/boot/system-proxy/redsocks.conf
+[Service]
+ExecStart=/usr/sbin/redsocks -c /mnt/boot/system-proxy/redsocks.conf
+"""
 ALIASES = ("balena-supervisor.service", "resin-supervisor.service")
 
 
@@ -58,6 +65,16 @@ def make(machine: Machine) -> None:
     for alias in ALIASES:
         target = f"/usr/lib/systemd/system/{UNIT}"
         machine.exec("ln", "-sf", target, f"/etc/systemd/system/{alias}")
+    machine.exec("systemctl", "daemon-reload")
+
+
+def redsocks(machine: Machine) -> None:
+    """Give a running device a redsocks that reads the boot partition's file and knows `dnsu2t`:
+    Debian's, with our stand-in (redsocks.py) for what that one lacks."""
+    machine.exec("mv", "-n", "/usr/sbin/redsocks", "/usr/sbin/redsocks.debian")
+    write(machine, "/usr/sbin/redsocks", Path(__file__).with_name("redsocks.py").read_bytes())
+    machine.exec("chmod", "755", "/usr/sbin/redsocks")
+    write(machine, "/etc/systemd/system/redsocks.service", _REDSOCKS)
     machine.exec("systemctl", "daemon-reload")
 
 

@@ -3,6 +3,8 @@ endpoints. One test per case, in the order of the data file, which groups them b
 
 from __future__ import annotations
 
+import socketserver
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,26 +12,15 @@ import api_cases
 import pytest
 from api_cases import load, problems
 from cloud import FakeCloud
+from device import balena_os
 from device.client import Answer
 from e2e_api import DEVICE_KEY, UUID, Stage
 from e2e_device import Device
+from e2e_proxies import Socks5, serving
 from e2e_targets import Json
 
 ORDER = ("M1", "M2", "U", "L")
 TAG = {"id": 5, "tag_key": "loc", "value": "lab"}
-
-LATER = {
-    **dict.fromkeys(
-        ("A71", "A72", "A73", "A74"),
-        "the redsocks of this device, Debian's, has no dnsu2t: it cannot serve DNS",
-    ),
-}
-
-
-def _marked(case: Json) -> object:
-    reason = LATER.get(case["id"], "")
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-    return pytest.param(case, id=f"test_{case['id']}", marks=marks)
 
 
 def _in_order() -> list[Json]:
@@ -45,6 +36,7 @@ def _in_order() -> list[Json]:
 @pytest.fixture(scope="module")
 def stage(api_device: Device) -> Iterator[Stage]:
     address = api_device.machine.link.outer_address
+    balena_os.redsocks(api_device.machine)
     with FakeCloud(address, keys={UUID: DEVICE_KEY}, tags={UUID: [dict(TAG)]}) as cloud:
         yield Stage(api_device, cloud)
 
@@ -59,7 +51,7 @@ def no_secrets(stage: Stage) -> Iterator[None]:
     assert [key[:4] for key in keys if len(key) > 8 and key in said] == []
 
 
-@pytest.mark.parametrize("case", [_marked(case) for case in _in_order()])
+@pytest.mark.parametrize("case", _in_order(), ids=lambda case: f"test_{case['id']}")
 def test_case(stage: Stage, case: Json) -> None:
     stage.play(case)
     stage.cloud.tags[UUID] = [dict(TAG)]
@@ -172,6 +164,44 @@ def test_a_target_shows_nobodys_key(stage: Stage) -> None:
     for name in "GAB":
         text = ask(stage, "GET", "/v2/local/target-state", keys[name]).text
         assert not [other for other in "GAB" if keys[other] in text]
+
+
+class _Names(socketserver.StreamRequestHandler):
+    """A server that is asked by TCP, as names are."""
+
+    def handle(self) -> None:
+        (size,) = struct.unpack("!H", self.rfile.read(2))
+        answer = b"answer to " + self.rfile.read(size)
+        self.wfile.write(struct.pack("!H", len(answer)) + answer)
+
+
+ASK = """\
+import socket
+wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+wire.settimeout(5)
+wire.sendto(b"a query", ("127.0.0.1", 53))
+print(wire.recv(4096).decode())
+"""
+
+
+def test_names_are_asked_for_through_the_proxy(stage: Stage) -> None:
+    """What A71 sets is at work: a query by UDP arrives at the server by way of the proxy."""
+    stage.play({"fx": "M1"})
+    device, key = stage.device, stage.keys()["G"]
+    outer, config = device.machine.link.outer_address, "/v1/device/host-config"
+    with serving(outer, Socks5) as proxy, serving(outer, _Names) as names:
+        led = ("OUTPUT", "-p", "tcp", "-d", outer, "--dport", str(names.port),
+               "-j", "REDIRECT", "--to-ports", "12345")  # fmt: skip
+        chosen = {"type": "socks5", "ip": outer, "port": proxy.port, "dns": f"{outer}:{names.port}"}
+        device.exec("iptables", "-w", "-t", "nat", "-I", *led)
+        try:
+            assert ask(stage, "PATCH", config, key, {"network": {"proxy": chosen}}).status == 200
+            assert device.exec("python3", "-c", ASK).stdout == "answer to a query\n"
+            assert proxy.seen == [f"{outer}:{names.port}"]
+        finally:
+            assert ask(stage, "PATCH", config, key, {"network": {"proxy": {}}}).status == 200
+            device.exec("iptables", "-w", "-t", "nat", "-D", *led)
+    assert device.exec("python3", "-c", ASK, check=False).returncode == 1
 
 
 def test_metrics_for_a_process_of_the_host(stage: Stage) -> None:

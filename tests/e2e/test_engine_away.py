@@ -42,7 +42,7 @@ def test_the_agent_outlives_its_engine(away: Device) -> None:
     assert away.machine.unit_state(UNIT) == "active"
     assert away.main_pid() == pid
     assert away.status_text().startswith("Engine is not answering: ")
-    assert "The engine does not answer" in away.said()
+    assert "The container engine does not answer" in away.said()
     for path in ("/ping", "/v1/healthy", "/v2/version", "/v2/state/plan"):
         assert away.api("GET", path).status == 200
     for method, path in NEEDS_ENGINE:

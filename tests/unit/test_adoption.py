@@ -58,7 +58,7 @@ def test_no_key_is_made_before_the_first_look() -> None:
     store = FakeStore()
     with rig(engine=engine, store=store, keys=keys_in(store)) as agent:
         agent.post(DOCUMENT)
-        agent.until(lambda s: s.desired.apps and "does not answer" in s.engine_error)
+        agent.until(lambda s: s.desired.apps and "No such file" in s.engine_error)
         assert store.keys == {}
         engine.down = False
         agent.settled()

@@ -268,6 +268,20 @@ def test_an_app_that_is_not_there_cannot_be_restarted() -> None:
         refused(agent, PurgeApp(77), NoSuchApp, words)
 
 
+def test_what_belongs_to_no_app_is_not_purged_as_one() -> None:
+    """Numbers that are no app's stand for such things in the world as it is seen."""
+    with rig() as agent:
+        littered(agent)
+        put(agent, volume("0_old", 0))
+        before = agent.engine.observed.volumes.keys()
+        for number in (0, NO_APP):
+            words = f"Application with ID {number} is not in the current state"
+            refused(agent, PurgeApp(number), NoSuchApp, words)
+            refused(agent, RestartApp(number), NoSuchApp, words)
+        agent.settled()
+        assert agent.engine.observed.volumes.keys() == before
+
+
 def test_an_app_without_services_is_there_with_its_volume() -> None:
     with rig() as agent:
         settled_with(agent, app(data={}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import re
 import socket
@@ -17,7 +18,8 @@ import pytest
 from balena_agent.api import hearing
 from balena_agent.api import server as server_module
 from balena_agent.api.auth import Auth
-from balena_agent.api.hearing import is_whole
+from balena_agent.api.framing import Chunks
+from balena_agent.api.hearing import Slow, is_whole
 from balena_agent.api.http import Application, build
 from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
@@ -142,6 +144,42 @@ def test_requests_share_a_connection(server: HttpServer, connect: Connect) -> No
     assert headers["content-type"] == "application/json; charset=utf-8"
 
 
+def test_a_connection_that_is_kept_says_so_as_pools_of_clients_read_it(
+    server: HttpServer, connect: Connect
+) -> None:
+    client = connect(server.port)
+    for head in ("GET /ping", "GET /v2/version", "POST /v1/update"):
+        _, headers, _ = client.ask(head)
+        assert (headers["connection"], headers["keep-alive"]) == ("keep-alive", "timeout=5")
+
+
+@pytest.mark.parametrize(
+    ("version", "wish", "kept"),
+    [
+        ("1.1", "", True),
+        ("1.1", "close", False),
+        ("1.1", "Close", False),
+        ("1.1", "TE, close", False),
+        ("1.1", "keep-alive", True),
+        ("1.0", "", False),
+        ("1.0", "keep-alive", True),
+        ("1.0", "Keep-Alive, TE", True),
+    ],
+)
+def test_whether_a_connection_is_kept_is_the_clients_wish(
+    server: HttpServer, connect: Connect, version: str, wish: str, kept: bool
+) -> None:
+    client = connect(server.port)
+    named = f"Connection: {wish}\r\n" if wish else ""
+    client.wire.sendall(f"GET /ping HTTP/{version}\r\n{named}\r\n".encode())
+    status, headers, body = client.receive()
+    assert (status, body) == (200, b"OK")
+    assert (headers.get("connection") == "keep-alive") is kept
+    if not kept:
+        client.wire.settimeout(5)
+        assert client.closed
+
+
 def test_pipelined_requests_are_answered_in_order(server: HttpServer, connect: Connect) -> None:
     client = connect(server.port)
     client.send("GET /ping")
@@ -204,6 +242,10 @@ def test_absolute_request_lines(server: HttpServer, connect: Connect) -> None:
     assert connect(server.port).ask("GET http://0123.balena:48484/ping")[0] == 200
 
 
+def test_two_slashes_are_no_host(server: HttpServer, connect: Connect) -> None:
+    assert connect(server.port).ask("GET //x/ping")[0] == 404
+
+
 def test_oversized_header(server: HttpServer, connect: Connect) -> None:
     client = connect(server.port)
     status, headers, body = client.ask("GET /ping", X_Long="x" * HEADER_LIMIT * 2)
@@ -246,6 +288,55 @@ def test_a_length_that_is_none(
     assert not asked.event.is_set()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        " Content-Type: application/json",
+        "\tfolded",
+        "A: b\r\n folded",
+        "Content-Length : 2",
+        "Content-Length: 2\r\nContent-Length: 0",
+        "Content-Length: 2\r\ncontent-length: 2",
+        "A\0: b",
+        "A: b\0",
+        "A: b\rContent-Length: 2",
+        ": b",
+        "A b: c",
+    ],
+)
+def test_header_lines_that_are_none(
+    server: HttpServer,
+    asked: Asked,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    headers: str,
+) -> None:
+    """Whoever stands between us and the client may read them in another way."""
+    client = connect(server.port)
+    head = f"POST /v1/reboot HTTP/1.1\r\n{headers}\r\nAuthorization: Bearer {KEY}\r\n\r\n"
+    client.wire.sendall(head.encode() + b"{}")
+    status, answer, body = client.receive()
+    assert (status, body, answer["connection"]) == (400, b"", "close")
+    assert not asked.event.is_set()
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("sent", [b"", b"{}", b"force=1"])
+def test_a_body_that_is_cut_off_is_no_request(
+    server: HttpServer, asked: Asked, connect: Connect, kind: str, sent: bytes
+) -> None:
+    """A client that dies behind its head must not have asked for what an empty body means: an
+    empty local target, for one."""
+    client = connect(server.port)
+    client.send("POST /v1/reboot", Content_Type=kind, Content_Length="20")
+    client.wire.sendall(sent)
+    client.wire.shutdown(socket.SHUT_WR)
+    status, _, body = client.receive()
+    assert (status, "before its time" in body.decode()) == (503, True)
+    assert not asked.event.is_set()
+
+
 def test_oversized_body_leaves_the_connection_usable(server: HttpServer, connect: Connect) -> None:
     client = connect(server.port)
     kind = {"Content_Type": "application/json"}
@@ -274,6 +365,72 @@ def test_chunked_bodies(server: HttpServer, connect: Connect) -> None:
     status, _, body = client.receive()
     assert (status, "local mode" in body.decode()) == (400, True)
     assert client.ask("GET /ping")[0] == 200
+
+
+@pytest.mark.parametrize("trailer", [b"", b"X-Sum: 5\r\nX-More: 6\r\n"])
+def test_behind_a_chunked_body_there_is_the_next_request(
+    server: HttpServer, connect: Connect, trailer: bytes
+) -> None:
+    client = connect(server.port)
+    head = f"POST /v2/state/plan HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\n"
+    for _ in range(2):
+        client.wire.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        client.wire.sendall(b"2;a=b\r\n{}\r\n0\r\n" + trailer + b"\r\n")
+        assert client.receive()[0] == 200
+    assert client.ask("GET /ping")[0] == 200
+
+
+def test_an_idle_client_that_sent_chunks_holds_no_worker(
+    server: HttpServer, connect: Connect
+) -> None:
+    client = connect(server.port)
+    client.wire.sendall(b"POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    assert client.receive()[0] == 401
+    assert server._server is not None
+    deadline = time.monotonic() + 2
+    while server._server.requests.idle < WORKERS and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert server._server.requests.idle == WORKERS
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"-2\r\n", b"0x2\r\n{}\r\n0\r\n\r\n", b"+2\r\n", b"2 2\r\n{}\r\n", b"\r\n",
+     b"2" * 1000, b"2;" + b"x" * 100_000, b"2\r\n{}xx0\r\n\r\n", b"ffffffffffffff\r\n",
+     b"0\r\n" + b"X: y\r\n" * 5000],
+)  # fmt: skip
+def test_chunks_that_are_none(
+    server: HttpServer, asked: Asked, connect: Connect, caplog: pytest.LogCaptureFixture,
+    chunks: bytes,
+) -> None:  # fmt: skip
+    """Refused at once: nobody waits for the end of a line that has none."""
+    client = connect(server.port)
+    client.wire.settimeout(5)
+    client.send("POST /v1/reboot", Transfer_Encoding="chunked", Content_Type="application/json")
+    client.wire.sendall(chunks)
+    status, headers, _ = client.receive()
+    assert (status, headers["connection"]) == (503, "close")
+    assert not asked.event.is_set()
+    assert "Traceback" not in caplog.text
+
+
+def test_a_great_chunk_is_never_held_whole() -> None:
+    class Wire:
+        """A body of one chunk; notes the largest piece that was asked for."""
+
+        largest = 0
+
+        def readline(self, _: int) -> bytes:
+            return b"2000000\r\n"
+
+        def read(self, size: int) -> bytes:
+            self.largest = max(self.largest, size)
+            return b"x" * size
+
+    wire = Wire()
+    body = Chunks(wire, 1 << 30)
+    assert sum(len(body.read(65536)) for _ in range(400)) == 400 * 65536
+    assert wire.largest == 65536
 
 
 def test_probe(server: HttpServer) -> None:
@@ -415,6 +572,81 @@ def test_slow_bodies_cannot_hold_all_workers(
         time.sleep(0.005)
     assert len(heard) == WORKERS
     ping_in_time(server, connect)
+
+
+def test_many_slow_bodies_take_no_longer_than_a_few(server: HttpServer, connect: Connect) -> None:
+    """They need no key for that: what is left of a body is read after its answer is known."""
+    for _ in range(10 * WORKERS):
+        client = connect(server.port)
+        client.wire.sendall(b"POST /v1/update HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    assert server._server is not None
+    deadline = time.monotonic() + 5
+    while server._server.requests.qsize < 8 * WORKERS and time.monotonic() < deadline:
+        time.sleep(0.005)
+    began = time.monotonic()
+    ping_in_time(server, connect)
+    assert time.monotonic() - began < 5
+
+
+def test_a_client_that_waits_for_a_busy_worker_is_not_shut_out() -> None:
+    """Only who stalls is: on a slow machine reading a request may take longer than the limit."""
+
+    class Connection:
+        def __init__(self, stalls: bool) -> None:
+            self.socket, self.far = socket.socketpair()
+            self.stalls = lambda: stalls
+
+    slow, quick = Connection(True), Connection(False)
+    crowd: list[float | None] = [1000.0]
+    clients = Slow(lambda: crowd[0])
+    clients.heard_since = dict.fromkeys((slow, quick), time.monotonic() - 0.1)
+    clients.watch()  # as the one does who takes the last worker
+    slow.far.settimeout(5)
+    assert slow.far.recv(1) == b""
+    quick.far.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        quick.far.recv(1)
+    crowd[0] = None
+
+
+def test_connections_that_have_ended_are_freed_at_once(
+    server: HttpServer, connect: Connect
+) -> None:
+    """Thousands of them would else wait in memory for the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            client = connect(server.port)
+            assert client.ask("GET /ping", Connection="close")[0] == 200
+            assert client.closed
+        left = [each for each in gc.get_objects() if isinstance(each, server_module._Connection)]
+        assert len(left) <= WORKERS + 1  # each worker remembers its last request
+    finally:
+        gc.enable()
+
+
+def arrived(clients: list[Client]) -> int:
+    """Bytes that wait to be read."""
+    return sum(len(client.wire.recv(1 << 22, socket.MSG_PEEK)) for client in clients)
+
+
+def test_clients_that_do_not_take_their_answers_cannot_hold_all_workers(
+    server: HttpServer, connect: Connect
+) -> None:
+    """They ask again and again and read nothing, until no worker can send on."""
+    assert server._server is not None
+    server._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    deaf = [connect(server.port) for _ in range(WORKERS)]
+    for client in deaf:
+        for _ in range(30):
+            client.send("GET /v2/openapi.json")
+    before, deadline = -1, time.monotonic() + 5
+    while before != (before := arrived(deaf)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    began = time.monotonic()
+    ping_in_time(server, connect)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

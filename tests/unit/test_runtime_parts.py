@@ -223,7 +223,7 @@ def test_slow_stops_hold_up_neither_a_look_nor_a_cancel() -> None:
 def test_a_notice_says_once_what_it_is_about() -> None:
     warnings = ("app 'shop' service 'web': Ignoring foo", "left out: extra")
     desired = Desired((DesiredApp("u", 1, "shop", "c1", warnings=warnings),))
-    assert telling.notices(desired, Observed()) == (
+    assert telling.notices(Snapshot(desired=desired)) == (
         "app 'shop' service 'web': Ignoring foo",
         "app shop: left out: extra",
     )
