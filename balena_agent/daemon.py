@@ -60,6 +60,7 @@ from .host.firewall import Firewall
 from .host.goodbye import Goodbye
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
+from .host.logmark import LogMark
 from .host.machine import write_durable
 from .host.network import addresses, is_on, mac_addresses, reserve_port
 from .hostside import HostSide
@@ -143,6 +144,10 @@ class Daemon:
             self.published, self.reconciler.submit, self.store, self.watchdog, __version__,
             addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
             synchronised=self.host.clock.synchronised,
+            journal=lambda deliver, after, since: self._read_journal(
+                deliver, after, since, "journal-up"
+            ),
+            mark=LogMark(Path(settings.paths.run) / "log-mark"),
         )  # fmt: skip
         self.http = self._http()
         self._named_port = self.http.port
@@ -308,9 +313,11 @@ class Daemon:
             return True
         return is_on(address, INTERFACES)
 
-    def _read_journal(self, deliver: Deliver, after: str) -> Reader:
-        """The journal's reader, which proves its work as long as it lives."""
-        pulse = self.watchdog.pulse("journal", self._interval)
+    def _read_journal(
+        self, deliver: Deliver, after: str, since: float = 0.0, name: str = "journal"
+    ) -> Reader:
+        """A reader of the journal, which proves its work as long as it lives."""
+        pulse = self.watchdog.pulse(name, self._interval)
         reader = JournalReader.open(
             lambda lines, cursor, live: deliver(Batch(lines, cursor, live)),
             lambda container_id: container_source(self.published.current, container_id),
@@ -318,7 +325,9 @@ class Daemon:
             beat=lambda: pulse.beat("the journal is read"),
             ended=lambda: self.watchdog.forget(pulse),
             look=min(LOOK_SECONDS, self._interval / 3),
+            since=since,
         )
+        reader.thread.name = name
         show_name(reader.thread)
         return reader
 

@@ -61,7 +61,9 @@ _RETRY_SECONDS = (1.0, 30.0)
 _DIRECTORIES = ("/run/log/journal", "/var/log/journal")
 
 Deliver = Callable[[tuple[LogLine, ...], str, bool], None]
-"""Lines, the cursor behind them, and whether older entries have all been read."""
+"""Lines, the cursor behind them, and whether older entries have all been read. The cursor is ""
+while entries before it are kept back: who went on behind it would miss them. When the last older
+entry has been read this is told, also without a line."""
 
 Resolve = Callable[[str], "Source | None"]
 """Whose container an id is; None as long as nobody knows."""
@@ -78,8 +80,10 @@ class JournalReader:
         beat: Callable[[], None],
         ended: Callable[[], None],
         look: float,
+        since: float,
     ) -> None:
         self._deliver = deliver
+        self._since = since
         self._look = look
         self._beat = beat
         self._ended = ended
@@ -87,7 +91,7 @@ class JournalReader:
         self._pieces = LineReader()
         self._cursor = after
         self._sure = bool(after)
-        self._live = not after
+        self._live = not (after or since)
         self._journal: Any = None
         self._pending = False
         self._places: tuple[object, ...] = ()
@@ -105,14 +109,16 @@ class JournalReader:
         beat: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
         look: float = LOOK_SECONDS,
+        since: float = 0.0,
     ) -> JournalReader:
-        """Read on behind the cursor `after`, or from now on. Returns when the place is fixed.
+        """Read on behind the cursor `after`; without one what was written since a time (s, UTC),
+        or from now on. Returns when the place is fixed.
         `beat` is called whenever the thread has done a turn, every `look` seconds at the latest;
         `ended` at its end.
 
         Unavailable where there is no journal, or no library for it.
         """
-        reader = cls(deliver, resolve, after, beat, ended, look)
+        reader = cls(deliver, resolve, after, beat, ended, look, since)
         reader.thread.start()
         try:
             problem = reader._started.get(timeout=OPEN_SECONDS)
@@ -173,6 +179,9 @@ class JournalReader:
             journal.fileno()  # from here on, growth is noticed
             if self._cursor:
                 self._pending = self._seek(journal)
+            elif self._since:
+                _add_matches(journal)
+                journal.seek_realtime(int(self._since * 1_000_000))
             else:
                 journal.seek_tail()
                 # Without this step the end is only looked for when the first match has come.
@@ -208,10 +217,15 @@ class JournalReader:
         more = True
         while more and not self._closed:
             lines, more = self._batch()
+            caught_up = not (self._live or more)
             self._live = self._live or not more
-            if lines:
-                self._deliver(tuple(lines), self._cursor, self._live)
+            if lines or caught_up:
+                self._deliver(tuple(lines), self._place(), self._live)
             self._beat()
+
+    def _place(self) -> str:
+        """Where another reader could go on without missing anything."""
+        return "" if self._owners.holding or self._pieces.unfinished else self._cursor
 
     def _batch(self) -> tuple[list[LogLine], bool]:
         """At most `BATCH` entries as lines, and whether there may be more."""
