@@ -346,7 +346,8 @@ class LogUpload:
         with self._lock:
             waiting = self._intake.waiting
         delivery, now = self._delivery, self._clock()
-        self._owing = waiting or delivery.under_way or delivery.arrived != delivery.certain
+        uncertain = delivery.under_way or delivery.arrived != delivery.certain
+        self._owing = self._owing or waiting or uncertain
         self._drop()
         if outcome.kind == DENIED and now - self._opened >= GRACE:
             self._failures += 1  # nobody says that late what he may not mean

@@ -1,10 +1,10 @@
 """What goes up to the cloud of the log lines, in which form, and how far it is certain.
 
-Theory (spec 31 §8): the journal is the large buffer. What is in memory is the little that is on its way, and how
-far the lines have come is told by cursors of the journal. Lines that a device has written while its
-cloud was away come as a backlog, of which the newest of each service are kept; afterwards a service
-that talks without end is held back, so that the others are heard. What is left out is counted, and
-told in its place.
+Theory (spec 31 §8): the journal is the large buffer. What is in memory is the little that is on its
+way, and how far the lines have come is told by cursors of the journal. Lines that a device has
+written while its cloud was away come as a backlog, of which the newest of each service are kept;
+afterwards a service that talks without end is held back, so that the others are heard. What is left
+out is counted, and told in its place.
 
 The cloud acknowledges nothing while a stream lasts. Lines have `arrived` when the other host's
 kernel has them, and are `certain` when the connection has outlived that by `SETTLED` seconds, or
