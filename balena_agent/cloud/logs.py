@@ -46,6 +46,9 @@ FLUSH_SECONDS = 0.1
 UNDER_WAY_SECONDS = 1.0
 """How often lines are sent at most, and how often while earlier ones have not landed yet."""
 
+LANDING_SECONDS = 0.01
+"""How soon it is looked whether they have: a kill before that would send them twice."""
+
 IDLE_SECONDS = 60.0
 ROTATE_SECONDS = 3600.0
 """When a stream is ended: after such a silence, and after so long a life."""
@@ -168,9 +171,9 @@ class LogUpload:
         while not self._stopping:
             rest = self.turn()
             self._pulse.within(rest + _MARGIN, "waits for log lines")
-            self._news.wait(rest)
-            # Lines come in swarms: one request's chunk for all of a moment.
-            self._urgent.wait(max(0.0, self._flushed + FLUSH_SECONDS - self._clock()))
+            if self._news.wait(rest):
+                # Lines come in swarms: one chunk for all of a moment.
+                self._urgent.wait(max(0.0, self._flushed + FLUSH_SECONDS - self._clock()))
             self._urgent.clear()
             self._news.clear()
         self._halt()
@@ -325,6 +328,8 @@ class LogUpload:
         if silent or now - self._opened >= ROTATE_SECONDS:
             self._end(END_SECONDS)
             return FLUSH_SECONDS if waiting else _LONG
+        if self._delivery.under_way and now - self._flushed < FLUSH_SECONDS:
+            return LANDING_SECONDS
         return FLUSH_SECONDS if busy else _ANSWER_LOOK
 
     def _end(self, seconds: float) -> None:
