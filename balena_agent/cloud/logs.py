@@ -274,13 +274,14 @@ class LogUpload:
         """One look at everything; the seconds until the next one."""
         with self._lock:
             waiting = self._intake.waiting
-            if self._stream is None and not waiting:
-                self._delivery.passed(self._intake.take(self._clock()).cursor)
-        if self._stream is None:
-            if not waiting:
-                self._bookmark.note(self._delivery, self._clock())
-                return _LONG
+            cursor = "" if waiting else self._intake.take(self._clock()).cursor
+        if self._stream is None and waiting:
             self._open(facts)
+        elif self._stream is None:
+            self._delivery.passed(cursor)
+            self._bookmark.note(self._delivery, self._clock())
+            return _LONG
+        self._delivery.flushed(cursor)
         self._look()
         if waiting and self._clock() >= self._next_flush():
             self._flush()

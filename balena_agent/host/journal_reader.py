@@ -62,8 +62,8 @@ _DIRECTORIES = ("/run/log/journal", "/var/log/journal")
 
 Deliver = Callable[[tuple[LogLine, ...], str, bool], None]
 """Lines, the cursor behind them, and whether older entries have all been read. The cursor is ""
-while entries before it are kept back: who went on behind it would miss them. When the last older
-entry has been read this is told, also without a line."""
+while entries before it are kept back: who went on behind it would miss them. That nothing is kept
+back any more, and that the last older entry has been read, is told also without a line."""
 
 Resolve = Callable[[str], "Source | None"]
 """Whose container an id is; None as long as nobody knows."""
@@ -94,6 +94,7 @@ class JournalReader:
         self._live = not (after or since)
         self._journal: Any = None
         self._pending = False
+        self._placeless = False
         self._places: tuple[object, ...] = ()
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -219,8 +220,10 @@ class JournalReader:
             lines, more = self._batch()
             caught_up = not (self._live or more)
             self._live = self._live or not more
-            if lines or caught_up:
-                self._deliver(tuple(lines), self._place(), self._live)
+            place = self._place()
+            if lines or caught_up or (place and self._placeless):
+                self._deliver(tuple(lines), place, self._live)
+                self._placeless = not place
             self._beat()
 
     def _place(self) -> str:
@@ -301,9 +304,10 @@ class _Owners:
             return self._known[raw_id]
         if raw_id not in self._held:
             source = self._ask(raw_id)
-            if source is not None:
+            left = _HOLD_SECONDS - (time.time() - time_ms / 1000)
+            if source is not None or left <= 0:  # it has had its time to become known
                 return source
-            self._until[raw_id] = time.monotonic() + _HOLD_SECONDS
+            self._until[raw_id] = time.monotonic() + min(left, _HOLD_SECONDS)
         kept = self._held.setdefault(raw_id, [])
         if len(kept) < _HELD:
             kept.append((entry, time_ms))

@@ -15,6 +15,8 @@ from test_cloud import FIRST, KEY, UUID, app, begin, cloud, device, service, set
 
 __all__ = ["cloud", "device"]
 
+MARK = "/run/balena-agent/log-mark"
+
 # Says what it finds in a file, then takes the file away.
 TALK = "while :; do if [ -e $f ]; then sh $f; rm $f; fi; sleep 0.05; done"
 SPEAKER = ["/bin/sh", "-c", f"trap 'exit 0' TERM; f=/tmp/balena/say; {TALK}"]
@@ -54,11 +56,24 @@ def heard(device: Device, cloud: FakeCloud, *texts: str, seconds: float = 20) ->
     assert cloud.messages(1) == list(texts)
 
 
+def bookmarked(device: Device, cloud: FakeCloud) -> dict[str, Any]:
+    """Wait until the agent has a place in the journal; what it has noted. Lines that containers of
+    another test have written a moment ago keep it from that: it might yet find out whose they are.
+    """
+
+    def noted() -> dict[str, Any] | None:
+        found = json.loads(device.exec("cat", MARK).stdout)
+        return found if found["endpoint"] == cloud.url else None
+
+    return device.until(noted, 20, "there is a mark") or {}
+
+
 def test_H53_C42_a_kill_loses_no_line_and_doubles_none(speaker: Device, cloud: FakeCloud) -> None:
     device = speaker
     device.drop_in("[Service]\nRestart=no\n")
     try:
         settled(device)
+        bookmarked(device, cloud)
         say(device, "1", "2", "3")
         device.until(lambda: cloud.messages(1) == ["1", "2", "3"], 20, "three lines are there")
         device.exec("systemctl", "kill", "--signal=KILL", UNIT)
@@ -98,21 +113,20 @@ def test_C45_C33_logging_can_be_switched_off(speaker: Device, cloud: FakeCloud) 
     device = speaker
     say(device, "a")
     heard(device, cloud, "a")
-    for off in ({"BALENA_SUPERVISOR_LOG_CONTROL": "false"}, {"RESIN_SUPERVISOR_LOCAL_MODE": "1"}):
-        cloud.targets[UUID] = {UUID: {**speakers(main=1)[UUID], "config": off}}
+    off = {"BALENA_SUPERVISOR_LOG_CONTROL": "false"}, {"RESIN_SUPERVISOR_LOCAL_MODE": "1"}
+    for config, word in zip(off, ("b", "c"), strict=True):
+        cloud.targets[UUID] = {UUID: {**speakers(main=1)[UUID], "config": config}}
         assert update(device) == 204
         device.until(lambda: cloud.streams[-1].whole, 20, "the stream has ended")
-        count = len(cloud.logs)
         say(device, "silence")
         device.exec("journalctl", "--sync")
         cloud.targets[UUID] = speakers(main=1)
         assert update(device) == 204
-        settled(device)
-        assert all(line["message"] != "silence" for line in cloud.logs[count:])
         device.until(lambda: "journal-up" in threads(device), 20, "lines are read again")
-        say(device, "b")
-        device.until(lambda: cloud.messages(1)[-1] == "b", 20, "the next line is there")
-    assert cloud.messages(1) == ["a", "b", "b"]
+        say(device, word)
+        arrived = lambda word=word: cloud.messages(1)[-1] == word  # noqa: E731
+        device.until(arrived, 20, "the next line is there")
+    assert cloud.messages(1) == ["a", "b", "c"]
 
 
 def threads(device: Device) -> list[str]:
@@ -159,9 +173,5 @@ def test_no_key_is_in_the_mark_and_only_root_reads_it(speaker: Device, cloud: Fa
     device = speaker
     say(device, "a")
     heard(device, cloud, "a")
-    path = "/run/balena-agent/log-mark"
-    noted = device.until(
-        lambda: json.loads(device.exec("cat", path).stdout), 10, "the mark is there"
-    )
-    assert set(noted) == {"endpoint", "uuid", "cursor"}
-    assert device.exec("stat", "-c", "%a %U", path).stdout == "600 root\n"
+    assert set(bookmarked(device, cloud)) == {"endpoint", "uuid", "cursor"}
+    assert device.exec("stat", "-c", "%a %U", MARK).stdout == "600 root\n"

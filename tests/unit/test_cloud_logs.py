@@ -71,10 +71,11 @@ class Journal:
     def read(self) -> bool:
         return self._deliver is not None
 
-    def write(self, *texts: str, at: float = 0.0) -> None:
+    def write(self, *texts: str, at: float = 0.0, place: bool = True) -> None:
         self.entries += [(at or WALL + self.now, text) for text in texts]
         if self._deliver:
-            self._deliver(Batch([line(text) for text in texts], str(len(self.entries)), True))
+            cursor = str(len(self.entries)) if place else ""
+            self._deliver(Batch([line(text) for text in texts], cursor, True))
 
 
 @dataclass
@@ -312,6 +313,21 @@ def test_H53_a_kill_loses_no_line_and_doubles_none() -> None:
     world.go(0.3)
     assert world.cloud.messages == ["1", "2", "3", "4", "5", "6"]
     assert [after for after, _ in world.journal.opened] == ["", "3"]
+
+
+def test_H53_a_place_that_is_found_without_a_line_counts() -> None:
+    """The reader may know only later where one could go on."""
+    world = World()
+    world.go()
+    world.journal.write("1", place=False)
+    world.go()
+    assert world.mark.text == ""
+    world.journal.write()
+    world.go()
+    world.restart()
+    world.journal.write("2")
+    world.go()
+    assert world.cloud.messages == ["1", "2"]
 
 
 def test_H53_what_the_other_side_has_not_confirmed_is_sent_again_after_a_kill() -> None:
