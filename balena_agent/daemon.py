@@ -314,7 +314,7 @@ class Daemon:
         return is_on(address, INTERFACES)
 
     def _read_journal(
-        self, deliver: Deliver, after: str, since: float = 0.0, name: str = "journal"
+        self, deliver: Deliver, after: str = "", since: float = 0.0, name: str = "journal"
     ) -> Reader:
         """A reader of the journal, which proves its work as long as it lives."""
         pulse = self.watchdog.pulse(name, self._interval)

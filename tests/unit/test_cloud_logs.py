@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import device_states
@@ -620,3 +624,37 @@ def test_a_cloud_that_goes_away_is_noticed(cloud: FakeCloud) -> None:
     until(gone)
     upload.close()
     assert threading.active_count() < 50
+
+
+def test_C49_a_stream_over_tls(
+    cloud: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS has bytes of its own on the wire, which are no answer; and a certificate is checked."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=cloud",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = cloud._server
+    assert server is not None
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    address, path = f"https://127.0.0.1:{cloud.port}", f"/device/v2/{UUID}/log-stream"
+    with pytest.raises(Unavailable, match="certificate"):
+        Upload.open(address, KEY, path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    upload = Upload.open(address, KEY, path)
+    for number in range(3):
+        upload.send(b'{"message":"%d","timestamp":1766000000123,"serviceId":1}\n' % number)
+        until(lambda number=number: cloud.messages(1)[-1:] == [str(number)])  # type: ignore[misc]
+        assert upload.answer() is None
+    until(upload.landed)
+    assert upload.finish(5.0).status == 201
+    upload.close()
+    assert cloud.streams[0].whole and cloud.streams[0].problem == ""
