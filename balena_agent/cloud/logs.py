@@ -26,7 +26,8 @@ from typing import Protocol
 
 from ..core.cloudanswer import BAD, DENIED, OFFLINE, UNTIMED, Outcome, judged
 from ..core.errors import AgentError
-from ..core.logupload import GRACE, Delivery, Intake, reopen_after
+from ..core.logupload import GRACE, Delivery, Intake, reopen_after, uploadable
+from ..core.lookup import log_levels
 from ..core.observed import HostFacts
 from ..core.polling import LONGEST_SLEEP, failures_after, may_be_cut_short
 from ..core.snapshot import Snapshot
@@ -129,6 +130,7 @@ class LogUpload:
         self._owing = False
         self._opened = self._flushed = float("-inf")
         self._failures, self._cut, self._not_before = 0, False, float("-inf")
+        self._denied = False
         self._way_back = WayBack()
         self.thread = threading.Thread(target=self._run, name="cloud-logs", daemon=True)
 
@@ -161,8 +163,10 @@ class LogUpload:
 
     def _deliver(self, intake: Intake, batch: Batch) -> None:
         """In the journal's thread."""
+        levels = log_levels(self._published.current)
+        lines = [line for line in batch.lines if uploadable(line, levels)]
         with self._lock:
-            intake.add(batch.lines, batch.cursor, batch.live, self._clock())
+            intake.add(lines, batch.cursor, batch.live, self._clock())
         self._news.set()
 
     # ---- the thread -----------------------------------------------------------------------
@@ -231,7 +235,7 @@ class LogUpload:
             self._begin(identity)
         elif self._stream is not None:
             self._halt()
-        self._identity = identity
+        self._identity, self._denied = identity, False
         self._failures, self._cut, self._not_before = 0, False, float("-inf")
 
     def _begin(self, identity: tuple[str, ...]) -> None:
@@ -355,9 +359,13 @@ class LogUpload:
         uncertain = delivery.under_way or delivery.arrived != delivery.certain
         self._owing = self._owing or waiting or uncertain
         self._drop()
-        if outcome.kind == DENIED and now - self._opened >= GRACE:
-            self._failures += 1  # nobody says that late what he may not mean
-        asked = outcome.kind == DENIED or outcome.retry_after is not None
+        denied, before = outcome.kind == DENIED, self._denied
+        if denied:
+            # A first refusal may be a misunderstanding, unless it has been thought over for long.
+            late = now - self._opened >= GRACE
+            self._failures = self._failures if before else int(late)
+        self._denied = denied
+        asked = denied or outcome.retry_after is not None
         pause = reopen_after(outcome, self._failures, self._chance())
         self._not_before = (now if asked else self._opened) + pause
         self._failures = failures_after(outcome, self._failures)

@@ -19,7 +19,7 @@ lines before it. Times called `now` are monotonic seconds; those of lines are wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import merge
 from json.encoder import encode_basestring as _quoted
@@ -87,9 +87,13 @@ def reopen_after(outcome: Outcome, failures: int, chance: float) -> float:
     return nominal * (1 + _JITTER * chance)
 
 
-def _uploadable(line: LogLine) -> bool:
-    """The cloud can only place lines of services that it knows by a number."""
-    return line.system or line.service_id > 0
+def uploadable(line: LogLine, levels: Mapping[int, str]) -> bool:
+    """The cloud can only place lines of services that it knows by a number, and their owner may
+    want fewer of them: `levels` are those of `lookup.log_levels`."""
+    if line.system:
+        return True
+    level = levels.get(line.service_id)
+    return line.service_id > 0 and (level is None or (line.stderr and level != "none"))
 
 
 def _marker(count: int, why: str, like: LogLine) -> LogLine:
@@ -167,12 +171,11 @@ class Intake:
     _cursors: deque[tuple[int, str]] = field(default_factory=deque)
     _shares: dict[int, _Share] = field(default_factory=dict)
 
-    def add(self, lines: Sequence[LogLine], cursor: str, live: bool, now: float) -> None:
-        """A batch of the journal. `cursor` stands behind it, "" where it is no place to go on
-        from; `live` is False while older entries are still being read."""
-        wanted = filter(_uploadable, lines)
+    def add(self, lines: Iterable[LogLine], cursor: str, live: bool, now: float) -> None:
+        """A batch of the journal, those lines of it that are wanted. `cursor` stands behind it, ""
+        where it is no place to go on from; `live` is False while older entries are being read."""
         if self._backlog is not None:
-            for line in wanted:
+            for line in lines:
                 self._backlog.add(line)
             if not live:
                 return
@@ -180,7 +183,7 @@ class Intake:
             for line in kept:
                 self._put(line, now)
         else:
-            for line in wanted:
+            for line in lines:
                 self._admit(line, now)
         if cursor:
             if self._cursors and self._cursors[-1][0] == self._added:

@@ -37,13 +37,19 @@ def speaker(device: Device, cloud: FakeCloud) -> Iterator[Device]:
     assert [stream.problem for stream in cloud.streams if stream.problem] == []
 
 
-def do(device: Device, script: str, name: str = "main") -> None:
-    """Have a service run a script; returns when it has begun to."""
+def do(device: Device, script: str, name: str = "main", wait: bool = True) -> None:
+    """Have a service run a script, and wait for its end."""
     top = device.machine.inner_path("/tmp/balena-supervisor/services/1") / name
     draft = top / "draft"
     draft.write_text(script)
     os.replace(draft, top / "say")
-    device.until(lambda: not (top / "say").exists(), 20, f"{name} has spoken")
+    if wait:
+        spoken(device, name)
+
+
+def spoken(device: Device, name: str) -> None:
+    top = device.machine.inner_path("/tmp/balena-supervisor/services/1") / name
+    device.until(lambda: not (top / "say").exists(), 30, f"{name} has spoken")
 
 
 def say(device: Device, *texts: str, name: str = "main") -> None:
@@ -107,6 +113,57 @@ def test_C37_C38_C39_lines_have_service_time_and_stream(speaker: Device, cloud: 
         assert any(text.startswith(word) for text in system), system
     headers = cloud.streams[0].headers
     assert headers["authorization"] == f"Bearer {KEY}" and "user-agent" not in headers
+
+
+def test_C40_a_refusal_at_once_costs_no_line(speaker: Device, cloud: FakeCloud) -> None:
+    device = speaker
+    cloud.log_status = 401
+    cloud.cut_off()
+    refused = len(cloud.streams)
+    say(device, "a", "b")
+    device.until(lambda: len(cloud.streams) > refused, 20, "a stream is refused")
+    first, cloud.log_status = cloud.streams[refused], 0
+    say(device, "c")
+    heard(device, cloud, "a", "b", "c")
+    again = cloud.streams[refused + 1]
+    assert 5 <= again.at - first.at < 8 and len(again.lines) >= 3
+
+
+def test_C43_who_floods_drowns_nobody(device: Device, cloud: FakeCloud) -> None:
+    cloud.targets[UUID] = speakers(main=1, side=2)
+    without_rate_limit(device)
+    try:
+        begin(device, "main", "side")
+        say(device, "begin", name="side")
+        device.until(lambda: cloud.messages(2) == ["begin"], 20, "lines are read")
+        do(device, "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done", wait=False)
+        for number in range(5):
+            say(device, str(number), name="side")
+            wanted = ["begin", *map(str, range(number + 1))]
+            device.until(lambda wanted=wanted: cloud.messages(2) == wanted, 5, "it is heard")
+        spoken(device, "main")
+        device.until(lambda: sum(counted(cloud)) == 20_000, 20, "every line is there or counted")
+    finally:
+        device.exec("rm", "/run/systemd/journald.conf.d/50-e2e.conf")
+        restart_journald(device)
+    assert counted(cloud)[1] > 0
+    numbers = [int(text) for text in cloud.messages(1) if "Suppressed" not in text]
+    assert numbers == sorted(set(numbers))
+
+
+def counted(cloud: FakeCloud) -> tuple[int, int]:
+    """The lines of the first service that are there, and those that are told as left out."""
+    markers = [text for text in cloud.messages(1) if "Suppressed" in text]
+    told = sum(int(text.split()[2]) for text in markers)
+    return len(cloud.messages(1)) - len(markers), told
+
+
+def test_C22_what_is_no_target_is_told_in_the_cloud(speaker: Device, cloud: FakeCloud) -> None:
+    device = speaker
+    cloud.targets[UUID] = "<html>Please log in</html>"
+    assert update(device) == 204
+    told = "Could not move to new release: The cloud's answer is not a target state."
+    device.until(lambda: told in cloud.messages(None), 20, "it is told")
 
 
 def test_C45_C33_logging_can_be_switched_off(speaker: Device, cloud: FakeCloud) -> None:

@@ -27,7 +27,9 @@ from balena_agent.cloud.timed import Timed
 from balena_agent.cloud.upload import Upload
 from balena_agent.core.errors import InvalidInput, Unavailable
 from balena_agent.core.logline import LogLine
+from balena_agent.core.observed import Container, Observed
 from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.spec import ContainerSpec
 from balena_agent.core.target import read_v3
 from balena_agent.host.logmark import LogMark
 from balena_agent.runtime.loghub import Batch, Deliver
@@ -295,6 +297,17 @@ def test_before_registration_and_before_the_first_look_nothing_is_read() -> None
     assert world.journal.read
 
 
+def test_a_service_may_keep_its_lines_to_itself() -> None:
+    world = World()
+    spec = ContainerSpec("web:1", {"Env": {"BALENA_LOGS_LEVEL": "none"}})
+    web = Container("id", "app", 1, "web", 7, None, "running", spec)
+    world.show(observed=Observed(containers={"id": web}))
+    world.go()
+    world.journal.write("private")
+    world.go()
+    assert not world.cloud.asked and json.loads(world.mark.text)["cursor"] == "1"
+
+
 # -- where it begins
 
 
@@ -400,6 +413,19 @@ def test_C40_a_refusal_at_once_costs_no_line() -> None:
     world.go(10)
     assert len(world.attempts) == 2 and 5 <= world.attempts[1] - world.attempts[0] <= 5.2
     assert world.cloud.streams[1].texts == ["a", "b", "c"]
+
+
+def test_a_first_refusal_is_not_for_long_whatever_came_before() -> None:
+    world = World()
+    world.cloud.away = True
+    world.journal.write("a")
+    world.go(2)
+    world.cloud.away, world.cloud.refuses = False, Reply(401, {}, b"")
+    world.go(4)
+    world.cloud.refuses = None
+    world.go(6)
+    assert world.cloud.messages == ["a"]
+    assert world.attempts == [pytest.approx(at, abs=0.2) for at in (0, 5, 10)]
 
 
 def test_C41_a_connection_that_breaks_is_followed_by_one_that_misses_nothing() -> None:

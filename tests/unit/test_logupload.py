@@ -21,6 +21,7 @@ from balena_agent.core.logupload import (
     Intake,
     record,
     reopen_after,
+    uploadable,
 )
 
 NOW = 1_766_000_000_123
@@ -102,10 +103,25 @@ def test_lines_come_out_in_order_with_the_cursor_that_they_reach() -> None:
     assert not intake.waiting and intake.take(0.0) == (b"", "")
 
 
-def test_lines_of_nobody_the_cloud_knows_are_left_out_but_passed() -> None:
+def test_a_cursor_needs_no_line() -> None:
     intake = live(Intake())
-    intake.add([line("local", service=0)], "here", True, 0.0)
+    intake.add([], "here", True, 0.0)
     assert not intake.waiting and intake.take(0.0) == (b"", "here")
+
+
+@pytest.mark.parametrize(
+    ("level", "out", "err"),
+    [("", True, True), ("none", False, False), ("err", False, True), ("error", False, True)],
+)
+def test_an_owner_may_want_fewer_lines(level: str, out: bool, err: bool) -> None:
+    levels = {7: level} if level else {}
+    assert uploadable(line("x"), levels) is out
+    assert uploadable(line("x", stderr=True), levels) is err
+    assert uploadable(line("x", service=8), levels) and uploadable(system("x"), levels)
+
+
+def test_lines_of_nobody_the_cloud_knows_are_left_out() -> None:
+    assert not uploadable(line("local", service=0), {})
 
 
 def test_C43_who_writes_without_end_is_held_back_and_the_others_are_heard() -> None:
