@@ -145,7 +145,7 @@ class Daemon:
             addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
             synchronised=self.host.clock.synchronised,
             journal=lambda deliver, after, since: self._read_journal(
-                deliver, after, since, "journal-up"
+                deliver, after, since, "cloud-journal"
             ),
             mark=LogMark(Path(settings.paths.run) / "log-mark"),
         )  # fmt: skip

@@ -47,12 +47,12 @@ class Bookmark:
     def recall(self, whose: tuple[str, str]) -> str:
         """The cursor that was kept for it, "" for none; the younger word comes first."""
         self._whose = whose
-        try:
-            left = _document(self._mark.read())
-        except AgentError as error:
-            _log.warning("Cannot read how far log lines were sent: %s", error.message)
-            left = None
-        for noted in (left, self._memory.setting(CURSOR)):
+        for place in (self._read_mark, self._read_kept):
+            try:
+                noted = place()
+            except AgentError as error:
+                _log.warning("Cannot read how far log lines were sent: %s", error.message)
+                continue
             if isinstance(noted, dict) and (noted.get("endpoint"), noted.get("uuid")) == whose:
                 self._left = self._kept = str(noted.get("cursor") or "")
                 return self._left
@@ -88,6 +88,12 @@ class Bookmark:
                 self._memory.set_setting(CURSOR, self._about(cursor) if cursor else None)
         except AgentError as error:
             _log.warning("Cannot remember how far log lines were sent: %s", error.message)
+
+    def _read_mark(self) -> Json:
+        return _document(self._mark.read())
+
+    def _read_kept(self) -> Json:
+        return self._memory.setting(CURSOR)
 
     def _about(self, cursor: str) -> dict[str, Json]:
         endpoint, uuid = self._whose

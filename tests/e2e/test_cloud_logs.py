@@ -179,7 +179,7 @@ def test_C45_C33_logging_can_be_switched_off(speaker: Device, cloud: FakeCloud) 
         device.exec("journalctl", "--sync")
         cloud.targets[UUID] = speakers(main=1)
         assert update(device) == 204
-        device.until(lambda: "journal-up" in threads(device), 20, "lines are read again")
+        device.until(lambda: "cloud-journal" in threads(device), 20, "lines are read again")
         say(device, word)
         arrived = lambda word=word: cloud.messages(1)[-1] == word  # noqa: E731
         device.until(arrived, 20, "the next line is there")
