@@ -177,7 +177,8 @@ class LogUpload:
             self._pulse.within(rest + _MARGIN, "waits for log lines")
             if self._news.wait(rest):
                 # Lines come in swarms: one chunk for all of a moment.
-                self._urgent.wait(max(0.0, self._flushed + FLUSH_SECONDS - self._clock()))
+                left = max(0.0, self._flushed + FLUSH_SECONDS - self._clock())
+                self._urgent.wait(min(left, rest) if self._delivery.under_way else left)
             self._urgent.clear()
             self._news.clear()
         self._halt()

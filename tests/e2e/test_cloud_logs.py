@@ -97,6 +97,24 @@ def test_H53_C42_a_kill_loses_no_line_and_doubles_none(speaker: Device, cloud: F
         device.drop_in("")
 
 
+def test_C42_kills_while_lines_flow(speaker: Device, cloud: FakeCloud) -> None:
+    """Nothing is missing; doubled is at most what was on the wire when a kill came."""
+    device = speaker
+    bookmarked(device, cloud)
+    count = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.02; done"
+    do(device, count, wait=False)
+    for number in (50, 150, 250):
+        reached = lambda number=number: str(number) in cloud.messages(1)  # noqa: E731
+        device.until(reached, 40, f"line {number} is there")
+        pid = device.main_pid()
+        device.exec("systemctl", "kill", "--signal=KILL", UNIT)
+        device.until(lambda pid=pid: device.main_pid() not in (0, pid), 20, "it runs again")
+    device.until(lambda: cloud.messages(1)[-1:] == ["399"], 40, "the last line is there")
+    numbers = [int(text) for text in cloud.messages(1)]
+    assert sorted(set(numbers)) == list(range(400))
+    assert len(numbers) - 400 <= 200, numbers
+
+
 def test_C37_C38_C39_lines_have_service_time_and_stream(speaker: Device, cloud: FakeCloud) -> None:
     device = speaker
     do(device, "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); done; echo bad >&2")
