@@ -115,6 +115,20 @@ def test_C42_kills_while_lines_flow(speaker: Device, cloud: FakeCloud) -> None:
     assert len(numbers) - 400 <= 200, numbers
 
 
+def test_after_a_reboot_nothing_is_sent_twice(speaker: Device, cloud: FakeCloud) -> None:
+    device = speaker
+    bookmarked(device, cloud)
+    say(device, "a", "b")
+    device.until(lambda: cloud.messages(1) == ["a", "b"], 20, "the lines are there")
+    stream = cloud.streams[-1]
+    device.machine.reboot()
+    device.ready(60)
+    assert stream.whole
+    device.until(lambda: device.running("main"), 30, "the service runs")
+    say(device, "c")
+    heard(device, cloud, "a", "b", "c", seconds=30)
+
+
 def test_C37_C38_C39_lines_have_service_time_and_stream(speaker: Device, cloud: FakeCloud) -> None:
     device = speaker
     do(device, "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); done; echo bad >&2")
