@@ -177,8 +177,9 @@ class LogUpload:
             self._pulse.within(rest + _MARGIN, "waits for log lines")
             if self._news.wait(rest):
                 # Lines come in swarms: one chunk for all of a moment.
-                left = max(0.0, self._flushed + FLUSH_SECONDS - self._clock())
-                self._urgent.wait(min(left, rest) if self._delivery.under_way else left)
+                left = self._flushed + FLUSH_SECONDS - self._clock()
+                left = min(left, rest) if self._delivery.under_way else left
+                self._urgent.wait(max(left, LANDING_SECONDS))
             self._urgent.clear()
             self._news.clear()
         self._halt()
@@ -300,8 +301,8 @@ class LogUpload:
         if reply is not None:
             raise Refused(_outcome(reply))
         now = self._clock()
-        if self._failures and now - self._opened >= GRACE:
-            self._failures = 0
+        if now - self._opened >= GRACE:
+            self._failures, self._denied = 0, False
         if stream.landed():
             self._delivery.landed(now)
         self._delivery.settle(now)
