@@ -63,6 +63,7 @@ from .host.firewall import Firewall
 from .host.goodbye import Goodbye
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.journalctl import Journalctl
+from .host.logmark import LogMark
 from .host.machine import write_durable
 from .host.network import addresses, is_on, mac_addresses, reserve_port
 from .hostside import HostSide
@@ -146,6 +147,11 @@ class Daemon:
             addresses, mac_addresses, self.store.global_key, self.host.hardware.read,
             partial(client.exchange, lookup=self.host.lookup), self.host.clock.synchronised,
             Probe(partial(answers, lookup=self.host.lookup)),
+            journal=lambda deliver, after, since: self._read_journal(
+                deliver, after, since, "cloud-journal"
+            ),
+            mark=LogMark(Path(settings.paths.run) / "log-mark"),
+            lookup=self.host.lookup,
         )  # fmt: skip
         self.http = self._http()
         self._named_port = self.http.port
@@ -320,9 +326,11 @@ class Daemon:
             return True
         return is_on(address, INTERFACES)
 
-    def _read_journal(self, deliver: Deliver, after: str) -> Reader:
-        """The journal's reader, which proves its work as long as it lives."""
-        pulse = self.watchdog.pulse("journal", self._interval)
+    def _read_journal(
+        self, deliver: Deliver, after: str = "", since: float = 0.0, name: str = "journal"
+    ) -> Reader:
+        """A reader of the journal, which proves its work as long as it lives."""
+        pulse = self.watchdog.pulse(name, self._interval)
         reader = JournalReader.open(
             lambda lines, cursor, live: deliver(Batch(lines, cursor, live)),
             lambda container_id: container_source(self.published.current, container_id),
@@ -330,7 +338,9 @@ class Daemon:
             beat=lambda: pulse.beat("the journal is read"),
             ended=lambda: self.watchdog.forget(pulse),
             look=min(LOOK_SECONDS, self._interval / 3),
+            since=since,
         )
+        reader.thread.name = name
         show_name(reader.thread)
         return reader
 

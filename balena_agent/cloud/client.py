@@ -124,15 +124,33 @@ def exchange(
         coding = answer.headers.get("Content-Encoding", "").strip().lower()
         plain = _unpacked(raw, largest) if coding in ("gzip", "x-gzip") else raw
     except (OSError, zlib.error, http.client.HTTPException) as error:
-        reason = _TOO_LONG if time.monotonic() >= until else _reason(error)
-        kind = CertificateOutOfTime if _out_of_time(error) else Unavailable
-        raise kind(f"The cloud cannot be reached: {reason}") from error
+        raise _unreached(error, until) from error
     except ValueError:  # its text, and its cause's, may show the key
         raise InvalidInput("The cloud's address or the device's key has odd characters") from None
     finally:
         connection.close()
     found = {name.lower(): value for name, value in answer.headers.items()}
     return Reply(answer.status, found, plain)
+
+
+def connect(endpoint: str, limit: float, lookup: Lookup = str) -> HTTPConnection:
+    """An open connection, for a request that is made bit by bit; the caller's to close.
+    Unavailable, InvalidInput: no such URL."""
+    until = time.monotonic() + limit
+    connection, context = _connection(endpoint)
+    try:
+        sock = _dialled(lookup(connection.host), connection.port, until)
+        try:
+            with _ended_at(until, sock):
+                _speak(connection, context, sock)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise _unreached(error, until) from error
+    except ValueError:
+        raise InvalidInput("The cloud's address has odd characters") from None
+    return connection
 
 
 def user_agent(facts: HostFacts, version: str) -> str:
@@ -188,15 +206,21 @@ def _context() -> SSLContext:
 def _connected(
     connection: HTTPConnection, context: SSLContext | None, until: float, lookup: Lookup
 ) -> Iterator[None]:
-    """Connected, until the deadline at the latest. The timer has a descriptor of its own, so that
-    it can never shut down what somebody else has opened since."""
-    address = lookup(connection.host)
-    with _dialled(address, connection.port, until) as sock, sock.dup() as held:
+    """Connected, until the deadline at the latest."""
+    with _dialled(lookup(connection.host), connection.port, until) as sock, _ended_at(until, sock):
+        _speak(connection, context, sock)
+        yield
+
+
+@contextmanager
+def _ended_at(until: float, sock: socket.socket) -> Iterator[None]:
+    """Shuts the connection down when the block lasts too long. The timer has a descriptor of its
+    own, so that it can never shut down what somebody else has opened since."""
+    with sock.dup() as held:
         timer = threading.Timer(max(0.0, until - time.monotonic()), _shut_down, (held,))
         timer.daemon = True
         timer.start()
         try:
-            _speak(connection, context, sock)
             yield
         finally:
             timer.cancel()
@@ -254,6 +278,13 @@ def _out_of_time(error: Exception) -> bool:
     return getattr(error, "verify_code", 0) in _NOT_NOW
 
 
-def _reason(error: Exception) -> str:
+def _unreached(error: Exception, until: float) -> Unavailable:
+    """The error of an attempt that had time until then."""
+    told = _TOO_LONG if time.monotonic() >= until else reason(error)
+    kind = CertificateOutOfTime if _out_of_time(error) else Unavailable
+    return kind(f"The cloud cannot be reached: {told}")
+
+
+def reason(error: Exception) -> str:
     """The system's words, without addresses that could hold more than a host."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

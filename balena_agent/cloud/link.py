@@ -1,7 +1,7 @@
 """The device's link to its cloud: targets come in, reports go out, and how it stands is known.
 
-Theory: the two threads (poll.py, report.py) exist only on a device that its cloud knows. They are
-begun by the first snapshot that says so: it also has the targets that the store remembered, and
+Theory: the threads (poll.py, report.py, logs.py) exist only on a device that its cloud knows. They
+are begun by the first snapshot that says so: it also has the targets that the store remembered, and
 without those nobody could tell what need not be fetched. Afterwards every snapshot is a hint to
 them. Without a cloud, or before the device is registered, this is next to nothing: their code is
 not even in memory.
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core.cloudanswer import CloudStatus, Outcome, status_after
@@ -33,8 +34,11 @@ from .probe import Probe
 if TYPE_CHECKING:
     from ..core.cloudreport import DeviceSide
     from ..core.hardware import Metrics
+    from .bookmark import Mark
+    from .logs import LogUpload, OpenJournal
     from .poll import Exchange, Memory, Submit, TargetPoll
     from .report import StateReport
+    from .timed import Timed
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +50,9 @@ Addresses = Callable[[], tuple[str, ...]]
 class CloudLink:
     """See the module. `addresses`, `macs`, `secret` (the key of the device's own API) and
     `hardware` are what reports need beside the snapshot; `version` is the agent's own.
-    `synchronised`: whether the clock was set from outside, None where nobody can tell."""
+    `synchronised`: whether the clock was set from outside, None where nobody can tell. `journal`
+    and `mark` are what log lines need; without them none are sent. `lookup`: see client.Lookup;
+    `exchange` and `probe` bring their own."""
 
     def __init__(
         self,
@@ -62,6 +68,9 @@ class CloudLink:
         exchange: Exchange = client.exchange,
         synchronised: Callable[[], bool | None] = lambda: None,
         probe: Probe | None = None,
+        journal: OpenJournal | None = None,
+        mark: Mark | None = None,
+        lookup: client.Lookup = str,
     ) -> None:
         self._published = published
         self._submit = submit
@@ -75,11 +84,15 @@ class CloudLink:
         self._exchange = exchange
         self._synchronised = synchronised
         self._probe = probe or Probe()
+        self._journal = journal
+        self._mark = mark
+        self._lookup = lookup
         self._chance = random.SystemRandom().random
         self._lock = threading.Lock()
         self._stopped = False
         self._poll: TargetPoll | None = None
         self._report: StateReport | None = None
+        self._logs: LogUpload | None = None
         self._identity: tuple[object, ...] = ()
         self._connectivity = ""
         self._known: tuple[float, tuple[str, ...], tuple[str, ...]] = (float("-inf"), (), ())
@@ -95,12 +108,15 @@ class CloudLink:
             self._seen(self._published.current)
 
     def stop(self) -> None:
-        """End soon; a request under way is left to itself."""
+        """End soon; a request under way is left to itself, but for that of log lines: it is given
+        a moment to end well."""
         with self._lock:
             self._stopped = True
             for each in (self._poll, self._report):
                 if each:
                     each.stop()
+        if self._logs:
+            self._logs.stop()
 
     def poll_now(self, force: bool, cancel: bool) -> Future[str]:
         """Fetch the target and apply it, in the background. A device that has no cloud to ask
@@ -148,7 +164,11 @@ class CloudLink:
         if before != facts.connectivity == FULL:
             self._poll.reachable()
             self._report.reachable()
+            if self._logs:
+                self._logs.reachable()
         self._report.look(urgent=new)
+        if self._logs:
+            self._logs.seen(snapshot)
 
     def _begin(self) -> None:
         from .poll import MARGIN, TargetPoll
@@ -168,9 +188,22 @@ class CloudLink:
                 self._published, self._memory, self._watchdog.pulse("cloud report", MARGIN),
                 self._device, self._ended, self._chance, self._version, exchange,
             )  # fmt: skip
-            for thread in (self._poll.thread, self._report.thread):
+            threads = [self._poll.thread, self._report.thread]
+            if self._journal and self._mark:
+                self._logs = self._log_upload(self._journal, self._mark, exchange)
+                threads.append(self._logs.thread)
+            for thread in threads:
                 thread.start()
                 show_name(thread)
+
+    def _log_upload(self, journal: OpenJournal, mark: Mark, timed: Timed) -> LogUpload:
+        from .logs import LogUpload
+        from .upload import Upload
+
+        return LogUpload(
+            self._published, self._memory, self._watchdog.pulse("cloud logs", client.RESOLVER),
+            journal, mark, self._chance, timed, partial(Upload.open, lookup=self._lookup),
+        )  # fmt: skip
 
     def _device(self) -> DeviceSide:
         """Asking the kernel for addresses is dear while the engine is at work: not every time."""

@@ -30,6 +30,7 @@ from ..core.cloudanswer import BAD, OK, UNTIMED, Outcome, judged
 from ..core.errors import AgentError, InvalidTarget, Refused, Unavailable
 from ..core.intent import Apply, Command, SetTarget
 from ..core.jsonread import Json
+from ..core.logline import TELL
 from ..core.observed import HostFacts
 from ..core.polling import (
     LONGEST_SLEEP,
@@ -302,9 +303,9 @@ class TargetPoll:
             return
         self._told = digest
         first, *more = lines
-        _log.warning("Could not move to new release: %s", first)
+        _log.warning("Could not move to new release: %s", first, extra=TELL)
         for line in more:
-            _log.warning("%s", line)
+            _log.warning("%s", line, extra=TELL)
         self._keep(None)
 
     # ---- the ETag -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.cloudanswer import BAD, OFFLINE, UNTIMED, Outcome
 from ..core.errors import AgentError, Unavailable
@@ -19,6 +19,8 @@ from . import client
 _log = logging.getLogger(__name__)
 
 WAITING = "Waiting for time synchronisation"
+
+T = TypeVar("T")
 
 
 class ClockNotSet(Unavailable):
@@ -38,8 +40,12 @@ class Timed:
         self._waits = False
 
     def __call__(self, *asked: Any) -> client.Reply:
+        return self.run(lambda: self._exchange(*asked))
+
+    def run(self, ask: Callable[[], T]) -> T:
+        """What `ask` gives, with the same error."""
         try:
-            reply = self._exchange(*asked)
+            reply = ask()
         except client.CertificateOutOfTime as error:
             if self._synchronised() is not False:
                 raise

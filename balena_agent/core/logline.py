@@ -25,6 +25,11 @@ CONTAINER = "CONTAINER_ID_FULL"
 DROPPED_ID = "a596d6fe7bfa4994828e72309e95d61e"
 """MESSAGE_ID of journald's own remark that it has suppressed messages of a unit."""
 
+FOLLOWED = "SYSTEM_LOG"
+TELL: Mapping[str, Mapping[str, str]] = {"fields": {FOLLOWED: "yes"}}
+"""What a log call of ours is given as `extra` when those who follow the device's logs shall hear
+it. What has a STEP they hear anyway."""
+
 TEXT_LIMIT = 10_000
 """Characters of a line that are kept (case H52)."""
 
@@ -95,8 +100,9 @@ def decoded(raw: bytes) -> str:
 
 
 def system_line(entry: Fields, time: int) -> LogLine | None:
-    """A line about an entry that is no container's: what the agent did (its entries name a STEP),
-    what journald suppressed, or what a unit of the host said. None for the agent's other talk."""
+    """A line about an entry that is no container's: what the agent did (its entries name a STEP) or
+    wants followers to hear, what journald suppressed, or what a unit of the host said. None for the
+    agent's other talk."""
     text = decoded(entry.get("MESSAGE", b""))
     if entry.get("MESSAGE_ID", b"") == DROPPED_ID.encode():
         found = _SUPPRESSED.search(text)
@@ -104,7 +110,7 @@ def system_line(entry: Fields, time: int) -> LogLine | None:
             return None
         return LogLine(time, f"{found[1]} log lines were lost: {found[2]} wrote too many", True)
     if entry.get("SYSLOG_IDENTIFIER") == b"balena-agent":
-        if "STEP" not in entry:
+        if "STEP" not in entry and FOLLOWED not in entry:
             return None
         return LogLine(time, shortened(text), _priority(entry) <= _ERROR + 1)
     return LogLine(time, shortened(text), _priority(entry) <= _ERROR)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .errors import NoSuchApp, NotFound
 from .intent import ServiceKey
 from .logline import Source
@@ -14,6 +16,7 @@ APP_NOT_FOUND = (
     "\tplease push an app and wait for it to be installed first."
 )
 SERVICE_NOT_FOUND = "Service not found, a container must exist for this endpoint to work"
+_LEVEL = "BALENA_LOGS_LEVEL"
 NOT_IN_RELEASE = "Service does not exist in target release"
 
 
@@ -62,3 +65,15 @@ def container_source(snapshot: Snapshot, container_id: str) -> Source | None:
     if container is None:
         return None
     return Source(container.service, container.service_id, container.app_id)
+
+
+def log_levels(snapshot: Snapshot) -> Mapping[int, str]:
+    """What the owners of services, by service id, want to have of their lines in the cloud: `none`
+    of them or those of the error output (`err`, `error`). Others are left out (spec 30 §3.1)."""
+    found: dict[int, str] = {}
+    for container in snapshot.observed.containers.values():
+        environment = container.spec.fields.get("Env")
+        level = environment.get(_LEVEL) if isinstance(environment, dict) else None
+        if level in ("none", "err", "error"):
+            found[container.service_id] = str(level)
+    return found

@@ -194,6 +194,7 @@ class HostFacts:
     addresses: tuple[str, ...] = ()
     connectivity: str = ""
     registered: bool = False
+    logs_endpoint: str = ""
 
     @property
     def managed(self) -> bool:

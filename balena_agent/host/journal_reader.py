@@ -62,7 +62,9 @@ _RETRY_SECONDS = (1.0, 30.0)
 _DIRECTORIES = ("/run/log/journal", "/var/log/journal")
 
 Deliver = Callable[[tuple[LogLine, ...], str, bool], None]
-"""Lines, the cursor behind them, and whether older entries have all been read."""
+"""Lines, the cursor behind them, and whether older entries have all been read. The cursor is ""
+while entries before it are kept back: who went on behind it would miss them. That nothing is kept
+back any more, and that the last older entry has been read, is told also without a line."""
 
 Resolve = Callable[[str], "Source | None"]
 """Whose container an id is; None as long as nobody knows."""
@@ -79,8 +81,10 @@ class JournalReader:
         beat: Callable[[], None],
         ended: Callable[[], None],
         look: float,
+        since: float,
     ) -> None:
         self._deliver = deliver
+        self._since = since
         self._look = look
         self._beat = beat
         self._ended = ended
@@ -88,10 +92,11 @@ class JournalReader:
         self._pieces = LineReader()
         self._cursor = after
         self._sure = bool(after)
-        self._live = not after
+        self._live = not (after or since)
         self._journal: Any = None
         self._pending = False
         self._behind = False
+        self._placeless = False
         self._places: tuple[object, ...] = ()
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -107,14 +112,16 @@ class JournalReader:
         beat: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
         look: float = LOOK_SECONDS,
+        since: float = 0.0,
     ) -> JournalReader:
-        """Read on behind the cursor `after`, or from now on. Returns when the place is fixed.
+        """Read on behind the cursor `after`; without one what was written since a time (s, UTC),
+        or from now on. Returns when the place is fixed.
         `beat` is called whenever the thread has done a turn, every `look` seconds at the latest;
         `ended` at its end.
 
         Unavailable where there is no journal, or no library for it.
         """
-        reader = cls(deliver, resolve, after, beat, ended, look)
+        reader = cls(deliver, resolve, after, beat, ended, look, since)
         reader.thread.start()
         try:
             problem = reader._started.get(timeout=OPEN_SECONDS)
@@ -175,6 +182,9 @@ class JournalReader:
             journal.fileno()  # from here on, growth is noticed
             if self._cursor:
                 self._pending = self._seek(journal)
+            elif self._since:
+                _add_matches(journal)
+                journal.seek_realtime(int(self._since * 1_000_000))
             else:
                 journal.seek_tail()
                 # Without this step the end is only looked for when the first match has come.
@@ -210,10 +220,17 @@ class JournalReader:
         more = True
         while more and not self._closed:
             lines, more = self._batch()
+            caught_up = not (self._live or more)
             self._live = self._live or not more
-            if lines:
-                self._deliver(tuple(lines), self._cursor, self._live)
+            place = self._place()
+            if lines or caught_up or (place and self._placeless):
+                self._deliver(tuple(lines), place, self._live)
+                self._placeless = not place
             self._beat()
+
+    def _place(self) -> str:
+        """Where another reader could go on without missing anything."""
+        return "" if self._owners.holding or self._pieces.unfinished else self._cursor
 
     def _batch(self) -> tuple[list[LogLine], bool]:
         """At most `BATCH` entries as lines, and whether there may be more."""
@@ -308,9 +325,10 @@ class _Owners:
             return self._known[raw_id]
         if raw_id not in self._held:
             source = self._ask(raw_id)
-            if source is not None:
+            left = _HOLD_SECONDS - (time.time() - time_ms / 1000)
+            if source is not None or left <= 0:  # it has had its time to become known
                 return source
-            self._until[raw_id] = time.monotonic() + _HOLD_SECONDS
+            self._until[raw_id] = time.monotonic() + min(left, _HOLD_SECONDS)
         kept = self._held.setdefault(raw_id, [])
         if len(kept) < _HELD:
             kept.append((entry, time_ms))

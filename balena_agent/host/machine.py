@@ -108,6 +108,7 @@ def facts(
         provisioning_key=_provisioning_key(config),
         registry_endpoint=config.text("registryEndpoint"),
         delta_endpoint=config.text("deltaEndpoint"),
+        logs_endpoint=config.text("logsEndpoint").rstrip("/"),
         has_modules=os.path.isdir(os.path.join(root, "lib/modules")),
         has_firmware=os.path.isdir(os.path.join(root, "lib/firmware")),
         engine_socket=engine_socket,

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..core.boot_devices import SSDT
 from ..core.boot_devices import wish_ssdt as checked
 from ..core.errors import AgentError
+from ..core.logline import TELL
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def _loaded(names: Iterable[str], root: Path) -> Iterable[str]:
     for name in names:
         source, table = root / _TABLES / f"{name}.aml", root / _KERNEL / name
         if not source.exists():
-            _log.warning("Missing AML for '%s'. Unable to load.", name)
+            _log.warning("Missing AML for '%s'. Unable to load.", name, extra=TELL)
             continue
         try:
             if not table.exists():

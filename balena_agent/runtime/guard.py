@@ -13,6 +13,7 @@ import threading
 from typing import Protocol
 
 from ..core.firewall import Wish, wish
+from ..core.logline import TELL
 from ..core.snapshot import Snapshot
 from .state import Published
 
@@ -90,5 +91,5 @@ class Guard:
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self.problem:
-            _log.warning("Firewall mode not applied due to error: %s", problem)
+            _log.warning("Firewall mode not applied due to error: %s", problem, extra=TELL)
         self.problem = problem

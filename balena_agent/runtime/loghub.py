@@ -29,8 +29,9 @@ _OVERHEAD = 100
 
 
 class Batch(NamedTuple):
-    """Lines in the order of the journal. `cursor` stands behind the last one; `live` is False
-    while the reader still works off what had been written before somebody asked."""
+    """Lines in the order of the journal. `cursor` stands behind the last one, "" where nobody could
+    go on; `live` is False while the reader still works off what had been written before somebody
+    asked."""
 
     lines: Sequence[LogLine]
     cursor: str = ""
@@ -46,15 +47,15 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-OpenReader = Callable[[Deliver, str], Reader]
-"""Starts a reader behind a cursor, or at the journal's end (""). Returns when its place in the
-journal is fixed: what is written from then on will be delivered. Raises Unavailable."""
+OpenReader = Callable[[Deliver], Reader]
+"""Starts a reader at the journal's end. Returns when its place in the journal is fixed: what is
+written from then on will be delivered. Raises Unavailable."""
 
 
 class Subscription:
     """A bounded queue. `wake` is called, from any thread, when there is something to take."""
 
-    def __init__(self, hub: LogHub, wake: Callable[[], None], history: bool) -> None:
+    def __init__(self, hub: LogHub, wake: Callable[[], None]) -> None:
         self._hub = hub
         self._wake = wake
         self._changed = threading.Condition()
@@ -63,8 +64,6 @@ class Subscription:
         self._lost = 0
         self._takes = 0
         self._idle = False
-        self.history = history
-        self.cursor = ""
 
     def take(self, limit: int = QUEUED_LINES) -> list[LogLine]:
         """The next lines, at most `limit` and one that tells how many are missing before them."""
@@ -96,7 +95,6 @@ class Subscription:
             while len(self._lines) > QUEUED_LINES or self._size > QUEUED_SIZE:
                 self._size -= _cost(self._lines.popleft())
                 self._lost += 1
-            self.cursor = batch.cursor
         self._wake()
 
     def wait_for_room(self, seconds: float) -> None:
@@ -119,17 +117,14 @@ class LogHub:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._reader: Reader | None = None
 
-    def subscribe(
-        self, wake: Callable[[], None], history: bool = False, after: str = ""
-    ) -> Subscription:
-        """Lines written from now on. With `history` also what the reader works off from `after`,
-        a cursor; that counts for the subscription which starts the reader. Raises Unavailable."""
-        subscription = Subscription(self, wake, history)
+    def subscribe(self, wake: Callable[[], None]) -> Subscription:
+        """Lines written from now on. Raises Unavailable."""
+        subscription = Subscription(self, wake)
         with self._lock:
             self._subscriptions = (*self._subscriptions, subscription)
             try:
                 if self._reader is None:
-                    self._reader = self._open(self.deliver, after)
+                    self._reader = self._open(self.deliver)
             except Exception:
                 self._subscriptions = _without(self._subscriptions, subscription)
                 raise
@@ -145,7 +140,7 @@ class LogHub:
 
     def deliver(self, batch: Batch) -> None:
         """For the reader, in its thread."""
-        listeners = [s for s in self._subscriptions if batch.live or s.history]
+        listeners = self._subscriptions
         for subscription in listeners:
             subscription.put(batch)
         for subscription in listeners:

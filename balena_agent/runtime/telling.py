@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.intent import Command, PurgeApp
+from ..core.logline import TELL
 from ..core.messages import changed_settings, reboot_scheduled, sentences
 from ..core.messages import failure as failure_text
 from ..core.messages import locked as locked_text
@@ -35,7 +36,7 @@ def done(step: Step) -> None:
 def settings(variables: Mapping[str, str]) -> None:
     """Variables that are in force from now on."""
     if variables:
-        _log.info(changed_settings(variables))
+        _log.info(changed_settings(variables), extra=TELL)
 
 
 def given_up(step: Step, error: Cancelled) -> None:
@@ -63,15 +64,15 @@ def postponed(failure: Failure) -> None:
 
 def order_taken(command: Command) -> None:
     if isinstance(command, PurgeApp):
-        _log.info("Purging data for app %d", command.app_id)
+        _log.info("Purging data for app %d", command.app_id, extra=TELL)
 
 
 def order_ended(command: Command, error: AgentError | None) -> None:
     if isinstance(command, PurgeApp):
         if error is None:
-            _log.info("Purged data")
+            _log.info("Purged data", extra=TELL)
         else:
-            _log.warning("Error purging data: %s", error.message)
+            _log.warning("Error purging data: %s", error.message, extra=TELL)
 
 
 def new_target(source: str, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""An HTTP server that stands in for the cloud (spec 31): state, tags, registration.
+"""An HTTP server that stands in for the cloud (spec 31): state, tags, registration, log streams.
 
 Theory: a test sets what the cloud knows (`targets`, `tags`, `keys`) and how it behaves (`status`,
 `delay`), then looks at `requests`: every one is recorded with its body, its headers and the moment
@@ -9,9 +9,12 @@ checked as strictly as the real one does (`reports.py`).
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from .logs import BadStream, LogStream, lines, refusal
 from .reports import problem
 
 Json = dict[str, Any]
@@ -65,7 +69,20 @@ class FakeCloud:
     """Sent with every refusal that `status` or `statuses` makes."""
 
     delay: float = 0.0
+    streams: list[LogStream] = field(default_factory=list)
+    """Requests that brought log lines, oldest first; see `logs`."""
+
+    log_status: int = 0
+    """When set, a log stream is answered with it at once."""
+
+    log_cut: int = 0
+    """When set, the connection of the next log stream is reset after so many lines."""
+
+    log_deaf: bool = False
+    """Log streams are accepted and not read."""
+
     port: int = 0
+    _open: set[socket.socket] = field(default_factory=set)
     _server: ThreadingHTTPServer | None = None
 
     @property
@@ -93,6 +110,22 @@ class FakeCloud:
         if server is not None:
             server.shutdown()
             server.server_close()
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        """Whatever log streams are under way break."""
+        for wire in tuple(self._open):
+            with contextlib.suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def logs(self) -> list[Json]:
+        """Every line that came, in the order of its arrival."""
+        return [line for stream in self.streams for line in stream.lines]
+
+    def messages(self, service_id: int | None = None) -> list[str]:
+        """The texts of the lines of one service; without a number those of the system."""
+        return [line["message"] for line in self.logs if line.get("serviceId") == service_id]
 
     def asked(self, method: str, path: str) -> list[Recorded]:
         """The requests to a path (a regular expression), oldest first."""
@@ -151,6 +184,29 @@ class FakeCloud:
         self.told.setdefault(uuid, {}).update(body[uuid])
         return 200, None
 
+    def take_logs(self, stream: LogStream, path: str, wire: Any) -> Answer:
+        """Read a log stream to its end. OSError: it broke."""
+        if status := self.status or self.log_status:
+            return status, "out of order"
+        if path != f"/device/v2/{self._device(stream.headers)}/log-stream":
+            return 401, "Unauthorized"
+        if refused := refusal(stream.headers):
+            stream.problem = refused[1]
+            return refused
+        while self.log_deaf:
+            time.sleep(0.02)
+        try:
+            for line in lines(wire):
+                stream.lines.append(line)
+                if 0 < self.log_cut <= len(stream.lines):
+                    self.log_cut = 0
+                    raise ConnectionError("cut")
+        except BadStream as error:
+            stream.problem = str(error)
+            return 400, str(error)
+        stream.whole = True
+        return 201, None
+
     def _set_tags(self, uuid: str, body: Any) -> Answer:
         values = body.get(uuid) if isinstance(body, dict) else None
         if not isinstance(values, dict) or not values:
@@ -181,6 +237,9 @@ def _server(cloud: FakeCloud, address: str, port: int) -> ThreadingHTTPServer:
 
         def handle_any(self) -> None:
             parts = urlsplit(self.path)
+            if parts.path.endswith("/log-stream"):
+                self.take_logs(parts.path)
+                return
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
                 body = json.loads(raw) if raw else None
@@ -192,6 +251,21 @@ def _server(cloud: FakeCloud, address: str, port: int) -> ThreadingHTTPServer:
             )
             cloud.requests.append(request)
             self.say(*cloud.answer(request), "gzip" in headers.get("accept-encoding", ""))
+
+        def take_logs(self, path: str) -> None:
+            self.close_connection = True
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            stream = LogStream(headers, time.monotonic())
+            cloud.streams.append(stream)
+            self.connection.settimeout(None)
+            cloud._open.add(self.connection)
+            try:
+                self.say(*cloud.take_logs(stream, path, self.rfile))
+            except OSError:
+                reset = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            finally:
+                cloud._open.discard(self.connection)
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = handle_any  # noqa: N815
 

@@ -71,12 +71,15 @@ class Follower:
         self.cursor = ""
         self.live = True
         self.look = journal_reader.LOOK_SECONDS
+        self.since = 0.0
         self.known: dict[str, Source] = {}
         self.reader: JournalReader | None = None
         self.news = threading.Condition()
 
     def follow(self, after: str = "") -> None:
-        self.reader = JournalReader.open(self.deliver, self.known.get, after, look=self.look)
+        self.reader = JournalReader.open(
+            self.deliver, self.known.get, after, look=self.look, since=self.since
+        )
 
     def close(self) -> None:
         if self.reader:
@@ -317,3 +320,65 @@ def test_closing_is_quick_and_final(follower: Follower) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "journal"]
     run("docker", "start", "-a", container(follower, "web", "echo late"))
     assert follower.lines == []
+
+
+def test_what_was_written_since_a_moment_is_read_first(follower: Follower) -> None:
+    run("docker", "start", "-a", container(follower, "web", "echo long ago"))
+    run("journalctl", "--sync")
+    time.sleep(0.01)
+    since = time.time()
+    run("docker", "start", "-a", container(follower, "web", "echo before"))
+    run("journalctl", "--sync")
+    follower.since = since
+    follower.follow()
+    follower.wait(lambda: follower.live)
+    run("docker", "start", container(follower, "web", "echo after"))
+    follower.wait(lambda: len(follower.of("web")) >= 2)
+    assert follower.of("web") == ["before", "after"]
+
+
+def test_the_end_of_a_backlog_is_told_also_when_nothing_is_in_it(follower: Follower) -> None:
+    follower.live = False
+    follower.since = time.time()
+    follower.follow()
+    follower.wait(lambda: follower.live)
+    assert follower.lines == []
+
+
+def test_no_place_to_go_on_from_is_told_while_entries_are_kept_back(follower: Follower) -> None:
+    follower.follow()
+    made = container(follower, "web", "echo a", known=False)
+    run("docker", "start", made)
+    run("docker", "start", "-a", container(follower, "db", "echo passes by"))
+    follower.wait(lambda: follower.of("db") == ["passes by"])
+    assert follower.cursor == ""
+    follower.known[made] = Source("web", 7, 1)
+    follower.wait(lambda: follower.of("web") == ["a"])
+    assert follower.cursor
+
+
+def test_a_place_is_told_when_what_was_kept_back_was_a_strangers(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_reader, "_HOLD_SECONDS", 3.0)
+    follower.follow()
+    run("docker", "start", container(follower, "", "echo mine", known=False))
+    run("docker", "start", "-a", container(follower, "db", "echo passes by"))
+    follower.wait(lambda: follower.of("db") == ["passes by"])
+    follower.wait(lambda: bool(follower.cursor))
+    assert [line.text for line in follower.lines] == ["passes by"]
+
+
+def test_old_lines_of_a_stranger_are_not_kept_back(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose container it is would be known by now."""
+    since = time.time()
+    run("docker", "start", "-a", container(follower, "", "echo mine", known=False))
+    run("docker", "start", "-a", container(follower, "web", "echo ours"))
+    run("journalctl", "--sync")
+    monkeypatch.setattr(journal_reader, "_HOLD_SECONDS", 0.0)
+    follower.since, follower.live = since, False
+    follower.follow()
+    follower.wait(lambda: follower.live)
+    assert follower.of("web") == ["ours"] and follower.cursor

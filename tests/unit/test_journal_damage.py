@@ -45,7 +45,7 @@ def reader(*entries: str) -> JournalReader:
     def owner(_: str) -> Source:
         return Source("web", 7, 1)
 
-    made = JournalReader(lambda *_: None, owner, "s=old", lambda: None, lambda: None, 1.0)
+    made = JournalReader(lambda *_: None, owner, "s=old", lambda: None, lambda: None, 1.0, 0.0)
     given: Any = Journal(*entries)
     made._journal = given
     return made

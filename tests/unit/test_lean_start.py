@@ -9,6 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 LATER = (
+    "balena_agent.cloud.logs",
+    "balena_agent.cloud.upload",
+    "balena_agent.core.logupload",
     "balena_agent.ctl",
     "balena_agent.engine.delta",
     "balena_agent.engine.pull",

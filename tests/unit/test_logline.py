@@ -10,6 +10,7 @@ import pytest
 from balena_agent.core.logline import (
     CONTAINER,
     DROPPED_ID,
+    TELL,
     TEXT_LIMIT,
     LineReader,
     LogLine,
@@ -155,6 +156,12 @@ def test_what_the_agent_does_is_a_system_line() -> None:
 
 def test_what_else_the_agent_says_is_nobodys_log_line() -> None:
     assert system_line(own(b"GET /ping 200 - 0.1 ms"), 5) is None
+
+
+def test_what_followers_shall_hear_is_a_system_line_without_a_step() -> None:
+    fields = TELL["fields"]
+    line = system_line(own(b"Could not move to new release: no", b"4", **fields), 5)
+    assert line == LogLine(5, "Could not move to new release: no", True)
 
 
 def test_what_journald_threw_away_is_told() -> None:
