@@ -24,8 +24,10 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """Logging as the agent sets it up; the stream gets what the journal would not take."""
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Logging as the agent sets it up under systemd, whose error output is the journal; the stream
+    gets what the journal would not take."""
+    monkeypatch.setenv(journal.JOURNAL_STREAM, "8:1")
     root = logging.getLogger()
     kept = root.handlers[:], root.level
     stream = io.StringIO()
@@ -61,6 +63,19 @@ def test_a_record_becomes_an_entry_with_fields(stream: io.StringIO) -> None:
     assert entry["_TRANSPORT"] == "journal" and entry["LOGGER"] == "balena_agent.probe"
     assert entry["CODE_FUNC"] == "test_a_record_becomes_an_entry_with_fields"
     assert stream.getvalue() == ""
+
+
+def test_who_runs_it_by_hand_sees_the_message_too(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(journal.JOURNAL_STREAM)
+    journal.start("info", stream)
+    mark = uuid.uuid4().hex
+    logging.getLogger("balena_agent.probe").error(
+        "apikey=%s", KEY, extra={"fields": {"CAUSE": mark}}
+    )
+    assert len(entries(mark)) == 1
+    assert stream.getvalue() == "apikey=<hidden>\n"
 
 
 def test_an_entry_larger_than_a_datagram_arrives(stream: io.StringIO) -> None:
