@@ -113,7 +113,7 @@ def _long(
         return
     if not _usable_target(target.strip(), entry, notes):
         return
-    _note_unread(entry, kind, where, notes)
+    _note_unread(entry, str(kind), where, notes)
     mount: dict[str, Json] = {"Type": kind, "Target": target.strip()}
     if kind == "volume" and isinstance(source, str):
         mount["Source"] = volume_name(app_id, source.strip())

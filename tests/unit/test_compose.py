@@ -454,7 +454,7 @@ def test_m51_m97_unknown_fields_are_listed_in_one_line() -> None:
             "volumes[0].tmpfs.uid",
         ),
         ({"ports": [{"target": 80, "mode": "host", "hostIp": "127.0.0.1"}]}, "ports[0].mode"),
-        ({"networks": {"a": {"ipv4Address": "10.0.0.9", "gw_priority": 1}}}, "networks.a.gw_priority"),
+        ({"networks": {"a": {"ipv4Address": "10.0.0.9", "gw": 1}}}, "networks.a.gw"),
         (
             {"depends_on": {"one": {"condition": "service_started", "required": True, "z": 1}}},
             "depends_on.one.z",
