@@ -411,7 +411,7 @@ class Reconciler:
     def _compiled(self) -> Desired:
         now, observed = self._now, self._world.observed
         facts = replace(now.facts, engine_lacks=observed.unsupported)
-        return self._compiler.compile(now.target, observed.images, facts)
+        return self._compiler.compile(now.target, observed, facts)
 
     def _may_act(self) -> bool:
         """Nothing is done to the engine without a look at it; what is forced on the host is."""
