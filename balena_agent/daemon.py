@@ -299,7 +299,6 @@ class Daemon:
         agent, engine = self._settings.agent, self._settings.engine
         return Policy(
             keep_images={"yes": True, "no": False}.get(engine.keep_images),
-            keep_volumes=None,
             remove_peer=engine.cleanup_peer_supervisor_images,
             workers=agent.workers,
             pullers=agent.pullers,

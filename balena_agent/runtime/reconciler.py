@@ -440,7 +440,7 @@ class Reconciler:
             handovers=self._handovers.waiting,
             joined=self._notes.joined,
             keep_images=policy.keeps_images(self._now.facts.managed) or lent_to_user(self._now),
-            keep_volumes=policy.keeps_volumes(self._now.facts.managed) or lent_to_user(self._now),
+            keep_volumes=policy.keeps_volumes(self._now.source) or lent_to_user(self._now),
             override_locks=policy.override_locks or locks_overridden(self._now),
             damped=self._damper.damped,
             stopping=self._now.stopping,
