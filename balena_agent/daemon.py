@@ -451,6 +451,7 @@ class Daemon:
             else:
                 http.note = "GET /ping was not answered"
             self.store.catch_up()
+            self.host.locks.catch_up()
 
     def _bus_lost(self, reason: str) -> None:
         self._fail(f"the system bus is lost ({reason})")
