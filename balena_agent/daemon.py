@@ -169,7 +169,9 @@ class Daemon:
             ),
             open_log=self._log_streams.open_pipe,
         )
-        self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
+        self._preload = Preload(
+            Path(settings.paths.data) / "apps.json", self.reconciler.submit, self.store.set_setting
+        )
 
     def _cloud_reached(self) -> bool | None:
         return reached(self.files.facts, self._ask)
@@ -452,6 +454,7 @@ class Daemon:
                 http.note = "GET /ping was not answered"
             self.store.catch_up()
             self.host.locks.catch_up()
+            self._preload.catch_up()
 
     def _bus_lost(self, reason: str) -> None:
         self._fail(f"the system bus is lost ({reason})")
