@@ -130,6 +130,7 @@ def test_what_a_full_store_refuses_is_tried_again_when_there_is_room(
             assert caplog.text.count("was refused") == 1
         assert json.loads(file.read_text()) == PINNED
         preload.catch_up()
+        agent.until(lambda s: s.target is not None)
         agent.settled()
         assert list(agent.store.targets) == ["preload"]
         until(lambda: file.read_text() == "{}\n")
