@@ -169,7 +169,9 @@ class Daemon:
             ),
             open_log=self._log_streams.open_pipe,
         )
-        self._preload = Preload(Path(settings.paths.data) / "apps.json", self.reconciler.submit)
+        self._preload = Preload(
+            Path(settings.paths.data) / "apps.json", self.reconciler.submit, self.store.set_setting
+        )
 
     def _cloud_reached(self) -> bool | None:
         return reached(self.files.facts, self._ask)
@@ -299,7 +301,6 @@ class Daemon:
         agent, engine = self._settings.agent, self._settings.engine
         return Policy(
             keep_images={"yes": True, "no": False}.get(engine.keep_images),
-            keep_volumes=None,
             remove_peer=engine.cleanup_peer_supervisor_images,
             workers=agent.workers,
             pullers=agent.pullers,
@@ -452,6 +453,8 @@ class Daemon:
             else:
                 http.note = "GET /ping was not answered"
             self.store.catch_up()
+            self.host.locks.catch_up()
+            self._preload.catch_up()
 
     def _bus_lost(self, reason: str) -> None:
         self._fail(f"the system bus is lost ({reason})")

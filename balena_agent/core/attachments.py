@@ -134,13 +134,18 @@ def _declared(value: Json, notes: Notes) -> dict[str, Mapping[str, Json]]:
         if entry is not None and not isinstance(entry, Mapping):
             notes.ignored(f"networks.{name}", entry, "expecting a map")
         if name != SUPERVISOR_NETWORK:
-            found[name] = _entry(entry) if entry and isinstance(entry, Mapping) else {}
+            found[name] = (
+                _entry(entry, f"networks.{name}", notes)
+                if entry and isinstance(entry, Mapping)
+                else {}
+            )
         else:
             notes.ignored("networks", name, "use label io.balena.features.supervisor-api")
     return found
 
 
-def _entry(entry: Mapping[str, Json]) -> dict[str, Json]:
+def _entry(entry: Mapping[str, Json], where: str, notes: Notes) -> dict[str, Json]:
+    notes.unknown(where, entry, _ENTRY_FIELDS)
     found: dict[str, Json] = {}
     for key, value in entry.items():
         name = _ENTRY_NAMES.get(key)

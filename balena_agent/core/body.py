@@ -16,7 +16,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from .canonical import DEFAULTS, DEVICE_NAME_VARIABLES, canonical, engine_form, environment_map
+from .canonical import (
+    DEFAULTS,
+    DEVICE_NAME_VARIABLES,
+    canonical,
+    engine_form,
+    environment_map,
+    not_variables,
+)
 from .errors import InvalidInput
 from .jsonread import Json, whole_number
 from .names import (
@@ -250,6 +257,7 @@ def image_config(inspect: Mapping[str, Json]) -> ImageConfig:
         stop_signal=config.get("StopSignal") or "",
         healthcheck=dict(config.get("Healthcheck") or {}),
         volumes=tuple(sorted(config.get("Volumes") or ())),
+        not_variables=not_variables(config.get("Env") or ()),
     )
 
 

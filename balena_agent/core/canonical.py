@@ -110,6 +110,12 @@ def environment_map(entries: Iterable[str]) -> dict[str, str]:
     return without_device_name(found)
 
 
+def not_variables(entries: Iterable[str]) -> tuple[str, ...]:
+    """The entries that `environment_map` skips, but for what may be the value of one."""
+    parts = ((entry.partition("=")) for entry in entries)
+    return tuple(f"{name}{equals}" for name, equals, _ in parts if not (name and equals))
+
+
 def without_device_name(environment: dict[str, str]) -> dict[str, str]:
     for name in DEVICE_NAME_VARIABLES:
         environment.pop(name, None)

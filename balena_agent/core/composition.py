@@ -179,6 +179,9 @@ def compiled_service(service: Service, scope: Scope, notes: Notes) -> Compiled:
     config = image.config if image else _NO_IMAGE
     networks = attachment(asked, service.name, scope.around, notes)
     all_labels = labels(service, app, asked.get("labels"), config.labels, notes)
+    for entry in config.not_variables:
+        rule = "expecting NAME=VALUE"
+        notes.ignored(f"environment of image {service.image}", entry, rule)
     names = enabled(all_labels, notes)
     if names and config.labels:
         _tell_inherited(service, asked.get("labels"), names, config.labels, notes)

@@ -25,6 +25,10 @@ _CONDITIONS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+_FIELDS: Final = ("condition", "restart", "required")
+"""A dependency that the app does not have is left out, `required` or not."""
+
+
 def dependencies(
     value: Json, shared: Iterable[str], services: frozenset[str], notes: Notes
 ) -> tuple[Dependency, ...]:
@@ -40,6 +44,8 @@ def dependencies(
 
 
 def _dependency(name: str, entry: Json, notes: Notes) -> Dependency:
+    if isinstance(entry, Mapping):
+        notes.unknown(f"depends_on.{name}", entry, _FIELDS)
     condition = _condition(name, entry, notes)
     restart = entry.get("restart") if isinstance(entry, Mapping) else None
     flag = boolean(restart, f"depends_on.{name}.restart", notes) if restart is not None else False

@@ -11,7 +11,7 @@ valid is never passed on to fail later, and never taken for "unlimited" in silen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -59,6 +59,16 @@ class Notes:
 
     def ignored(self, name: str, value: Json, rule: str) -> None:
         self.say(f"{name}: {shown(value)} is ignored: {rule}")
+
+    def unknown(self, where: str, entry: Mapping[str, Json], known: Collection[str]) -> None:
+        """Name what a map below `where` says that nobody here reads: it would be missed in silence.
+        `known` are names in snake_case; both spellings count, and null counts as absent."""
+        spelled = {*known, *map(camel, known)}
+        unread = [
+            f"{where}.{key}" for key in entry if entry[key] is not None and key not in spelled
+        ]
+        if unread:
+            self.say(f"Ignoring unsupported or unknown compose fields: {', '.join(unread)}")
 
     def refusal(self, name: str, value: Json, rule: str) -> InvalidInput:
         """The error to raise where ignoring the value would be dangerous."""

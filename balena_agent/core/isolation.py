@@ -101,6 +101,8 @@ def ulimits(value: Json, name: str, notes: Notes) -> list[dict[str, Json]] | Non
         return None
     found: list[dict[str, Json]] = []
     for limit, amount in value.items():
+        if isinstance(amount, Mapping):
+            notes.unknown(f"{name}.{limit}", amount, ("soft", "hard"))
         pair = _soft_and_hard(amount)
         if limit not in _LIMITS:
             notes.ignored(f"{name}.{limit}", amount, "no such limit")

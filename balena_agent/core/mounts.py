@@ -22,6 +22,9 @@ _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _MODES = ({"ro", "rw"}, {"z", "Z"}, {"nocopy"}, {"consistent", "cached", "delegated"})
 """The engine takes one word of each kind."""
 _PERMISSIONS = re.compile(r"[rwm]{1,3}\Z")
+_LONG_FIELDS = ("type", "source", "target", "read_only", "bind", "volume", "tmpfs")
+_OPTIONS = {"volume": ("nocopy",), "tmpfs": ("size", "mode")}
+_DEVICE_FIELDS = ("source", "target", "permissions")
 _RESERVED = ("/tmp/resin", "/tmp/balena")
 
 
@@ -42,11 +45,11 @@ def service_volumes(value: Json, app_id: int, notes: Notes) -> ServiceVolumes:
     if not isinstance(value, list):
         notes.ignored("volumes", value, "expecting a list")
         return found
-    for entry in value:
+    for at, entry in enumerate(value):
         if isinstance(entry, str):
             _short(entry, app_id, found, notes)
         elif isinstance(entry, Mapping):
-            _long(entry, app_id, found, notes)
+            _long(entry, f"volumes[{at}]", app_id, found, notes)
         else:
             notes.say(f"Ignoring invalid compose volume definition {shown(entry)}")
     return found
@@ -96,7 +99,9 @@ def _usable_target(target: str, entry: Json, notes: Notes) -> bool:
     return True
 
 
-def _long(entry: Mapping[str, Json], app_id: int, found: ServiceVolumes, notes: Notes) -> None:
+def _long(
+    entry: Mapping[str, Json], where: str, app_id: int, found: ServiceVolumes, notes: Notes
+) -> None:
     kind, source, target = entry.get("type"), entry.get("source"), entry.get("target")
     if kind == "bind":
         _refuse_host_path(str(source), entry, notes)
@@ -108,11 +113,19 @@ def _long(entry: Mapping[str, Json], app_id: int, found: ServiceVolumes, notes: 
         return
     if not _usable_target(target.strip(), entry, notes):
         return
+    _note_unread(entry, str(kind), where, notes)
     mount: dict[str, Json] = {"Type": kind, "Target": target.strip()}
     if kind == "volume" and isinstance(source, str):
         mount["Source"] = volume_name(app_id, source.strip())
         found.names.append(source.strip())
     found.mounts.append(mount | _mount_options(entry, mount, notes))
+
+
+def _note_unread(entry: Mapping[str, Json], kind: str, where: str, notes: Notes) -> None:
+    """What a long entry says to nobody. Options of another type of mount have a line of their
+    own."""
+    notes.unknown(where, entry, _LONG_FIELDS)
+    notes.unknown(f"{where}.{kind}", _part(entry, kind), _OPTIONS[kind])
 
 
 def _mount_options(
@@ -220,7 +233,9 @@ def devices(value: Json, name: str, notes: Notes) -> list[dict[str, str]] | None
         notes.ignored(name, value, "expecting a list")
         return None
     found = []
-    for entry in value:
+    for at, entry in enumerate(value):
+        if isinstance(entry, Mapping):
+            notes.unknown(f"{name}[{at}]", entry, _DEVICE_FIELDS)
         host, inside, permissions = _device_parts(entry)
         inside, permissions = inside or host, permissions or "rwm"
         if not host.startswith("/") or not inside.startswith("/"):

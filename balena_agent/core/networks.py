@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from .canonical import pruned
-from .fields import Notes, boolean, camel, pick, plain, text, text_map
+from .fields import Notes, boolean, pick, plain, text, text_map
 from .jsonread import Json, truth, whole_number
 from .names import (
     APP_ID,
@@ -44,6 +44,8 @@ _VOLUME_MARKS: Final = frozenset({SUPERVISED, APP_UUID})
 _IPAM_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"subnet": "Subnet", "gateway": "Gateway", "ip_range": "IPRange"}
 )
+_IPAM_FIELDS: Final = frozenset({"driver", "options", "config"})
+_POOL_FIELDS: Final = frozenset({*_IPAM_NAMES, "aux_addresses"})
 _AUXILIARY: Final = "AuxiliaryAddresses"
 _Addresses = tuple[Mapping[str, Json], ...]
 _BRIDGE_NAME: Final = "com.docker.network.bridge.name"
@@ -54,8 +56,9 @@ def network_spec(definition: Json, name: str, notes: Notes) -> NetworkSpec:
     subnet (spec 20 §19)."""
     where = f"networks.{name}"
     raw = _map(definition, where, notes)
-    _note_unknown(raw, _NETWORK_FIELDS, where, notes)
+    notes.unknown(where, raw, _NETWORK_FIELDS)
     ipam = _map(raw.get("ipam"), f"{where}.ipam", notes)
+    notes.unknown(f"{where}.ipam", ipam, _IPAM_FIELDS)
     return NetworkSpec(
         driver=_driver(raw, "bridge", where, notes),
         driver_opts=_texts(raw, "driver_opts", where, notes),
@@ -73,7 +76,7 @@ def volume_spec(definition: Json, name: str, notes: Notes) -> VolumeSpec:
     """A volume of the target; null means all defaults."""
     where = f"volumes.{name}"
     raw = _map(definition, where, notes)
-    _note_unknown(raw, _VOLUME_FIELDS, where, notes)
+    notes.unknown(where, raw, _VOLUME_FIELDS)
     return VolumeSpec(
         driver=_driver(raw, "local", where, notes),
         driver_opts=_texts(raw, "driver_opts", where, notes),
@@ -87,13 +90,6 @@ def _map(value: Json, where: str, notes: Notes) -> Mapping[str, Json]:
     if value is not None:
         notes.ignored(where, value, "expecting a map")
     return {}
-
-
-def _note_unknown(raw: Mapping[str, Json], known: frozenset[str], where: str, notes: Notes) -> None:
-    spelled = known | {camel(name) for name in known}
-    unknown = [key for key in raw if key not in spelled]
-    if unknown:
-        notes.say(f"{where}: Ignoring unsupported or unknown fields: {', '.join(unknown)}")
 
 
 def _driver(raw: Mapping[str, Json], standard: str, where: str, notes: Notes) -> str:
@@ -126,7 +122,7 @@ def _ipam_config(value: Json, where: str, notes: Notes) -> tuple[dict[str, Json]
     if not isinstance(value, list):
         notes.ignored(where, value, "expecting a list")
         return ()
-    found = [_ipam_entry(entry, where, notes) for entry in value]
+    found = [_ipam_entry(entry, f"{where}[{at}]", notes) for at, entry in enumerate(value)]
     return tuple(entry for entry in found if entry)
 
 
@@ -134,6 +130,7 @@ def _ipam_entry(entry: Json, where: str, notes: Notes) -> dict[str, Json]:
     if not isinstance(entry, Mapping):
         notes.ignored(where, entry, "expecting a map")
         return {}
+    notes.unknown(where, entry, _POOL_FIELDS)
     found: dict[str, Json] = {
         engine: content
         for key, engine in _IPAM_NAMES.items()

@@ -29,6 +29,8 @@ class ImageConfig:
     stop_signal: str = ""
     healthcheck: Mapping[str, object] = field(default_factory=dict)
     volumes: tuple[str, ...] = ()
+    not_variables: tuple[str, ...] = ()
+    """Entries of its environment that are no NAME=VALUE, without what may be their value."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -44,6 +44,7 @@ from .steps import (
     service_subject,
     subject,
 )
+from .target import SUPERVISOR_APPS
 
 
 @dataclass(slots=True)
@@ -291,7 +292,8 @@ def _replaced_networks(app: DesiredApp, mine: _Belongings) -> dict[str, str]:
 
 def _replaced_volumes(app: DesiredApp, mine: _Belongings, removed: bool) -> dict[str, str]:
     """Volumes that differ must go. Those that the target no longer names keep their data, until
-    their app is removed as a whole (spec 20 §13.3)."""
+    their app is removed as a whole (spec 20 §13.3). What a local user's target has made goes by the
+    rules of local mode (borrowed.py), and what the peer has of its own is not ours to remove."""
     wanted = {volume.engine_name: volume for volume in app.volumes}
     reasons: dict[str, str] = {}
     for volume in mine.volumes:
@@ -299,9 +301,15 @@ def _replaced_volumes(app: DesiredApp, mine: _Belongings, removed: bool) -> dict
         if name in wanted:
             if found := volume_differences(wanted[name].spec, volume.spec):
                 reasons[name] = "; ".join(str(difference) for difference in found[:3])
-        elif removed:
+        elif removed and not _is_not_the_clouds(volume):
             reasons[name] = "app is not in the target"
     return reasons
+
+
+def _is_not_the_clouds(volume: Volume) -> bool:
+    """Whether no target of a cloud can have made it. An app of a local user's target has its id for
+    a uuid (spec 20 §3.2)."""
+    return volume.app_uuid == str(volume.app_id) or volume.app_uuid in SUPERVISOR_APPS
 
 
 def _plan_parts(

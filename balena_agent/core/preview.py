@@ -32,6 +32,7 @@ from .hostconfig import after, plan_host
 from .imageindex import ImageIndex
 from .intent import ServiceKey
 from .jsonread import Json, shown
+from .legacy import with_inheritance
 from .names import EXTRA_FIRMWARE, normal_image
 from .observed import Container, HostFacts, Observed
 from .origins import Origin
@@ -202,7 +203,8 @@ class _Rehearsal:
     def _compiled(self) -> Desired:
         apps = self._target.apps.values()
         index = ImageIndex(self._world.images)
-        return Desired(tuple(desired_app(app, index.get, self._facts, self._key) for app in apps))
+        found = tuple(desired_app(app, index.get, self._facts, self._key) for app in apps)
+        return with_inheritance(Desired(found), self._world)
 
     def _key(self, app_id: int, service: str) -> str:
         return self._keys.get((app_id, service), _NEW_KEY)

@@ -41,6 +41,9 @@ _MILLISECOND: Final = 1_000_000
 _SECOND: Final = 1_000_000_000
 
 _HEALTH_KINDS: Final = ("NONE", "CMD", "CMD-SHELL")
+_HEALTH_FIELDS: Final = (
+    "test", "interval", "timeout", "retries", "start_period", "start_interval", "disable",
+)  # fmt: skip
 HEALTH_NUMBERS: Final = ("Interval", "Timeout", "StartPeriod", "Retries")
 
 
@@ -141,6 +144,7 @@ def healthcheck(value: Json, image: Mapping[str, Json], name: str, notes: Notes)
     if not isinstance(value, Mapping):
         notes.ignored(name, value, "expecting a map")
         return canonical_healthcheck(image)
+    notes.unknown(name, value, _HEALTH_FIELDS)
     overlay = _health_fields(value, name, notes)
     if boolean(value.get("disable", False), f"{name}.disable", notes):
         overlay["Test"] = ["NONE"]

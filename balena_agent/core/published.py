@@ -16,6 +16,7 @@ from .jsonread import Json
 
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?\Z")
 _PROTOCOLS = ("tcp", "udp", "sctp")
+_FIELDS = ("target", "published", "host_ip", "protocol")
 _RULE = "expecting [ip:][host[-end]:]container[-end][/tcp|/udp|/sctp] or {target, published, ...}"
 
 Binding = tuple[str, str, str]
@@ -27,7 +28,9 @@ def port_bindings(value: Json, name: str, notes: Notes) -> dict[str, list[dict[s
     if not isinstance(value, list):
         raise notes.refusal(name, value, "expecting a list")
     found: set[Binding] = set()
-    for entry in value:
+    for at, entry in enumerate(value):
+        if isinstance(entry, Mapping):
+            notes.unknown(f"{name}[{at}]", entry, _FIELDS)
         bindings = _bindings(entry)
         if bindings is None:
             raise notes.refusal(name, entry, _RULE)

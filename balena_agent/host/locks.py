@@ -10,6 +10,9 @@ we respect each other.
 All sub-directories of an app count, whether its target still names them or not, and an app is
 taken as a whole or not at all.
 
+What cannot be removed, for want of descriptors say, is owed: it is tried again by and by
+(`catch_up`), because nobody would ask for it any more, and the services could never lock.
+
 Invariants: anybody may write below /tmp and containers write into their directories, so every part
 of a path below the anchor is opened relative to its parent, never through a link, and the parts
 above the service belong to root; nothing but a regular file is ever opened for reading.
@@ -47,6 +50,8 @@ class UpdateLocks:
         self._directory = Path(directory)
         self._mutex = threading.Lock()
         self._held: set[int] = set()
+        self._owed: set[int] = set()
+        """Apps of which a release has begun and has not come to its end."""
 
     def take(self, app_id: int, services: Iterable[str], force: bool = False) -> None:
         """Take the locks of all these services, and of all others that the app has directories of.
@@ -61,9 +66,11 @@ class UpdateLocks:
                         if not _take_both(here, force):
                             raise Locked(locked_message(app_id, service))
             except BaseException:
-                self._release(app_id)
+                with contextlib.suppress(OSError):  # owed; what went wrong first is told
+                    self._release(app_id)
                 raise
             self._held.add(app_id)
+            self._owed.discard(app_id)
 
     def adopt(self) -> None:
         """Take over what a run that was killed has left, or remove it where somebody else holds a
@@ -87,6 +94,14 @@ class UpdateLocks:
         """Remove every lock of ours in the app, also what an earlier run has left. Unavailable."""
         with self._mutex, _translated():
             self._release(app_id)
+
+    def catch_up(self) -> None:
+        """End the releases that have failed half-way, as far as it goes now; for whoever comes by
+        now and then. Never fails."""
+        with self._mutex:
+            for app_id in sorted(self._owed):
+                with contextlib.suppress(OSError):
+                    self._release(app_id)
 
     def held(self) -> frozenset[int]:
         """The apps whose locks were taken and not released by this process."""
@@ -169,12 +184,25 @@ class UpdateLocks:
     # -- locks
 
     def _release(self, app_id: int) -> None:
+        """Once begun the app does not count as ours any more: a user may have what is free again.
+        One service that fails keeps no other one's locks. OSError, the first of them."""
         self._held.discard(app_id)
+        self._owed.add(app_id)
+        problems: list[OSError] = []
         for service in self._services(app_id):
-            with contextlib.suppress(FileNotFoundError), self._service(app_id, service, False) as d:
-                for name in FILES:
-                    if _holder(d, name) == "us":
-                        os.unlink(name, dir_fd=d)
+            try:
+                self._release_service(app_id, service)
+            except OSError as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+        self._owed.discard(app_id)
+
+    def _release_service(self, app_id: int, service: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._service(app_id, service, False) as here:
+            for name in FILES:
+                if _holder(here, name) == "us":
+                    os.unlink(name, dir_fd=here)
 
     def _left_over(self, app_id: int) -> bool:
         with self._mutex, _translated():

@@ -13,7 +13,8 @@ from dataclasses import replace
 from ..core.compose import desired_app
 from ..core.desired import Desired, DesiredApp
 from ..core.imageindex import ImageIndex
-from ..core.observed import HostFacts, Image
+from ..core.legacy import with_inheritance
+from ..core.observed import HostFacts, Image, Observed
 from ..core.target import App, Target
 
 ServiceKeys = Callable[[int, str], str]
@@ -29,18 +30,16 @@ class Compiler:
         self._images: Mapping[str, Image] = {}
         self._index = ImageIndex({})
 
-    def compile(
-        self, target: Target | None, images: Mapping[str, Image], facts: HostFacts
-    ) -> Desired:
+    def compile(self, target: Target | None, observed: Observed, facts: HostFacts) -> Desired:
         # What changes by itself is in no service; else an address that comes and goes would hand
         # out a key that was renewed meanwhile, and so make a container anew.
         facts = replace(facts, addresses=(), connectivity="", registered=False)
         apps = target.apps if target else {}
-        if images is not self._images:
-            self._images, self._index = images, ImageIndex(images)
+        if observed.images is not self._images:
+            self._images, self._index = observed.images, ImageIndex(observed.images)
         self._done = {uuid: done for uuid, done in self._done.items() if uuid in apps}
         found = tuple(self._app(app, facts) for app in apps.values())
-        return Desired(found, asked=target is not None)
+        return with_inheritance(Desired(found, asked=target is not None), observed)
 
     def forget(self) -> None:
         """Compile everything anew next time: an API key may be another one."""

@@ -10,7 +10,7 @@ from ..core.images import FetchFailure
 from ..core.intent import ServiceKey
 from ..core.jsonread import Json
 from ..core.origins import Origin
-from ..core.sources import KeptTarget
+from ..core.sources import KeptTarget, is_cloud
 from ..core.spec import ContainerSpec
 from ..core.target import Target
 
@@ -45,8 +45,9 @@ class Policy:
 
     keep_images: bool | None = True
     """None: where there is no cloud. There the device is in local mode (spec 20 §25)."""
-    keep_volumes: bool | None = True
-    """Those of apps that have left the target. None: where there is no cloud, as for images."""
+    keep_volumes: bool | None = None
+    """Those of apps that have left the target. None: unless the target is a cloud's own word. What
+    stands in for that one, the peer's last target say, does not tell what may be lost."""
     override_locks: bool = False
     remove_peer: bool = False
     """Whether the peer's own images may be removed; then there is no way back to it."""
@@ -58,5 +59,6 @@ class Policy:
     def keeps_images(self, managed: bool) -> bool:
         return not managed if self.keep_images is None else self.keep_images
 
-    def keeps_volumes(self, managed: bool) -> bool:
-        return not managed if self.keep_volumes is None else self.keep_volumes
+    def keeps_volumes(self, source: str) -> bool:
+        """`source`: whose target is in force."""
+        return not is_cloud(source) if self.keep_volumes is None else self.keep_volumes

@@ -411,7 +411,7 @@ class Reconciler:
     def _compiled(self) -> Desired:
         now, observed = self._now, self._world.observed
         facts = replace(now.facts, engine_lacks=observed.unsupported)
-        return self._compiler.compile(now.target, observed.images, facts)
+        return self._compiler.compile(now.target, observed, facts)
 
     def _may_act(self) -> bool:
         """Nothing is done to the engine without a look at it; what is forced on the host is."""
@@ -440,7 +440,7 @@ class Reconciler:
             handovers=self._handovers.waiting,
             joined=self._notes.joined,
             keep_images=policy.keeps_images(self._now.facts.managed) or lent_to_user(self._now),
-            keep_volumes=policy.keeps_volumes(self._now.facts.managed) or lent_to_user(self._now),
+            keep_volumes=policy.keeps_volumes(self._now.source) or lent_to_user(self._now),
             override_locks=policy.override_locks or locks_overridden(self._now),
             damped=self._damper.damped,
             stopping=self._now.stopping,

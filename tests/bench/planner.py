@@ -62,7 +62,7 @@ def read(services: int, apps: int, value: str) -> Target:
 
 def compiled(target: Target) -> Desired:
     compiler = Compiler(lambda app_id, service: "0" * 32)
-    return compiler.compile(target, {IMAGE.id: IMAGE}, HostFacts())
+    return compiler.compile(target, Observed(images={IMAGE.id: IMAGE}), HostFacts())
 
 
 def at_rest(desired: Desired) -> tuple[Observed, Situation]:

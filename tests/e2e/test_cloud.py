@@ -40,6 +40,14 @@ def app(number: int, commit: str, **services: Json) -> Json:
             "releases": {commit: release}}  # fmt: skip
 
 
+def keeper(number: int, commit: str, name: str, **composition: Any) -> Json:
+    """An app of one service, which keeps data in a volume."""
+    kept = service(number, volumes=["data:/data"], **composition)
+    found = app(number, commit, **{name: kept})
+    found["releases"][commit]["volumes"] = {"data": {}}
+    return found
+
+
 def target(apps: Json | None = None, **config: str) -> Json:
     apps = {FIRST: app(1, "c1", main=service(1), side=service(2))} if apps is None else apps
     return {UUID: {"name": "from afar", "config": config, "apps": apps}}
@@ -130,6 +138,37 @@ def test_C13_C24_the_target_comes_and_everything_is_reported(
     shown = device.api("GET", "/v2/device/name", inside=True).json()
     assert shown["deviceName"] == "from afar"
     assert device.get("CloudState") == "online"
+
+
+def test_S06_the_data_of_an_app_goes_when_the_cloud_wants_it_no_more(
+    device: Device, cloud: FakeCloud
+) -> None:
+    """Not before: it stays while the app is rejected, and while no answer is a target."""
+    first, second = keeper(1, "c1", "main"), keeper(2, "d1", "other")
+    cloud.targets[UUID] = target({FIRST: first, SECOND: second})
+    begin(device, "main", "other")
+    device.until(lambda: {"1_data", "2_data"} <= device.volumes(), 10, "both have volumes")
+    broken = keeper(2, "d2", "other", ports=["nonsense"])
+    cloud.targets[UUID] = target({FIRST: first, SECOND: broken})
+    assert update(device) == 204
+    device.until(lambda: "nonsense" in device.said(), 20, "the second app is rejected")
+    for empty in ({}, {UUID: {}}, {UUID: {"name": "x", "config": {}, "apps": None}}):
+        cloud.targets[UUID] = empty
+        seen = len(polls(cloud))
+        assert update(device) == 204
+        device.until(lambda seen=seen: len(polls(cloud)) > seen, 10, "a poll")
+    settled(device)
+    assert device.running("main", "other") and {"1_data", "2_data"} <= device.volumes()
+    cloud.targets[UUID] = target({FIRST: first})
+    assert update(device) == 204
+    device.until(lambda: "2_data" not in device.volumes(), 30, "the data of the second app is gone")
+    settled(device)
+    assert device.running("main") and "1_data" in device.volumes()
+    cloud.targets[UUID] = target({})
+    assert update(device) == 204
+    device.until(lambda: "1_data" not in device.volumes(), 30, "the data of the first app is gone")
+    settled(device)
+    assert device.containers() == {} and device.networks() <= {"supervisor0"}
 
 
 def test_S45_a_bad_port_in_one_app_leaves_the_other_alone(device: Device, cloud: FakeCloud) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 from agent import Rig, remembered, rig, service, target
 from fakes.engine import FakeEngine
@@ -11,9 +12,11 @@ from fakes.machine import FakeStore
 
 from balena_agent.core.adoption import KEY_VARIABLE, keys_of
 from balena_agent.core.looks import Touch
-from balena_agent.core.names import SUPERVISOR_API
+from balena_agent.core.names import SERVICE_ID, SUPERVISOR_API
 from balena_agent.core.observed import Container, Observed
-from balena_agent.core.steps import RemoveContainer
+from balena_agent.core.preview import preview
+from balena_agent.core.steps import EngineStep, RemoveContainer, RenameContainer
+from balena_agent.core.target import read_local
 
 API = {SUPERVISOR_API: "1"}
 DOCUMENT = target(service("one", labels=API), service("two", 2, network_mode="service:one"))
@@ -107,6 +110,60 @@ def test_M31_a_share_of_cpus_is_left_out_where_the_kernel_has_none() -> None:
             (made,) = agent.engine.observed.containers.values()
         assert made.spec.fields["HostConfig.NanoCpus"] == nano
         assert any("cpus" in line and "no CPU quota" in line for line in said) is bool(lacks)
+
+
+LEGACY = "io.balena.legacy-container"
+
+
+def of_the_old_time(container: Container) -> Container:
+    """As it was made when services had no ids."""
+    labels = {**container.spec.fields["Labels"], LEGACY: "1", SERVICE_ID: "99"}
+    fields = {**container.spec.fields, "Labels": labels}
+    return replace(container, service_id=99, spec=replace(container.spec, fields=fields))
+
+
+def taken_over(before: dict[str, Any], after: dict[str, Any]) -> FakeEngine:
+    """The engine after a target came for a world of legacy containers that nobody noted."""
+    with rig() as agent:
+        agent.post(before)
+        agent.settled()
+        world = agent.engine.observed
+    old = {key: of_the_old_time(made) for key, made in world.containers.items()}
+    engine = FakeEngine(replace(world, containers=old))
+    engine._numbers = itertools.count(100)
+    with rig(engine=engine) as agent:
+        agent.until(lambda s: s.looked)
+        told = preview(agent.published.current, read_local(after)).steps
+        agent.post(after)
+        agent.settled()
+    assert {type(s) for s in told if isinstance(s, EngineStep)} == {*map(type, engine.performed)}
+    return engine
+
+
+def test_a_legacy_container_is_not_made_anew_only_for_the_id_of_its_service() -> None:
+    engine = taken_over(target(service("main")), target(service("main", 7), commit="c2"))
+    (container,) = engine.observed.containers.values()
+    assert [type(step) for step in engine.performed] == [RenameContainer]
+    assert (container.service_id, str(container.name)) == (99, "main_7_1_c2")
+
+
+def test_a_legacy_container_that_is_not_as_wanted_is_replaced_by_one_of_today() -> None:
+    engine = taken_over(target(service("main")), target(service("main", 7, tty=False)))
+    (container,) = engine.observed.containers.values()
+    assert LEGACY not in container.spec.fields["Labels"]
+    assert container.service_id == 7
+
+
+def test_only_an_app_of_one_service_inherits() -> None:
+    both = target(service("main", 7), service("other", 8))
+    for before, after in (
+        (target(service("main")), both),
+        (target(service("main"), service("other", 2)), target(service("main", 7))),
+        (target(service("old")), target(service("main", 7))),
+    ):
+        engine = taken_over(before, after)
+        left = [c.spec.fields["Labels"] for c in engine.observed.containers.values()]
+        assert not any(LEGACY in labels for labels in left)
 
 
 def rigged() -> Observed:

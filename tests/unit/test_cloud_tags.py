@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,28 +47,46 @@ def facts(endpoint: str) -> Callable[[], HostFacts]:
     return lambda: HostFacts(device_uuid=UUID, api_endpoint=endpoint, device_api_key=KEY)
 
 
+Make = Callable[[str, Settings], CloudTags]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes tags of a cloud. No sender outlives its test: it would write into another one's log."""
+    made: list[CloudTags] = []
+
+    def tags(endpoint: str, settings: Settings) -> CloudTags:
+        made.append(CloudTags(facts(endpoint), settings))
+        return made[-1]
+
+    yield tags
+    for each in made:
+        each.stop()
+    until(lambda: "tags" not in {thread.name for thread in threading.enumerate()}, "they end")
+
+
 def value(cloud: FakeCloud, name: str) -> Any:
     return {tag["tag_key"]: tag["value"] for tag in cloud.tags[UUID]}.get(name)
 
 
-def test_tags_are_asked_from_the_cloud(cloud: FakeCloud) -> None:
-    tags = CloudTags(facts(cloud.url), Settings())
+def test_tags_are_asked_from_the_cloud(cloud: FakeCloud, make: Make) -> None:
+    tags = make(cloud.url, Settings())
     assert tags.get() == [{"id": 5, "name": "loc", "value": "lab"}]
     assert cloud.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_without_a_cloud() -> None:
+def test_without_a_cloud(make: Make) -> None:
     settings = Settings()
-    tags = CloudTags(facts(""), settings)
+    tags = make("", settings)
     with pytest.raises(Unavailable, match="not connected to a cloud"):
         tags.get()
     tags.put({"a": "b"})
     assert settings.kept[module.WANTED] == {"a": "b"}
 
 
-def test_set_tags_are_sent_once(cloud: FakeCloud) -> None:
+def test_set_tags_are_sent_once(cloud: FakeCloud, make: Make) -> None:
     settings = Settings()
-    tags = CloudTags(facts(cloud.url), settings)
+    tags = make(cloud.url, settings)
     tags.put({"a": "1", "b": "2"})
     until(lambda: value(cloud, "b") == "2" and settings.kept.get(module.REPORTED))
     tags.put({"a": "1"})
@@ -76,13 +95,13 @@ def test_set_tags_are_sent_once(cloud: FakeCloud) -> None:
     sent = cloud.asked("PATCH", "/device/v3/tags")
     assert [r.body for r in sent] == [{UUID: {"a": "1", "b": "2"}}, {UUID: {"a": "3"}}]
     assert sent[1].at - sent[0].at >= 0.05
-    CloudTags(facts(cloud.url), settings).start()
+    make(cloud.url, settings).start()
 
 
-def test_what_a_dead_cloud_missed_is_sent_later(cloud: FakeCloud) -> None:
+def test_what_a_dead_cloud_missed_is_sent_later(cloud: FakeCloud, make: Make) -> None:
     settings = Settings()
     cloud.stop()
-    tags = CloudTags(facts(cloud.url), settings)
+    tags = make(cloud.url, settings)
     tags.put({"a": "1"})
     with pytest.raises(Unavailable, match="cannot be reached"):
         tags.get()
@@ -90,31 +109,31 @@ def test_what_a_dead_cloud_missed_is_sent_later(cloud: FakeCloud) -> None:
     until(lambda: value(cloud, "a") == "1")
 
 
-def test_tags_survive_a_restart(cloud: FakeCloud) -> None:
+def test_tags_survive_a_restart(cloud: FakeCloud, make: Make) -> None:
     settings = Settings()
-    before = CloudTags(facts(cloud.url), settings)
+    before = make(cloud.url, settings)
     before.stop()
     before.put({"a": "1"})
     assert not cloud.requests
-    CloudTags(facts(cloud.url), settings).start()
+    make(cloud.url, settings).start()
     until(lambda: value(cloud, "a") == "1")
 
 
-def test_a_tag_set_during_its_transport_is_sent_again(cloud: FakeCloud) -> None:
+def test_a_tag_set_during_its_transport_is_sent_again(cloud: FakeCloud, make: Make) -> None:
     cloud.delay = 0.1
-    tags = CloudTags(facts(cloud.url), Settings())
+    tags = make(cloud.url, Settings())
     tags.put({"a": "1"})
     until(lambda: cloud.asked("PATCH", "/device/v3/tags"))
     tags.put({"a": "2"})
     until(lambda: value(cloud, "a") == "2")
 
 
-def test_another_cloud_is_told_everything(cloud: FakeCloud) -> None:
+def test_another_cloud_is_told_everything(cloud: FakeCloud, make: Make) -> None:
     settings = Settings()
-    CloudTags(facts(cloud.url), settings).put({"a": "1"})
+    make(cloud.url, settings).put({"a": "1"})
     until(lambda: settings.kept.get(module.REPORTED))
     with FakeCloud(keys={UUID: KEY}) as other:
-        CloudTags(facts(other.url), settings).start()
+        make(other.url, settings).start()
         until(lambda: other.tags.get(UUID))
 
 

@@ -282,6 +282,7 @@ def test_who_asks_without_a_cloud_gets_the_target_that_there_is() -> None:
     assert world.commands[1:] == [Apply()] and len(world.asked) == 2
 
 
+POLL = "balena_agent.cloud.poll"
 BAD = json.dumps({UUID: {"name": "x", "config": {}, "apps": {"a": {"id": -1}}}})
 
 
@@ -295,7 +296,9 @@ def test_S37_C22_what_does_not_read_is_told_once_and_changes_nothing(
         caplog.clear()
         world.answer = says(200, body, etag='"b"')
         go(world, poll, 3000)
-        told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        told = [
+            r.getMessage() for r in caplog.records if r.name == POLL and r.levelname == "WARNING"
+        ]
         assert [line.startswith("Could not move to new release: ") for line in told].count(
             True
         ) == 1
@@ -307,7 +310,7 @@ def test_S37_C22_what_does_not_read_is_told_once_and_changes_nothing(
 def test_C23_a_rejected_document_is_told_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
     world = World(answer=says(200, BAD))
     go(world, world.poll(), 1)
-    told = [r.getMessage() for r in caplog.records]
+    told = [r.getMessage() for r in caplog.records if r.name == POLL]
     assert told[0] == "Could not move to new release: Invalid target state."
     assert len(told) > 1 and all("\n" not in line for line in told)
 

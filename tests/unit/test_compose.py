@@ -434,6 +434,57 @@ def test_m51_m97_unknown_fields_are_listed_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("composition", "paths"),
+    [
+        ({"build": {"context": "."}, "logging": {"driver": "none"}}, "build, logging"),
+        (
+            {"healthcheck": {"test": "true", "startPeriod": "1s", "foo": 1, "start": "1s"}},
+            "healthcheck.foo, healthcheck.start",
+        ),
+        (
+            {"volumes": ["a:/a", {"type": "volume", "source": "b", "target": "/b", "ro": True}]},
+            "volumes[1].ro",
+        ),
+        (
+            {"volumes": [{"type": "volume", "target": "/b", "volume": {"subpath": "x"}}]},
+            "volumes[0].volume.subpath",
+        ),
+        (
+            {"volumes": [{"type": "tmpfs", "target": "/b", "tmpfs": {"size": 4096, "uid": 3}}]},
+            "volumes[0].tmpfs.uid",
+        ),
+        ({"ports": [{"target": 80, "mode": "host", "hostIp": "127.0.0.1"}]}, "ports[0].mode"),
+        ({"networks": {"a": {"ipv4Address": "10.0.0.9", "gw": 1}}}, "networks.a.gw"),
+        (
+            {"depends_on": {"one": {"condition": "service_started", "required": True, "z": 1}}},
+            "depends_on.one.z",
+        ),
+        ({"devices": [{"source": "/dev/null", "major": 1}]}, "devices[0].major"),
+        ({"ulimits": {"core": {"soft": 1, "hard": 2, "max": 3}}}, "ulimits.core.max"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_m51_unknown_keys_are_named_by_their_path(composition: Any, paths: str) -> None:
+    (line,) = compile_main(composition).warnings
+    assert line.endswith(f"Ignoring unsupported or unknown compose fields: {paths}")
+
+
+def test_m51_what_has_no_value_counts_as_absent() -> None:
+    check = {"test": ["CMD", "true"], "foo": None}
+    assert not compile_main({"healthcheck": check}).warnings
+
+
+def test_entries_of_an_images_environment_that_are_no_assignment_are_told() -> None:
+    image = image_from_inspect({"Id": "i", "Config": {"Env": ["A=1", "NAKED", "=s3cret", "B="]}})
+    found = compile_main({}, image=image)
+    assert variables(found).items() >= {"A": "1", "B": ""}.items()
+    assert [line.partition("environment of ")[2] for line in found.warnings] == [
+        'image img:1: "NAKED" is ignored: expecting NAME=VALUE',
+        'image img:1: "=" is ignored: expecting NAME=VALUE',
+    ]
+
+
+@pytest.mark.parametrize(
     ("mode", "expected"), [("host", "host"), ("private", "private"), ("container:x", "shareable")]
 )
 def test_ipc_modes(mode: str, expected: str) -> None:

@@ -362,6 +362,10 @@ WRONG_API_NETWORK = replace(
     observed("busybox"),
     networks={"w": Network("w", SUPERVISOR_NETWORK, "", 0, SUPERVISOR_NETWORK, NetworkSpec())},
 )
+OF_ANOTHER_APP = replace(
+    observed("busybox"),
+    volumes={"7_data": Volume("7_data", 7, "f1ee", "data", VolumeSpec())},
+)
 
 
 def untagged(step: Fetch, world: Observed) -> Observed:
@@ -500,8 +504,8 @@ SCENARIOS = (
              app(service("one", networks=["back", "front"]),
                  networks={"back": {"internal": True}, "front": {}})),
     Scenario("a new volume", CreateVolume, ONE, VOLUME),
-    Scenario("the app is removed", RemoveVolume, VOLUME, NOTHING,
-             policy=Policy(keep_volumes=False)),
+    Scenario("the app is removed", RemoveVolume, None, NOTHING,
+             policy=Policy(keep_volumes=False), world=OF_ANOTHER_APP),
     Scenario("another configuration", RemoveVolume, VOLUME,
              app(service("one", volumes=["data:/data"]), volumes={"data": {"labels": {"a": "b"}}})),
     Scenario("the first user", EnsureSupervisorNetwork, None, API),

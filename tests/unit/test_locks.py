@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -19,6 +20,7 @@ from balena_agent.host.locks import FILES, OWNER, UpdateLocks, host_update_pendi
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="gives files to uid 65534: needs root")
 pytestmark = needs_root
 
+HOLDER = module._holder
 MESSAGE = r"^Lockfile exists for \{ appId: 7, service: web \}$"
 
 
@@ -89,6 +91,72 @@ def test_an_app_that_cannot_be_looked_at_does_not_keep_others_from_being_adopted
     with pytest.raises(Unavailable, match="8: belongs to another user"):
         locks.adopt()
     assert locks.held() == {7, 9}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_a_release_that_fails_half_way_is_tried_again(
+    locks: UpdateLocks, place: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    locks.take(7, ("db", "mid", "web"))
+    locks.take(8, ("web",))
+    sick = [True]
+
+    def holder(here: int, name: str) -> str:
+        if sick and os.path.samestat(os.fstat(here), (place / "7/mid").stat()):
+            raise OSError(number, os.strerror(number))
+        return HOLDER(here, name)
+
+    monkeypatch.setattr(module, "_holder", holder)
+    with pytest.raises(Unavailable):
+        locks.release(7)
+    left = {f"7/mid/{name}": OWNER for name in FILES}
+    others = {f"8/web/{name}": OWNER for name in FILES}
+    assert lock_files(place) == left | others
+    assert locks.held() == {8}, "a half is no lock"
+    locks.catch_up()
+    assert lock_files(place) == left | others
+    sick.clear()
+    locks.catch_up()
+    assert lock_files(place) == others and locks.held() == {8}
+
+
+def test_what_is_taken_anew_is_not_owed(
+    locks: UpdateLocks, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks.take(7, ("web",))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_holder", _broken)
+        with pytest.raises(Unavailable):
+            locks.release(7)
+    locks.take(7, ("web",))
+    locks.catch_up()
+    assert locks.held() == {7} and len(lock_files(place)) == 2
+
+
+def test_a_lock_that_is_refused_says_so_though_what_was_taken_cannot_be_released(
+    locks: UpdateLocks, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (service(place) / "updates.lock").touch()
+    taken: list[bool] = []
+    take = module._take_both
+
+    def both(here: int, force: bool) -> bool:
+        taken.append(take(here, force))
+        if not taken[-1]:
+            monkeypatch.setattr(module, "_holder", _broken)
+        return taken[-1]
+
+    monkeypatch.setattr(module, "_take_both", both)
+    with pytest.raises(Locked, match=MESSAGE):
+        locks.take(7, ("db", "web"))
+    monkeypatch.undo()
+    assert len(lock_files(place)) == 3
+    locks.catch_up()
+    assert lock_files(place) == {"7/web/updates.lock": 0}
+
+
+def _broken(here: int, name: str) -> str:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_nothing_is_adopted_where_there_is_nothing(locks: UpdateLocks, place: Path) -> None:

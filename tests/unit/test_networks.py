@@ -231,10 +231,19 @@ def test_lists_are_maps() -> None:
 
 def test_camel_case_and_unknown_keys() -> None:
     notes = Notes("app 'app'")
-    found = network_spec({"driverOpts": {"a": 1}, "attachable": True}, "n", notes)
+    raw = {"driverOpts": {"a": 1}, "attachable": True, "name": None}
+    found = network_spec(raw, "n", notes)
     assert found.driver_opts == {"a": "1"}
     assert len(notes.lines) == 1
-    assert notes.lines[0].endswith("networks.n: Ignoring unsupported or unknown fields: attachable")
+    assert notes.lines[0].endswith("unknown compose fields: networks.n.attachable")
+
+
+def test_unknown_keys_of_addresses_are_named_by_path() -> None:
+    notes = Notes("app 'app'")
+    pool = {"subnet": "10.1.0.0/24", "ipRange": "10.1.0.0/25", "aux": {}}
+    network_spec({"ipam": {"driver": "default", "foo": 1, "config": [pool]}}, "n", notes)
+    told = [line.rsplit(": ", 1)[1] for line in notes.lines]
+    assert told == ["networks.n.ipam.foo", "networks.n.ipam.config[0].aux"]
 
 
 def test_a_gateway_without_a_subnet_is_refused_in_words() -> None:

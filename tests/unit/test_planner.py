@@ -26,6 +26,7 @@ from balena_agent.core.steps import (
     StopContainer,
     identity,
 )
+from balena_agent.core.target import SUPERVISOR_APPS
 
 
 def test_a_fresh_app_begins_with_its_network_and_takes_its_locks_for_the_services() -> None:
@@ -192,7 +193,7 @@ def test_S21_a_changed_network_drives_its_users_out_first() -> None:
 
 
 def test_S26_volumes_outlive_the_target_until_their_app_goes_for_good() -> None:
-    kept = Volume("1_data", 1, "1", "data", VolumeSpec())
+    kept = Volume("1_data", 1, "f1ee", "data", VolumeSpec())
     seen = replace(world(), volumes={"1_data": kept}, networks={})
     without = target(networks=())
     assert text(without, seen, Situation(keep_volumes=False)) == []
@@ -200,6 +201,13 @@ def test_S26_volumes_outlive_the_target_until_their_app_goes_for_good() -> None:
     assert text(Desired(), seen, Situation(keep_volumes=False)) == [
         "remove-volume 1_data: app is not in the target"
     ]
+
+
+@pytest.mark.parametrize("uuid", ["1", *sorted(SUPERVISOR_APPS)])
+def test_S06_volumes_that_no_target_of_a_cloud_has_made_do_not_go_with_their_app(uuid: str) -> None:
+    """Those of a local user, and what the peer has of its own."""
+    seen = replace(world(network=False), volumes={"1_d": Volume("1_d", 1, uuid, "d", VolumeSpec())})
+    assert text(Desired(), seen, Situation(keep_volumes=False)) == []
 
 
 def test_S25_a_changed_volume_is_replaced_after_its_users_are_gone() -> None:

@@ -4,7 +4,6 @@ a clock that is set back. Whatever happens the plan goes on, at a calm pace, and
 
 from __future__ import annotations
 
-import json
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
@@ -330,24 +329,3 @@ def test_the_force_of_one_app_ends_with_it_though_another_never_settles() -> Non
         command = RestartService(("1", "one"), force=True)
         assert agent.reconciler.submit(command).result(DEADLINE) == "restarted"
         agent.until(lambda s: not s.intent.force, "nothing is forced any more")
-
-
-# ---- an app that leaves --------------------------------------------------------------------------
-
-
-def test_S06_the_volumes_of_an_app_go_with_it_where_a_cloud_says_so() -> None:
-    def left(facts: HostFacts, source: str) -> set[str]:
-        policy = Policy(keep_images=None, keep_volumes=None)
-        with rig(facts=facts, policy=policy) as agent:
-            document = target(service("one", volumes=["data:/data"]))
-            document["local"]["apps"]["1"]["volumes"] = {"data": {}}
-            for each in (document, {"local": {"name": "dev", "config": {}, "apps": {}}}):
-                command = SetTarget(source, json.dumps(each), read_local(each))
-                assert agent.reconciler.submit(command).result(DEADLINE) == "accepted"
-                agent.settled()
-            assert agent.containers() == {}
-            return set(agent.engine.observed.volumes)
-
-    cloud = "https://api.example.org"
-    assert left(HostFacts(device_uuid="d0d0", api_endpoint=cloud), cloud) == set()
-    assert left(HostFacts(device_uuid="d0d0"), "local") == {"1_data"}
