@@ -40,10 +40,8 @@ from .steps import (
     SetNetworkConfig,
     StopContainer,
     TakeLocks,
-    service_of,
-    service_subject,
-    subject,
 )
+from .traits import service_of, service_subject, subject
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from .intent import Intent, ServiceKey
 from .observed import HostState
 from .origins import Origin
 from .plan import Plan, Wait
-from .steps import HostConfigStep, Step, TakeLocks, identity, service_subject, subject
+from .steps import HostConfigStep, Step, TakeLocks
+from .traits import identity, service_subject, subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.looks import Patch
-from ..core.steps import AwaitHandover, Fetch, HostStep, Step, identity, limit, touched
+from ..core.steps import AwaitHandover, Fetch, HostStep, Step
+from ..core.traits import identity, limit, touched
 from ..watchdog import Pulse, Watchdog
 from .ports import Engine, Host
 

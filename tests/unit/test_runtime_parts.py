@@ -18,14 +18,8 @@ from balena_agent.core.looks import Patch, Touch
 from balena_agent.core.observed import Observed, Volume
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.spec import VolumeSpec
-from balena_agent.core.steps import (
-    AwaitHandover,
-    Fetch,
-    RemoveVolume,
-    StopContainer,
-    TakeLocks,
-    identity,
-)
+from balena_agent.core.steps import AwaitHandover, Fetch, RemoveVolume, StopContainer, TakeLocks
+from balena_agent.core.traits import identity
 from balena_agent.runtime import telling
 from balena_agent.runtime.executor import Crew, Executor, Outcome
 from balena_agent.runtime.ledger import Ledger, delay
