@@ -69,13 +69,13 @@ from .host.network import addresses, is_on, mac_addresses, reserve_port
 from .hostside import HostSide
 from .peer import FILE as PEER_FILE
 from .runtime.connectivity import Connectivity
-from .runtime.executor import show_name
 from .runtime.guard import Guard
 from .runtime.loghub import Batch, Deliver, LogHub, Reader
 from .runtime.policy import Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
 from .runtime.state import Published
+from .runtime.threads import show_name
 from .startup import SystemClock, remembered, take_over
 from .store import Store
 from .watchdog import Notify, Watchdog, watchdog_interval

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
 from ..core.errors import AgentError, InvalidInput
 from ..core.hostconfig import current_variables
-from ..core.intent import Command, SetTarget
+from ..core.intent import SetTarget
 from ..core.snapshot import Snapshot
 from ..core.sources import PRELOAD
 from ..core.target import Target, images_to_run, read_preload
 from ..core.variables import plain_names
+from .ports import Submit
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def overlaid(raw: str, current: Mapping[str, str]) -> str:
 class Preload:
     """Waits for the images, then submits. `seen` is a subscriber of Published."""
 
-    def __init__(self, path: Path, submit: Callable[[Command], Future[str]]) -> None:
+    def __init__(self, path: Path, submit: Submit) -> None:
         self._path = path
         self._submit = submit
         self._raw = ""
