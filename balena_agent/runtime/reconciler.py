@@ -129,6 +129,7 @@ class Reconciler:
         self._stop_answers: list[Future[str]] = []
         self._power_until = 0.0
         self._dirty = True
+        """Whether there is something to reconcile: a message has come, or a turn has left work."""
         self._present = Present(
             replace(
                 published.current,
@@ -227,6 +228,7 @@ class Reconciler:
     def turn(self, messages: list[_Message], touch: Touch) -> bool:
         """One turn of the loop; False when it was the last."""
         self._lookout.ask(touch)
+        self._dirty |= bool(messages)
         for message in messages:
             if isinstance(message, Quit):
                 return False
@@ -236,7 +238,7 @@ class Reconciler:
                 self._defect()
         self._lookout.start(self._now.engine_up, self._under_way.in_hand(self._world.observed))
         self._expire_power()
-        if self._dirty or messages or self._retry_is_due():
+        if self._dirty or self._retry_is_due():
             self._reconcile()
         return True
 
@@ -288,7 +290,7 @@ class Reconciler:
             self._present.change(looked=False)
             self._lookout.ask_all()
         else:
-            self._dirty |= self._world.see(outcome.patch, outcome.asked)
+            self._world.see(outcome.patch, outcome.asked)
             self._lookout.seen(outcome.patch.containers, outcome.asked)
         if outcome.error is None:
             self._succeeded(step)
@@ -348,11 +350,11 @@ class Reconciler:
     def _looked(self, looked: Looked) -> None:
         match looked.seen:
             case Patch() as patch:
-                self._dirty |= self._world.see(patch, looked.asked)
+                self._world.see(patch, looked.asked)
             case Observed() as full:
                 if self._lookout.is_current(looked):
                     self._engine_found()
-                    self._dirty |= self._world.see_all(full, looked.asked)
+                    self._world.see_all(full, looked.asked)
                     if self._adoption.first_look(full):
                         self._compiler.forget()
             case EngineUnavailable() as error:
@@ -367,13 +369,11 @@ class Reconciler:
             _log.info("The engine answers")
         if self._now.engine_error or not self._now.looked:
             self._present.change(engine_error="", looked=True)
-            self._dirty = True
 
     def _engine_lost(self, error: EngineUnavailable) -> None:
         if self._lookout.failed():
             _log.warning("%s", error.message)
         self._present.change(engine_error=error.reason, looked=False)
-        self._dirty = True
 
     # ---- planning and acting --------------------------------------------------------------
 
