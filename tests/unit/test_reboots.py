@@ -28,7 +28,7 @@ from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.steps import RequestReboot, RequireReboot, StopContainer, TakeLocks
 from balena_agent.core.traits import identity
 from balena_agent.runtime.longwaits import LongWaits
-from balena_agent.runtime.reconciler import POWER_PATIENCE_SECONDS
+from balena_agent.runtime.power import POWER_PATIENCE_SECONDS
 
 REQUIRED = HostState("boot", reboot_required=True)
 WEB, DB = wanted("web"), wanted("db")
