@@ -1,8 +1,8 @@
 """balena-agentctl's commands about the machine: blink, hostname, proxy.
 
-Theory: as in ctl.py, every command is one function from a `Shell` to an exit code. A password comes
-from a file or standard input, never from the command line, where every user of the machine could
-read it; it is not printed either, unless JSON is asked for.
+Theory: as in ctl_commands.py, every command is one function from a `Shell` to an exit code. A
+password comes from a file or standard input, never from the command line, where every user of the
+machine could read it; it is not printed either, unless JSON is asked for.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .core.redsocks import TYPES
+from .ctl_shell import DONE
 
 if TYPE_CHECKING:
     from .ctl_shell import Shell
 
-DONE = 0
 _HIDDEN = "(set)"
 
 

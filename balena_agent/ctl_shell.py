@@ -1,4 +1,4 @@
-"""Where a command of balena-agentctl gets its answers from, and where it prints to."""
+"""Where a command of balena-agentctl gets its answers from, where it prints to, how it may end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from .core.errors import Refused
 
 if TYPE_CHECKING:
     from .ctl_client import Client
+
+DONE, FAILED, USAGE, LOCKED, REFUSED, NOT_RUNNING = range(6)
+
+CODES = {
+    "io.balena.Agent1.Error.Locked": LOCKED,
+    "org.freedesktop.DBus.Error.AccessDenied": REFUSED,
+    "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": REFUSED,
+    "org.freedesktop.DBus.Error.ServiceUnknown": NOT_RUNNING,
+}
+_WHO_MAY = "\nAllowed are root, members of the group balena-agent, and who polkit lets in."
+_FORCE = "\n--force overrides update locks."
+HINTS = {REFUSED: _WHO_MAY, LOCKED: _FORCE}
 
 
 @dataclass(frozen=True, slots=True)

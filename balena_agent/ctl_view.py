@@ -135,7 +135,7 @@ def preview_lines(document: Document) -> Iterator[str]:
 
 
 def _planned(step: Document, several: bool) -> str:
-    """The same words as core/steps.py has for a plan."""
+    """The same words as core/traits.py has for a plan."""
     thing = step["subject"].partition(" ")[2] or step["subject"]
     service = _named(step["app"], step["service"], several)
     if step["step"] == "fetch":

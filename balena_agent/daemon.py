@@ -1,4 +1,5 @@
-"""The whole machine on one page: builds adapters, threads and faces, starts and stops them.
+"""The whole machine on one page: builds adapters, threads and faces, starts and stops them. What
+belongs to the host is joined in hostside.py, what clients see in faces.py.
 
 Start order: settings, store, bus, faces, READY=1, then the runtime. Readiness does not wait for
 the engine or a network: these may be absent for hours. The container library is imported by the
@@ -31,17 +32,6 @@ from functools import partial
 from pathlib import Path
 
 from . import __version__
-from .api.around import Around
-from .api.auth import Auth
-from .api.dbus import AgentService
-from .api.dbus_host import Machine
-from .api.dbus_tree import Facts
-from .api.host_config import HostNetwork
-from .api.http import Settings as HttpSettings
-from .api.http import build
-from .api.logs import LogStreams
-from .api.server import HttpServer
-from .api.streams import Streams
 from .cloud import client
 from .cloud.link import CloudLink
 from .cloud.probe import Probe, answers
@@ -51,31 +41,29 @@ from .config import Settings
 from .core.access import cloud_access
 from .core.describe import status_line
 from .core.errors import AgentError
-from .core.firewall import INTERFACES
 from .core.looks import Touch
 from .core.lookup import container_source
 from .core.snapshot import Snapshot
-from .core.status import deltas_wanted, local_mode
+from .core.status import deltas_wanted
 from .engine.adapter import DockerEngine
 from .engine.obtained import Records
+from .faces import Faces
 from .host.bus import Bus
 from .host.firewall import Firewall
 from .host.goodbye import Goodbye
 from .host.journal_reader import LOOK_SECONDS, JournalReader
-from .host.journalctl import Journalctl
 from .host.logmark import LogMark
-from .host.machine import write_durable
-from .host.network import addresses, is_on, mac_addresses, reserve_port
+from .host.network import addresses, mac_addresses
 from .hostside import HostSide
 from .peer import FILE as PEER_FILE
 from .runtime.connectivity import Connectivity
-from .runtime.executor import show_name
 from .runtime.guard import Guard
 from .runtime.loghub import Batch, Deliver, LogHub, Reader
 from .runtime.policy import Policy
 from .runtime.preload import Preload
 from .runtime.reconciler import Reconciler
 from .runtime.state import Published
+from .runtime.threads import show_name
 from .startup import SystemClock, remembered, take_over
 from .store import Store
 from .watchdog import Notify, Watchdog, watchdog_interval
@@ -136,10 +124,6 @@ class Daemon:
         )
         self.guard = Guard(self.published, Firewall()) if settings.host.firewall else None
         self.logs = LogHub(self._read_journal)
-        self.streams = Streams(settings.api.streams)
-        self._log_streams = LogStreams(
-            self.streams, self.logs.subscribe, Journalctl().open, lambda: self.published.current
-        )
         self.goodbye = Goodbye(self.host.logind, self._last_work, self.reconciler.carry_on)
         self._tags = CloudTags(lambda: self.published.current.facts, self.store, self._ask)
         self.cloud = CloudLink(
@@ -153,21 +137,19 @@ class Daemon:
             mark=LogMark(Path(settings.paths.run) / "log-mark"),
             lookup=self.host.lookup,
         )  # fmt: skip
-        self.http = self._http()
-        self._named_port = self.http.port
-        """The port that config.json names, as far as we have tried it."""
-        self.service = AgentService(
+        self.faces = Faces(
+            settings,
+            self.store,
             self.bus,
+            self.host,
             self.published,
             self.reconciler.submit,
-            Facts(__version__, self._healthy, self._addresses, problems=self._problems),
-            Machine(
-                self.host.network.read,
-                self.host.led.identify,
-                self.cloud.poll_now,
-                lambda: self._rotate_key(self.store.global_key()),
-            ),
-            open_log=self._log_streams.open_pipe,
+            self.cloud,
+            self._tags,
+            self.logs,
+            self.guard,
+            lambda: not self.watchdog.stuck(),
+            self._problems,
         )
         self._preload = Preload(
             Path(settings.paths.data) / "apps.json", self.reconciler.submit, self.store.set_setting
@@ -200,14 +182,11 @@ class Daemon:
         for problem in dict.fromkeys((*self.store.problems, self.store.trouble)):
             if problem:
                 _log.error("Store: %s", problem)
-        if problem := reserve_port(self.http.port):
-            _log.warning("%s", problem)
+        self.faces.reserve_port()
         self.bus.start()
         if self.guard:
             self.guard.start()
-        self.http.start()
-        self.service.start()
-        self._leave_key()
+        self.faces.start()
         self.published.subscribe(self._tell_status)
         self.published.subscribe(Connectivity(self.host.led.warn).seen)
         self._tell_status(self.published.current)
@@ -253,11 +232,10 @@ class Daemon:
             self._stop_services()
         if self.guard:
             self.guard.close()
-        self.streams.close()
-        self.http.stop()
+        self.faces.stop_http()
         self._tags.stop()
         self.cloud.stop()
-        self.service.stop()
+        self.faces.service.stop()
         self.host.close()
         self.engine.close()
         self.reconciler.close(timeout=5.0)
@@ -307,26 +285,6 @@ class Daemon:
             patience=max(6.0, self._interval / 2),
         )
 
-    def _http(self) -> HttpServer:
-        api = self._settings.api
-        app = build(
-            self.published,
-            self.reconciler.submit,
-            Auth(self.store, api.open_in_local_mode),
-            lambda: self._healthy() and self.cloud.healthy(),
-            HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
-            self._log_streams.endpoints(),
-            self._around(),
-        )
-        port = self.files.facts.api_port
-        return HttpServer(app, port, api.address, api.workers, admits=self._admits)
-
-    def _admits(self, address: str) -> bool:
-        """Without the firewall's rules the server itself keeps others out (spec 30 §13)."""
-        if self.guard is None or not self.guard.problem or local_mode(self.published.current):
-            return True
-        return is_on(address, INTERFACES)
-
     def _read_journal(
         self, deliver: Deliver, after: str = "", since: float = 0.0, name: str = "journal"
     ) -> Reader:
@@ -345,41 +303,9 @@ class Daemon:
         show_name(reader.thread)
         return reader
 
-    def _around(self) -> Around:
-        """What the HTTP API is given beside the snapshot and the reconciler."""
-        return Around(
-            rotate=self._rotate_key,
-            refresh=self.cloud.poll_now,
-            addresses=addresses,
-            macs=mac_addresses,
-            blink=self.host.led.identify,
-            vpn=self.host.vpn,
-            host_config=HostNetwork(self.host.network.read, self.reconciler.submit),
-            tags=self._tags,
-            hardware=self.host.hardware.read,
-            version=__version__,
-        )
-
-    def _rotate_key(self, key: str) -> str:
-        """A new key for the old one. Local tools that use the device's own key get it, too; a
-        service gets its own when a target is applied next."""
-        fresh = self.store.rotate_key(key)
-        if fresh == self.store.global_key():
-            self._leave_key()
-        self.cloud.report_now()
-        return fresh
-
     def _known_apps(self) -> frozenset[int]:
         kept = [each.target for each in self.published.current.targets.values() if each.target]
         return frozenset(app.app_id for target in kept for app in target.apps.values())
-
-    def _leave_key(self) -> None:
-        """The device-wide API key for root's own tools: readable by root alone, gone at reboot."""
-        try:
-            key = self.store.global_key()
-            write_durable(Path(self._settings.paths.run) / "api-key", key.encode(), 0o600)
-        except (OSError, AgentError) as error:
-            _log.warning("Cannot leave the API key for local tools: %s", error)
 
     def _adopt_locks(self) -> None:
         """Locks that a killed run has left would keep services from ever taking their own."""
@@ -387,9 +313,6 @@ class Daemon:
             self.host.locks.adopt()
         except AgentError as error:
             _log.warning("Cannot look after update locks: %s", error.message)
-
-    def _healthy(self) -> bool:
-        return not self.watchdog.stuck()
 
     def _tell_status(self, snapshot: Snapshot) -> None:
         line = status_line(snapshot)
@@ -405,33 +328,12 @@ class Daemon:
     def _thread(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=body, name=name, daemon=True).start()
 
-    def _addresses(self) -> tuple[str, ...]:
-        """As of the last look at the host, in no time."""
-        return self.published.current.facts.addresses or addresses()
-
     def _host_looked(self, new: bool) -> None:
         """Somebody may have changed something on the host."""
         if new:
             self.reconciler.new_facts(self.host.facts)
             self._tell_status(self.published.current)
-        if (port := self.files.facts.api_port) != self._named_port:
-            self._named_port = port  # one that is taken is not tried at every look
-            if port != self.http.port:
-                self._listen_anew()
-
-    def _listen_anew(self) -> None:
-        """config.json names another port. Where that one cannot be had the old one stays."""
-        if problem := reserve_port(self.files.facts.api_port):
-            _log.warning("%s", problem)
-        fresh, old = self._http(), self.http
-        try:
-            fresh.start()
-        except AgentError as error:
-            _log.error("The API stays on port %d: %s", old.port, error.message)
-            return
-        _log.info("The API is on port %d now", fresh.port)
-        self.http = fresh
-        old.stop()
+        self.faces.follow_port()
 
     def _watch_engine(self) -> None:
         """Events are hints: this thread has no pulse, the minutely full look makes up for it."""
@@ -448,7 +350,7 @@ class Daemon:
                 bus.beat(self.bus.probe(PROBE_SECONDS))
             except AgentError as error:
                 bus.note = error.message
-            if self.http.probe(PROBE_SECONDS):
+            if self.faces.http.probe(PROBE_SECONDS):
                 http.beat("ping was answered")
             else:
                 http.note = "GET /ping was not answered"

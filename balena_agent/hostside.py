@@ -21,13 +21,14 @@ from .config import Settings
 from .core.desired import DesiredService
 from .core.errors import AgentError
 from .core.handover import HAND_OVER
+from .core.keyvalue import KeyValueStore
 from .core.observed import HostFacts
 from .core.switches import VPN
 from .host.adapter import MachineHost
 from .host.bus import Bus
 from .host.clock import Clock
 from .host.discovery import announce
-from .host.files import HostFiles, Memory, Places
+from .host.files import HostFiles, Places
 from .host.handover import Handovers
 from .host.hostname import Hostname
 from .host.journal_kernel import KernelLog
@@ -58,7 +59,7 @@ class HostSide:
     def __init__(
         self,
         settings: Settings,
-        memory: Memory,
+        memory: KeyValueStore,
         bus: Bus,
         looked: Callable[[bool], None],
         reached: Callable[[], bool | None],
@@ -165,7 +166,7 @@ class HostSide:
         load_tables(self.files.acpi_tables, self._settings.paths.root, self.systemd.start)
 
     def _network_configuration(
-        self, memory: Memory, reached: Callable[[], bool | None]
+        self, memory: KeyValueStore, reached: Callable[[], bool | None]
     ) -> NetworkConfiguration:
         host = self._settings.host
         proxy = ProxyTrial(

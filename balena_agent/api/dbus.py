@@ -42,6 +42,7 @@ from ..core.report import local_target_state
 from ..core.target import read_local
 from ..host.bus import Bus, Reply
 from ..host.wire import Call, plain
+from ..runtime.ports import Submit
 from ..runtime.state import Published
 from .checks import engine_needed
 from .dbus_errors import (
@@ -51,7 +52,7 @@ from .dbus_errors import (
     UnknownObject,
     UnknownProperty,
 )
-from .dbus_host import Body, HostMethods, Implementation, Machine, Submit, done
+from .dbus_host import Body, HostMethods, Implementation, Machine, done
 from .dbus_interface import (
     APP,
     BUS_NAME,

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.snapshot import Failure, Snapshot
-from ..core.steps import Step, service_of, verb
+from ..core.steps import Step
+from ..core.traits import service_of, verb
 from .dbus_tree import commit_wanted
 
 Event = tuple[str, Sequence[Any]]

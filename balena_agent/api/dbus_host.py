@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import Cancelled, DeadlineExceeded, InvalidInput
-from ..core.intent import Command, ConfigureNetwork, Power
+from ..core.intent import ConfigureNetwork, Power
 from ..core.networkconfig import NetworkChange, NetworkConfig, read_change, read_hostname, shown
 from ..core.redsocks import OURS
 from ..host.wire import Call, Variant, plain
+from ..runtime.ports import Submit
 from .dbus_interface import MANAGER
 from .dbus_polkit import Authority
 
-Submit = Callable[[Command], "Future[str]"]
 Body = Sequence[Any]
 Implementation = Callable[..., Awaitable[Body]]
 

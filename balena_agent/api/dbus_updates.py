@@ -29,10 +29,11 @@ from ..core.jsonread import Json, parse_object
 from ..core.snapshot import NOT_ASKED, Failure, Snapshot
 from ..core.sources import LOCAL
 from ..core.status import applying, local_mode
-from ..core.steps import subject, verb
 from ..core.target import read_local
+from ..core.traits import subject, verb
 from ..host.wire import Call
-from .dbus_host import Body, Implementation, Machine, Submit
+from ..runtime.ports import Submit
+from .dbus_host import Body, Implementation, Machine
 from .dbus_interface import MANAGER
 from .dbus_objects import Objects
 

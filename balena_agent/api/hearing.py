@@ -99,6 +99,15 @@ class Slow:
         self._crowd = crowd
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Look no more: the server ends."""
+        with self._lock:
+            self._closed, timer = True, self._timer
+        if timer is not None:
+            timer.cancel()
+            timer.join(1.0)
 
     def relieve(self) -> None:
         """Shut out who is too slow, now, and in a moment again if all workers are taken. However
@@ -119,7 +128,7 @@ class Slow:
         if crowd is None:
             return
         with self._lock:
-            if self._timer is None:
+            if self._timer is None and not self._closed:
                 pause = max(_SHORTEST_PAUSE, self._limit(crowd) / 2)
                 self._timer = threading.Timer(pause, self._again)
                 self._timer.name, self._timer.daemon = "http-relief", True

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 
 from ..core.errors import DeadlineExceeded
-from ..core.intent import Command, ConfigureNetwork
+from ..core.intent import ConfigureNetwork
 from ..core.jsonread import Json
 from ..core.networkconfig import NetworkConfig, read_change, shown
+from ..runtime.ports import Submit
 
 LIMIT = 300.0
 """Seconds for which an answer waits for the host."""
@@ -25,7 +25,7 @@ class HostNetwork:
     def __init__(
         self,
         read: Callable[[], NetworkConfig],
-        submit: Callable[[Command], Future[str]],
+        submit: Submit,
         limit: float = LIMIT,
     ) -> None:
         self._read = read

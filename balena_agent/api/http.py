@@ -24,6 +24,7 @@ import bottle
 from ..core.errors import AccessDenied, AgentError, Broken, InvalidInput
 from ..core.scopes import EVERYTHING, Scope
 from ..core.snapshot import NOT_ASKED, Snapshot
+from ..runtime.ports import Submit
 from ..runtime.state import Published
 from .apps import Apps
 from .around import Around
@@ -40,7 +41,7 @@ from .exchange import (
     text_answer,
 )
 from .ours import Ours
-from .patience import Patience, Submit
+from .patience import Patience
 from .single import SingleApp
 from .streams import Stream
 from .v1 import V1, Healthy

@@ -12,15 +12,13 @@ Invariant: after `close` nobody waits any more, and nobody begins to.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 
 from ..core.errors import Cancelled, DeadlineExceeded, Unavailable
 from ..core.intent import Command
-
-Submit = Callable[[Command], "Future[str]"]
-"""The reconciler's door: the future is done when the command is met, or raises an AgentError."""
+from ..runtime.ports import Submit
 
 
 class Patience:

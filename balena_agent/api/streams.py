@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..core.errors import Cancelled, Unavailable
-from ..runtime.executor import show_name
+from ..runtime.threads import show_name
 
 _log = logging.getLogger(__name__)
 

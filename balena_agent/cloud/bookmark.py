@@ -16,8 +16,8 @@ from typing import Protocol
 
 from ..core.errors import AgentError
 from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from ..core.logupload import Delivery
-from .poll import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Mark(Protocol):
 class Bookmark:
     """For the cloud's address and the device's uuid of the last `recall`."""
 
-    def __init__(self, memory: Memory, mark: Mark) -> None:
+    def __init__(self, memory: KeyValueStore, mark: Mark) -> None:
         self._memory = memory
         self._mark = mark
         self._whose = ("", "")

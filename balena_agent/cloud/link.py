@@ -25,8 +25,8 @@ from ..core.connectivity import FULL
 from ..core.intent import Apply, NoteCloud
 from ..core.polling import SPREAD
 from ..core.snapshot import Snapshot
-from ..runtime.executor import show_name
 from ..runtime.state import Published
+from ..runtime.threads import show_name
 from ..watchdog import Watchdog
 from . import client
 from .probe import Probe
@@ -34,9 +34,11 @@ from .probe import Probe
 if TYPE_CHECKING:
     from ..core.cloudreport import DeviceSide
     from ..core.hardware import Metrics
+    from ..core.keyvalue import KeyValueStore
+    from ..runtime.ports import Submit
     from .bookmark import Mark
     from .logs import LogUpload, OpenJournal
-    from .poll import Exchange, Memory, Submit, TargetPoll
+    from .poll import Exchange, TargetPoll
     from .report import StateReport
     from .timed import Timed
 
@@ -58,7 +60,7 @@ class CloudLink:
         self,
         published: Published,
         submit: Submit,
-        memory: Memory,
+        memory: KeyValueStore,
         watchdog: Watchdog,
         version: str,
         addresses: Addresses = tuple,

@@ -26,6 +26,7 @@ from typing import Protocol
 
 from ..core.cloudanswer import BAD, DENIED, OFFLINE, UNTIMED, Outcome, judged
 from ..core.errors import AgentError
+from ..core.keyvalue import KeyValueStore
 from ..core.logupload import GRACE, Delivery, Intake, reopen_after, uploadable
 from ..core.lookup import log_levels
 from ..core.observed import HostFacts
@@ -37,7 +38,7 @@ from ..runtime.state import Published
 from ..watchdog import Pulse
 from . import client
 from .bookmark import Bookmark, Mark
-from .poll import Memory, WayBack
+from .poll import WayBack
 from .timed import Timed, unanswered
 from .upload import SEND_SECONDS, Upload
 
@@ -96,7 +97,7 @@ class LogUpload:
     def __init__(
         self,
         published: Published,
-        memory: Memory,
+        memory: KeyValueStore,
         pulse: Pulse,
         journal: OpenJournal,
         mark: Mark,

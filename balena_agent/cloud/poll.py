@@ -24,12 +24,12 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
 
 from ..core.cloudanswer import BAD, OK, UNTIMED, Outcome, judged
 from ..core.errors import AgentError, InvalidTarget, Refused, Unavailable
-from ..core.intent import Apply, Command, SetTarget
+from ..core.intent import Apply, SetTarget
 from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from ..core.logline import TELL
 from ..core.observed import HostFacts
 from ..core.polling import (
@@ -42,6 +42,7 @@ from ..core.polling import (
     request_limit,
 )
 from ..core.target import Target, read_v3
+from ..runtime.ports import Submit
 from ..runtime.state import Published
 from ..watchdog import Pulse
 from . import client
@@ -58,17 +59,8 @@ _STORED_SECONDS = 30.0
 _NO_CLOUD_SECONDS = 600.0
 
 
-class Memory(Protocol):
-    """Where settings outlive a restart; `Store` is one. Any thread may call it."""
-
-    def setting(self, key: str) -> Json: ...
-    def set_setting(self, key: str, value: Json) -> None: ...
-
-
 Exchange = Callable[..., client.Reply]
 """`client.exchange`."""
-
-Submit = Callable[[Command], "Future[str]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +103,7 @@ class TargetPoll:
         self,
         published: Published,
         submit: Submit,
-        memory: Memory,
+        memory: KeyValueStore,
         pulse: Pulse,
         ended: Callable[[Outcome], None],
         chance: Callable[[], float],

@@ -34,6 +34,7 @@ from ..core.cloudreport import (
 )
 from ..core.errors import AgentError
 from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from ..core.observed import HostFacts
 from ..core.polling import (
     after_failure,
@@ -47,7 +48,7 @@ from ..core.withheld import TRIAL, Withheld, after, after_bad_request, allowed, 
 from ..runtime.state import Published
 from ..watchdog import Pulse
 from . import client
-from .poll import MARGIN, Exchange, Memory, WayBack
+from .poll import MARGIN, Exchange, WayBack
 from .timed import unanswered
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class StateReport:
     def __init__(
         self,
         published: Published,
-        memory: Memory,
+        memory: KeyValueStore,
         pulse: Pulse,
         device: Callable[[], DeviceSide],
         ended: Callable[[Outcome], None],

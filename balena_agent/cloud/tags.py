@@ -15,11 +15,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 from urllib.parse import quote
 
 from ..core.errors import AgentError, Unavailable
 from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from ..core.observed import HostFacts
 from . import client
 
@@ -31,13 +31,6 @@ GET_LIMIT = 15.0
 WANTED, REPORTED = "tags_wanted", "tags_reported"
 
 
-class Settings(Protocol):
-    """The part of the store that is used."""
-
-    def setting(self, key: str) -> Json: ...
-    def set_setting(self, key: str, value: Json) -> None: ...
-
-
 Ask = Callable[..., Json]
 """`client.request`."""
 
@@ -46,7 +39,7 @@ class CloudTags:
     """`api.around.Tags` of a device with a cloud. Any thread may call it."""
 
     def __init__(
-        self, facts: Callable[[], HostFacts], settings: Settings, ask: Ask = client.request
+        self, facts: Callable[[], HostFacts], settings: KeyValueStore, ask: Ask = client.request
     ) -> None:
         self._facts = facts
         self._settings = settings

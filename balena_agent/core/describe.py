@@ -18,9 +18,10 @@ from .plan import Wait
 from .scopes import EVERYTHING, Scope
 from .snapshot import NOT_ASKED, Failure, Running, Snapshot
 from .status import View, applying, cloud_state, local_mode, overall_progress, target_apps, view_of
-from .steps import Step, identity, service_of, service_subject, subject, verb
-from .steps import describe as words_for
+from .steps import Step
 from .target import App, Release, Service
+from .traits import describe as words_for
+from .traits import identity, service_of, service_subject, subject, verb
 
 UNKNOWN = "Unknown"
 """The status of a service while nobody can tell: the engine does not answer."""

@@ -26,7 +26,8 @@ from .names import image_registry, normal_image
 from .observed import Image, Observed
 from .services import DELETE_FIRST
 from .situation import Draft, Situation
-from .steps import CreateContainer, Fetch, RemoveImage, Step, subject
+from .steps import CreateContainer, Fetch, RemoveImage, Step
+from .traits import subject
 
 MUTED_SECONDS = 3600.0
 PARALLEL_DELTAS = 3

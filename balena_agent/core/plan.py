@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .steps import Step, describe
+from .steps import Step
+from .traits import describe
 
 
 @dataclass(frozen=True, slots=True)

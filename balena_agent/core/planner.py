@@ -5,9 +5,10 @@ only steps that are independent of each other and may be done now, in any order,
 them succeeding. It is executed, the world is observed again, and the next plan follows. That it
 always comes to rest is proved by tests/unit/test_convergence.py, for random worlds and failures.
 
-Order of rules (spec 20 §13): a requested reboot; then per app networks and volumes that must go,
-services, networks and volumes that must come, locks; what belongs to no app; images that nobody
-uses; last, when nothing else is left to do, a reboot that changes wait for.
+Order of rules (spec 20 §13): what takes the device as a whole, such as a requested reboot, in a
+plan of its own (exclusive.py); then per app networks and volumes that must go, services, networks
+and volumes that must come, locks; what belongs to no app; images that nobody uses; last, when
+nothing else is left to do, a reboot that changes wait for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from . import images, supervisor
 from .desired import Desired, DesiredApp
+from .exclusive import plan_host_change, plan_power, plan_shutdown
 from .firmware import plan_firmware
 from .ground import Ground
 from .names import SUPERVISOR_NETWORK
@@ -26,7 +28,7 @@ from .plan import Plan
 from .reboots import Owner, accepted, with_reboot
 from .renewal import plan_renewal
 from .services import plan_services
-from .situation import Draft, Situation
+from .situation import Draft, Situation, joined
 from .steps import (
     CreateContainer,
     CreateNetwork,
@@ -35,16 +37,9 @@ from .steps import (
     ReleaseLocks,
     RemoveNetwork,
     RemoveVolume,
-    RequestPowerOff,
-    RequestReboot,
-    SetNetworkConfig,
-    StopContainer,
-    TakeLocks,
-    service_of,
-    service_subject,
-    subject,
 )
 from .target import SUPERVISOR_APPS
+from .traits import service_of, subject
 
 
 @dataclass(slots=True)
@@ -76,14 +71,14 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     situation = _without_leaving_locks(situation)
     world = _by_app(desired, observed)
     if situation.stopping:
-        return _plan_stopping(desired, observed, situation)
+        return plan_shutdown(desired, observed, situation)
     busy = {subject(step) for step in situation.running.values()}
     if situation.intent.power:
-        return _plan_power(world, situation, busy)
+        return plan_power(_owners(world), situation, busy)
     if situation.power_requested:
         return accepted()
     if situation.intent.network:
-        return _plan_host(world, situation, busy)
+        return plan_host_change(_owners(world), situation, busy)
     if not desired.asked:
         return _plan_unasked(situation, busy)
     users = _users(observed, situation)
@@ -116,7 +111,7 @@ def plan(desired: Desired, observed: Observed, situation: Situation) -> Plan:
     images.limit_downloads(drafts, observed, situation)
     for name in sorted(situation.intent.cleanup):
         device.emit(RemoveVolume("", name, "nobody needs it"))
-    found = _joined([*drafts, device], frozenset(settled))
+    found = joined([*drafts, device], frozenset(settled))
     return with_reboot(found, _owners(world), situation)
 
 
@@ -127,16 +122,6 @@ def plan_apart(situation: Situation) -> Plan:
         for step in situation.host_steps:
             device.emit(step)
     return device.plan()
-
-
-def _joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
-    return Plan(
-        tuple(step for draft in drafts for step in draft.steps),
-        tuple(wait for draft in drafts for wait in draft.waits),
-        frozenset().union(*(draft.wanted for draft in drafts)),
-        settled,
-        frozenset().union(*(draft.remembered for draft in drafts)),
-    )
 
 
 def _owners(world: Mapping[str, _Belongings]) -> list[Owner]:
@@ -351,79 +336,3 @@ def _plan_unasked(situation: Situation, busy: set[str]) -> Plan:
     device = Draft(situation, busy)
     _orphan_locks(device, set())
     return device.plan()
-
-
-def _plan_power(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:
-    """A reboot or power-off: all update locks first, then nothing but the request. No other step
-    is planned, and running downloads are dropped because no plan wants them."""
-    power = situation.intent.power
-    assert power is not None
-    device = Draft(situation, busy)
-    word = "power-off" if power.off else "reboot"
-    drafts = [device, *_all_locks(world, situation, busy, power.force, word)]
-    waiting = len(drafts) > 1
-    for name, step in situation.running.items():
-        if not isinstance(step, (TakeLocks, Fetch, RequestReboot, RequestPowerOff)):
-            device.wait(word, f"waits for {name} to end")
-            waiting = True
-    if situation.power_requested:
-        device.wait(word, "was accepted by the host")
-    elif not waiting:
-        cause = f"asked for by {power.who or 'somebody'}"
-        request = RequestPowerOff if power.off else RequestReboot
-        device.emit(request(power.force, cause))
-    return _joined(drafts, frozenset())
-
-
-def _plan_host(world: Mapping[str, _Belongings], situation: Situation, busy: set[str]) -> Plan:
-    """A change of the host's name or proxy, which takes moments: all update locks, then the change.
-    What is under way goes on meanwhile, nothing else is begun."""
-    asked = situation.intent.network
-    assert asked is not None
-    device = Draft(situation, busy)
-    drafts = [device, *_all_locks(world, situation, busy, asked.force, "a change of the host")]
-    if len(drafts) == 1:
-        device.emit(SetNetworkConfig(asked.change, "asked for over an API"))
-    else:
-        device.wait("host", "waits for the update locks of all apps")
-    for step in situation.running.values():
-        device.let_end(step)
-    return _joined(drafts, frozenset())
-
-
-def _all_locks(
-    world: Mapping[str, _Belongings], situation: Situation, busy: set[str], force: bool, why: str
-) -> list[Draft]:
-    """Take the update locks of every app that has containers; empty when we hold them all."""
-    drafts = []
-    overridden = force or situation.override_locks
-    cause = f"{why} was asked for"
-    for app in _owners(world):
-        if app.app_id not in situation.locked:
-            draft = Draft(situation, busy, app.uuid, app.app_id)
-            draft.emit(TakeLocks(app.uuid, app.app_id, app.services, overridden, cause))
-            drafts.append(draft)
-    return drafts
-
-
-def _plan_stopping(desired: Desired, observed: Observed, situation: Situation) -> Plan:
-    """The host goes down: stop every running container, dependents before what they depend on.
-    Locks do not matter any more, and nothing else is begun (architecture B9)."""
-    draft = Draft(situation, {subject(step) for step in situation.running.values()})
-    running = [c for c in observed.containers.values() if c.running]
-    up = {container.key for container in running}
-    dependents: dict[tuple[str, str], set[str]] = {}
-    for app in desired.apps:
-        for service in app.services:
-            for dependency in service.depends_on:
-                if service.key in up:
-                    dependents.setdefault((app.uuid, dependency.service), set()).add(service.name)
-    for container in sorted(running, key=lambda c: (c.key, c.id)):
-        if above := dependents.get(container.key):
-            after = ", ".join(sorted(above))
-            draft.wait(service_subject(*container.key), f"stops after {after}")
-        else:
-            where = (container.app_uuid, container.service, container.id)
-            cause = "the host is shutting down"
-            draft.emit(StopContainer(*where, container.stop_timeout, cause=cause))
-    return draft.plan()

@@ -22,15 +22,8 @@ from .names import REQUIRES_REBOOT
 from .observed import Container
 from .plan import Plan, Wait
 from .situation import Draft, Situation
-from .steps import (
-    ReleaseLocks,
-    RequestReboot,
-    RequireReboot,
-    Step,
-    TakeLocks,
-    identity,
-    verb,
-)
+from .steps import ReleaseLocks, RequestReboot, RequireReboot, Step, TakeLocks
+from .traits import identity, verb
 
 HOST_UPDATE: Final = "Waiting for Host OS update to finish"
 CAUSE: Final = "changes wait for it"

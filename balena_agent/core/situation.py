@@ -16,7 +16,8 @@ from .intent import Intent, ServiceKey
 from .observed import HostState
 from .origins import Origin
 from .plan import Plan, Wait
-from .steps import HostConfigStep, Step, TakeLocks, identity, service_subject, subject
+from .steps import HostConfigStep, Step, TakeLocks
+from .traits import identity, service_subject, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +190,14 @@ class Draft:
             settled_apps,
             frozenset(self.remembered),
         )
+
+
+def joined(drafts: list[Draft], settled: frozenset[str]) -> Plan:
+    """One plan of many drafts. `settled`: uuids of the apps for which nothing is left to do."""
+    return Plan(
+        tuple(step for draft in drafts for step in draft.steps),
+        tuple(wait for draft in drafts for wait in draft.waits),
+        frozenset().union(*(draft.wanted for draft in drafts)),
+        settled,
+        frozenset().union(*(draft.remembered for draft in drafts)),
+    )

@@ -5,7 +5,7 @@ thread (actions.py, containers.py, pull.py) and passes wake-ups on (events.py). 
 its own that matters: a new adapter on the same socket is as good as an old one.
 
 Invariants: nothing but AgentErrors leaves it, a surprise becomes Broken with its cause chained;
-every call ends within the limit of its step (core.steps.limit), but for a Fetch that moves; all
+every call ends within the limit of its step (core.traits.limit), but for a Fetch that moves; all
 methods may be called from any number of threads at once.
 """
 
@@ -42,10 +42,9 @@ from ..core.steps import (
     StartContainer,
     StopContainer,
     UpdateContainer,
-    describe,
-    limit,
 )
 from ..core.ticket import Ticket
+from ..core.traits import describe, limit
 from . import actions, containers, repairs
 from .client import API_VERSION, Client, Link
 from .events import Events, Stop, Wake

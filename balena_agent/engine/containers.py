@@ -45,7 +45,7 @@ _LOG = logging.getLogger(__name__)
 GRACE_MARGIN = 10.0
 """Seconds beyond the grace period that the engine gets for a stop before we kill."""
 RUNG_LIMIT = 5.0
-"""Seconds for each other rung; all of them together stay within steps.STOP_MARGIN."""
+"""Seconds for each other rung; all of them together stay within traits.STOP_MARGIN."""
 
 Prepare = Callable[[DesiredService], None]
 

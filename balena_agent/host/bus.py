@@ -10,9 +10,7 @@ some.
 Losing the bus is final: everything pending fails with BusUnavailable, `on_lost` is told once, and
 the process is expected to end and be started again.
 
-Invariants: connections, pending calls and subscriptions are touched only in the bus thread. A
-signal reaches a subscriber only if its sender owns the name that was subscribed to: the bus lets
-anybody send a forged signal straight to us.
+Invariant: connections, pending calls and subscriptions are touched only in the bus thread.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from typing import Any, TypeVar
 
 from ..core.errors import AgentError, Broken, BusUnavailable, DeadlineExceeded, Refused
 from .connection import Connection
+from .subscriptions import SignalCallback, Subscriptions
 from .wire import (
     DAEMON,
     DAEMON_PATH,
@@ -39,7 +38,6 @@ from .wire import (
     Message,
     MessageFlag,
     MessageType,
-    Signal,
     call_from,
     clean,
     close_fds,
@@ -54,7 +52,6 @@ T = TypeVar("T")
 Reply = tuple[str, Sequence[Any]]
 """Signature and body of an answer."""
 Handler = Callable[[Call], Awaitable[Reply]]
-SignalCallback = Callable[[Signal], None]
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +83,7 @@ class Bus:
         self._passing: Connection | None = None
         self._opening = asyncio.Lock()
         self._handler: Handler = _nothing_here
-        self._subscriptions: tuple[tuple[Match, SignalCallback], ...] = ()
-        self._owners: dict[str, str] = {}
+        self._subscriptions = Subscriptions(self._daemon)
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: tuple[str, ...] = ()
         self._closing = False
@@ -259,11 +255,7 @@ class Bus:
 
     async def subscribe_async(self, match: Match, callback: SignalCallback) -> None:
         """`subscribe` for coroutines of the bus thread."""
-        sender = match.sender
-        if sender and sender != DAEMON and not sender.startswith(":"):
-            await self._follow_owner(sender)
-        await self._daemon("AddMatch", "s", match.rule())
-        self._subscriptions = (*self._subscriptions, (match, callback))
+        await self._subscriptions.add(match, callback)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -323,14 +315,6 @@ class Bus:
             return "another process"
         return f"process {pid}"
 
-    async def _follow_owner(self, name: str) -> None:
-        if name in self._owners:
-            return
-        self._owners[name] = ""
-        await self._daemon("AddMatch", "s", _owner_changes(name).rule())
-        with contextlib.suppress(BusUnavailable):  # not running yet: its start will be announced
-            (self._owners[name],) = await self._daemon("GetNameOwner", "s", name)
-
     def _disconnected(self, reason: str) -> None:
         if not self._closing:
             self._on_lost(reason)
@@ -338,26 +322,11 @@ class Bus:
     def _received(self, message: Any) -> None:
         """Everything that is not an answer to a call of ours."""
         if message.message_type is MessageType.SIGNAL:
-            self._signalled(signal_from(message))
+            self._subscriptions.deliver(signal_from(message))
         elif message.message_type is MessageType.METHOD_CALL:
             task = self._loop.create_task(self._answer(message))
             self._tasks.add(task)  # the loop itself keeps only a weak reference
             task.add_done_callback(self._tasks.discard)
-
-    def _signalled(self, signal: Signal) -> None:
-        if signal.sender == DAEMON and signal.member == "NameOwnerChanged":
-            name, _, owner = signal.body
-            if name in self._owners:
-                self._owners[name] = owner
-        for match, callback in self._subscriptions:
-            if match.accepts(signal) and self._sent_by(match.sender, signal.sender):
-                try:
-                    callback(signal)
-                except Exception:
-                    _log.exception("a subscriber of %s failed", match.rule())
-
-    def _sent_by(self, wanted: str, sender: str) -> bool:
-        return wanted in ("", sender) or self._owners.get(wanted) == sender
 
     async def _answer(self, message: Any) -> None:
         try:
@@ -389,12 +358,6 @@ class Bus:
             close_fds(reply)
         else:
             self._need().send(reply)
-
-
-def _owner_changes(name: str) -> Match:
-    return Match(
-        sender=DAEMON, path=DAEMON_PATH, interface=DAEMON, member="NameOwnerChanged", arg0=name
-    )
 
 
 async def _cancel_all() -> None:

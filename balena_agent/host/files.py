@@ -13,13 +13,13 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ..core.boot_devices import SSDT
 from ..core.configjson import ConfigJson, first_identity
 from ..core.errors import AgentError
 from ..core.hostconfig import BALENA_OS
 from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from ..core.observed import HostFacts
 from .bootfiles import stores
 from .breadcrumbs import Breadcrumbs
@@ -29,14 +29,6 @@ from .settings import HostSettings, Switches
 
 _UUID, _LAST_GOOD, _ATTEMPTS = "device_uuid", "config_json", "boot_attempts"
 DUMP = "target-state-config"
-
-
-class Memory(Protocol):
-    """Where settings outlive a power cut; `Store` is one."""
-
-    def setting(self, key: str) -> Json: ...
-
-    def set_setting(self, key: str, value: Json) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,7 @@ class HostFiles:
     def __init__(
         self,
         places: Places,
-        memory: Memory,
+        memory: KeyValueStore,
         is_mounted: Callable[[str], bool] = mounted,
         switches: Switches | None = None,
     ) -> None:

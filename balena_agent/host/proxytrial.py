@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..core.errors import AgentError
-from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from ..core.proxytrial import Files, Trial, Verdict, begun, from_json, judged, resumed, to_json
 from ..core.redsocks import Proxy
 
@@ -33,13 +33,6 @@ UNSETTLED = "proxy_unsettled"
 LONGEST_PAUSE = 15.0
 _PROBES = 5
 """How often the cloud is asked at least before a change is taken back."""
-
-
-class Settings(Protocol):
-    """The part of the store that is used."""
-
-    def setting(self, key: str) -> Json: ...
-    def set_setting(self, key: str, value: Json) -> None: ...
 
 
 class Host(Protocol):
@@ -59,7 +52,7 @@ class ProxyTrial:
         self,
         proxy: Host,
         reached: Callable[[], bool | None],
-        memory: Settings,
+        memory: KeyValueStore,
         boot_id: str,
         seconds: float,
     ) -> None:

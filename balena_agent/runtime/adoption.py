@@ -10,7 +10,8 @@ from collections.abc import Collection
 from ..core.adoption import adopted, keys_of
 from ..core.desired import Desired
 from ..core.observed import Observed
-from ..core.steps import RetireContainer, service_subject
+from ..core.steps import RetireContainer
+from ..core.traits import service_subject
 from .compiler import ServiceKeys
 from .notes import Notes
 from .world import World

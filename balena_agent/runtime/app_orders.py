@@ -17,7 +17,7 @@ from ..core.intent import AppCommand, CleanupVolumes, Intent, PurgeApp, RestartA
 from ..core.observed import Observed
 from ..core.renewal import app_of, has_returned, in_current_state, joined, renewal
 from ..core.snapshot import Snapshot
-from ..core.steps import service_subject
+from ..core.traits import service_subject
 from .ledger import Ledger
 
 

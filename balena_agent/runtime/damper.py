@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from ..core.damping import LIMIT, WINDOW_SECONDS
 from ..core.desired import DesiredService
 from ..core.intent import ServiceKey
-from ..core.steps import RemoveContainer, Step, StopContainer, service_of
+from ..core.steps import RemoveContainer, Step, StopContainer
+from ..core.traits import service_of
 
 
 class Damper:

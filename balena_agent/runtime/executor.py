@@ -15,7 +15,6 @@ Invariant: every accepted job posts exactly one outcome, whatever happens.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import queue
@@ -25,9 +24,11 @@ from dataclasses import dataclass
 
 from ..core.errors import AgentError, Broken, Cancelled
 from ..core.looks import Patch
-from ..core.steps import AwaitHandover, Fetch, HostStep, Step, identity, limit, touched
+from ..core.steps import AwaitHandover, Fetch, HostStep, Step
+from ..core.traits import identity, limit, touched
 from ..watchdog import Pulse, Watchdog
 from .ports import Engine, Host
+from .threads import show_name
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +62,6 @@ class Progress:
 
     step: Step
     percent: float
-
-
-def show_name(thread: threading.Thread) -> None:
-    """Tell the kernel what a thread is called, for `ps -L` and `top -H`."""
-    comm = f"/proc/self/task/{thread.native_id}/comm"
-    with contextlib.suppress(OSError), open(comm, "w", encoding="utf-8") as file:
-        file.write(thread.name[:15])
 
 
 class StepTicket:

@@ -27,8 +27,9 @@ from ..core.errors import AgentError, Locked, StillProcessing, Unavailable
 from ..core.images import MUTED_SECONDS, FetchFailure, mute
 from ..core.situation import Backoff
 from ..core.snapshot import Failure
-from ..core.steps import Step, SwitchFeature, identity, subject
+from ..core.steps import Step, SwitchFeature
 from ..core.switches import RETRY_CAP_SECONDS, RETRY_SECONDS
+from ..core.traits import identity, subject
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 900.0

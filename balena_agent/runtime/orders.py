@@ -31,7 +31,7 @@ from ..core.intent import (
 )
 from ..core.observed import Container, Observed
 from ..core.renewal import left_over
-from ..core.steps import service_subject
+from ..core.traits import service_subject
 from . import app_orders, telling
 from .app_orders import AppOrder
 from .ledger import Ledger

@@ -1,4 +1,5 @@
-"""What the runtime needs from the world: the adapters' side of the bargain, as protocols.
+"""What the runtime needs from the world: the adapters' side of the bargain, as protocols. And the
+two doors through which others reach the reconciler.
 
 Every method may block, but only for the time its docstring names, and raises nothing but
 `AgentError`s. The in-memory fakes of the tests satisfy the same protocols.
@@ -7,11 +8,12 @@ Every method may block, but only for the time its docstring names, and raises no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Protocol
 
 from ..core.hostconfig import HostConfig
 from ..core.images import FetchFailure
-from ..core.intent import ServiceKey
+from ..core.intent import Command, ServiceKey
 from ..core.jsonread import Json
 from ..core.looks import Patch, Touch
 from ..core.observed import HostState, Observed
@@ -107,6 +109,10 @@ class Store(Protocol):
 
     def forget_fetch_failures(self, references: frozenset[str]) -> None: ...
 
+
+Submit = Callable[[Command], Future[str]]
+"""The reconciler's door, callable from any thread: the future is done when the command is met, or
+raises an AgentError."""
 
 Wake = Callable[[Touch], None]
 """How an adapter says "look again at this"; never blocks, callable from any thread."""

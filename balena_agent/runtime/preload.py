@@ -18,17 +18,17 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 
 from ..core.errors import AgentError, InvalidInput, Unavailable
 from ..core.hostconfig import current_variables
-from ..core.intent import Command, SetTarget
+from ..core.intent import SetTarget
 from ..core.jsonread import Json
 from ..core.snapshot import Snapshot
 from ..core.sources import PRELOAD
 from ..core.target import Target, images_to_run, read_preload
 from ..core.variables import plain_names
+from .ports import Submit
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Preload:
     def __init__(
         self,
         path: Path,
-        submit: Callable[[Command], Future[str]],
+        submit: Submit,
         remember: Callable[[str, Json], None],
     ) -> None:
         self._path = path

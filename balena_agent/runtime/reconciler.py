@@ -4,7 +4,8 @@ Theory: the reconciler owns all changing state of the agent. Everything reaches 
 (commands, outcomes of steps, progress, finished looks) or as a wake-up ("look again at this").
 Every turn merges what came in, compiles the target, plans against the world as it is now known,
 starts the steps of the plan on workers, and publishes one immutable snapshot. It does no I/O of
-its own but the store's.
+its own but the store's. This module is the turn; what a command, an outcome or a look means, and
+how a plan is made, is said in commands.py, outcomes.py and planning.py, in the same thread.
 
 Invariants
   * durable before visible: a target or a standing intent is in the store before it is published;
@@ -22,37 +23,14 @@ from dataclasses import replace
 
 from ..core.damping import notices as kept_services
 from ..core.desired import Desired
-from ..core.errors import (
-    AgentError,
-    Cancelled,
-    EngineFailed,
-    EngineUnavailable,
-    RefusedByHost,
-    StillProcessing,
-)
+from ..core.errors import RefusedByHost
 from ..core.intent import Apply, Command, Intent
-from ..core.jsonread import truth
-from ..core.looks import Patch, Touch
-from ..core.names import REQUIRES_REBOOT
+from ..core.looks import Touch
 from ..core.observed import HostFacts, Observed
 from ..core.plan import Plan
-from ..core.planner import plan, plan_apart
-from ..core.situation import Situation
 from ..core.snapshot import Snapshot
-from ..core.status import deltas_wanted, lent_to_user, locks_overridden
-from ..core.steps import (
-    AwaitHandover,
-    CreateContainer,
-    Fetch,
-    RequestPowerOff,
-    RequestReboot,
-    RequireReboot,
-    RetireContainer,
-    SetNetworkConfig,
-    StartContainer,
-    Step,
-    StopContainer,
-)
+from ..core.status import deltas_wanted
+from ..core.steps import RequestReboot, RetireContainer, Step, StopContainer
 from ..watchdog import Watchdog
 from . import telling
 from .adoption import Adoption
@@ -69,16 +47,17 @@ from .longwaits import LongWaits
 from .lookout import Looked, Lookout
 from .mailbox import CarryOn, Given, Mailbox, NewFacts, Quit, StopServices
 from .notes import Notes
+from .outcomes import Looks, Outcomes
+from .planning import Planning
 from .policy import Memory, Policy
 from .ports import Clock, Engine, Host, Store
+from .power import AcceptedPower
 from .resume import resume_fetches
 from .state import Present, Published
 from .underway import UnderWay
 from .world import World
 
 _log = logging.getLogger(__name__)
-
-POWER_PATIENCE_SECONDS = 90.0
 
 _Message = Outcome | Progress | Looked | Given | StopServices | CarryOn | NewFacts | Quit
 
@@ -98,7 +77,6 @@ class Reconciler:
         memory: Memory,
         policy: Policy,
     ) -> None:
-        self._host = host
         self._hosting = Hosting(host)
         self._clock = clock
         self._published = published
@@ -127,20 +105,10 @@ class Reconciler:
         self._under_way = UnderWay(self._executor)
         self._handovers = Handovers()
         self._stop_answers: list[Future[str]] = []
-        self._power_until = 0.0
+        self._power = AcceptedPower(clock)
         self._dirty = True
-        self._present = Present(
-            replace(
-                published.current,
-                target=memory.target,
-                source=memory.source,
-                raw_target=memory.raw_target,
-                targets=memory.all_targets(),
-                intent=Intent(stopped=memory.stopped),
-                commits=memory.commits,
-                update_pending=memory.target is not None,
-            )
-        )
+        """Whether there is something to reconcile: a message has come, or a turn has left work."""
+        self._present = Present(_first(published.current, memory))
         borrowing = Borrowing(store, self._ledger, memory, policy, self._under_way.steps)
         self._commands = Commands(
             self._present,
@@ -156,6 +124,34 @@ class Reconciler:
         )
         self._housekeeping = Housekeeping(
             self._present, self._world, self._notes, self._damper, self._commands, borrowing
+        )
+        self._looks = Looks(self._present, self._world, self._lookout, self._full_look)
+        self._outcomes = Outcomes(
+            self._looks,
+            self._present,
+            self._world,
+            self._notes,
+            self._ledger,
+            self._damper,
+            self._handovers,
+            self._commands,
+            self._power,
+            host,
+            clock,
+        )
+        self._planning = Planning(
+            self._present,
+            self._world,
+            self._notes,
+            self._ledger,
+            self._damper,
+            self._under_way,
+            self._handovers,
+            self._hosting,
+            self._power,
+            policy,
+            host,
+            clock,
         )
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -227,6 +223,7 @@ class Reconciler:
     def turn(self, messages: list[_Message], touch: Touch) -> bool:
         """One turn of the loop; False when it was the last."""
         self._lookout.ask(touch)
+        self._dirty |= bool(messages)
         for message in messages:
             if isinstance(message, Quit):
                 return False
@@ -236,7 +233,7 @@ class Reconciler:
                 self._defect()
         self._lookout.start(self._now.engine_up, self._under_way.in_hand(self._world.observed))
         self._expire_power()
-        if self._dirty or messages or self._retry_is_due():
+        if self._dirty or self._retry_is_due():
             self._reconcile()
         return True
 
@@ -247,11 +244,12 @@ class Reconciler:
     def _handle(self, message: _Message) -> None:
         match message:
             case Outcome():
-                self._ended(message)
+                self._under_way.ended(message.step)
+                self._outcomes.ended(message)
             case Progress(step=step, percent=percent):
                 self._under_way.progress(step, percent)
             case Looked():
-                self._looked(message)
+                self._looks.looked(message)
             case Given():
                 if isinstance(message.command, Apply) and message.command.cancel:
                     self._under_way.give_up_unwanted(())
@@ -269,8 +267,7 @@ class Reconciler:
 
     def _expire_power(self) -> None:
         """The host accepted a reboot but none came: say so and go on (architecture B11.3)."""
-        if self._power_until and self._clock.monotonic() > self._power_until:
-            self._power_until = 0.0
+        if self._power.is_overdue():
             self._commands.intend(replace(self._now.intent, power=None))
             text = "The host accepted a reboot or power-off but none came"
             self._problem(text)
@@ -278,102 +275,9 @@ class Reconciler:
             self._ledger.fail(RequestReboot(), RefusedByHost(text), self._clock.wall())
             self._dirty = True
 
-    # ---- what comes back ------------------------------------------------------------------
-
-    def _ended(self, outcome: Outcome) -> None:
-        step = outcome.step
-        self._under_way.ended(step)
-        if outcome.patch is None:
-            # What the step has left is not known: nothing is planned before it is.
-            self._present.change(looked=False)
-            self._lookout.ask_all()
-        else:
-            self._dirty |= self._world.see(outcome.patch, outcome.asked)
-            self._lookout.seen(outcome.patch.containers, outcome.asked)
-        if outcome.error is None:
-            self._succeeded(step)
-        else:
-            self._failed(step, outcome.error)
-
-    def _succeeded(self, step: Step) -> None:
-        self._ledger.succeed(step)
-        telling.done(step)
-        if isinstance(step, CreateContainer):
-            self._created(step)
-        elif isinstance(step, StartContainer):
-            self._notes.started(step.container_id, self._world.observed)
-            started = self._now.intent.start - {(step.app_uuid, step.service)}
-            self._commands.intend(replace(self._now.intent, start=started))
-        elif isinstance(step, StopContainer):  # the engine may have restarted it meanwhile
-            self._notes.stop(step.container_id, self._world.observed)
-        elif isinstance(step, Fetch):
-            self._present.change(update_downloaded=True)
-        elif isinstance(step, AwaitHandover):
-            self._handovers.ended(step, self._world.observed)
-        elif isinstance(step, (RequestReboot, RequestPowerOff)):
-            self._power_until = self._clock.monotonic() + POWER_PATIENCE_SECONDS
-            self._commands.power_accepted()
-        elif isinstance(step, RequireReboot):
-            self._notes.made_in(step.container_id, self._host.state().boot_id)
-        elif isinstance(step, SetNetworkConfig):
-            self._commands.network_configured()
-
-    def _created(self, step: CreateContainer) -> None:
-        """Remember what the container was asked to be: that is what later looks compare."""
-        self._damper.created(step.service, self._clock.monotonic())
-        if made := self._world.created(step.service):
-            self._notes.asked(*made, self._world.intend(*made))
-            if truth((step.service.spec.fields.get("Labels") or {}).get(REQUIRES_REBOOT)):
-                self._notes.made_in(made[0], self._host.state().boot_id)
-
-    def _failed(self, step: Step, error: AgentError) -> None:
-        if isinstance(error, Cancelled):
-            telling.given_up(step, error)
-        elif isinstance(error, EngineUnavailable):
-            self._engine_lost(error)
-            # It may be this step that the engine dies of.
-            self._ledger.fail(step, error, self._clock.wall())
-        elif isinstance(error, StillProcessing):
-            telling.postponed(self._ledger.postpone(step, error, self._clock.wall()))
-        else:
-            if isinstance(error, EngineFailed):
-                self._lookout.ask(Touch(everything=True))  # the world may be another by now
-                self._notes.refused(step, self._world.observed)
-            now = self._clock.wall()
-            failure = self._ledger.fail(step, error, now)
-            text = telling.failed(failure, error, now)
-            if not failure.muted:
-                self._present.change(update_failed=True, last_error=text)
-
-    def _looked(self, looked: Looked) -> None:
-        match looked.seen:
-            case Patch() as patch:
-                self._dirty |= self._world.see(patch, looked.asked)
-            case Observed() as full:
-                if self._lookout.is_current(looked):
-                    self._engine_found()
-                    self._dirty |= self._world.see_all(full, looked.asked)
-                    if self._adoption.first_look(full):
-                        self._compiler.forget()
-            case EngineUnavailable() as error:
-                self._engine_lost(error)
-            case error:
-                _log.warning("Could not look at the engine: %s", error)
-                self._lookout.failed()
-
-    def _engine_found(self) -> None:
-        self._lookout.succeeded()
-        if self._now.engine_error:
-            _log.info("The engine answers")
-        if self._now.engine_error or not self._now.looked:
-            self._present.change(engine_error="", looked=True)
-            self._dirty = True
-
-    def _engine_lost(self, error: EngineUnavailable) -> None:
-        if self._lookout.failed():
-            _log.warning("%s", error.message)
-        self._present.change(engine_error=error.reason, looked=False)
-        self._dirty = True
+    def _full_look(self, full: Observed) -> None:
+        if self._adoption.first_look(full):
+            self._compiler.forget()
 
     # ---- planning and acting --------------------------------------------------------------
 
@@ -384,13 +288,20 @@ class Reconciler:
             self._adoption.take_note(desired, self._under_way.subjects())
         self._present.change(desired=desired, observed=self._world.observed)
         self._housekeeping.tidy()
-        self._judge_handovers()
+        self._outcomes.judge_handovers()
         self._hosting.look(self._now)
-        situation = self._situation()
-        planned = self._plan(situation)
+        situation = self._planning.situation()
+        planned = self._planning.plan(situation)
         self._present.change(plan=planned, standing=situation.standing(), host=self._hosting.config)
         self._long_waits.tell(planned.waits, self._clock.monotonic())
-        if self._may_act():
+        self._act(planned)
+        self._commands.settle(self._under_way.subjects())
+        self._flags(planned)
+        self._tell_notices(planned)
+        self._publish()
+
+    def _act(self, planned: Plan) -> None:
+        if self._planning.may_act():
             self._under_way.give_up_unwanted(planned.wanted)
         for step in planned.steps:
             if vain := self._ledger.in_vain(step, self._clock.wall()):
@@ -399,58 +310,11 @@ class Reconciler:
             else:
                 self._begin(step)
         self._ledger.turn_over()
-        self._commands.settle(self._under_way.subjects())
-        self._flags(planned)
-        notices = telling.notices(self._now) + kept_services(planned)
-        notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
-        notices += self._hosting.notices() + self._notes.notices()
-        telling.new_notices(self._now.notices, notices)
-        self._present.change(notices=notices)
-        self._publish()
 
     def _compiled(self) -> Desired:
         now, observed = self._now, self._world.observed
         facts = replace(now.facts, engine_lacks=observed.unsupported)
         return self._compiler.compile(now.target, observed, facts)
-
-    def _may_act(self) -> bool:
-        """Nothing is done to the engine without a look at it; what is forced on the host is."""
-        intent = self._now.intent
-        asked = intent.power or intent.network
-        return self._now.looked or bool(asked and asked.force and self._now.engine_error)
-
-    def _plan(self, situation: Situation) -> Plan:
-        if not self._may_act():
-            return plan_apart(situation)
-        found = plan(self._now.desired, self._world.observed, situation)
-        self._ledger.prune(found.wanted | found.remembered)
-        if not (self._now.intent.power or self._now.stopping):  # they want no download, for now
-            self._notes.fetches_failed(self._ledger.failures().values(), self._clock.wall())
-        return found
-
-    def _situation(self) -> Situation:
-        policy = self._policy
-        return Situation(
-            running=self._under_way.steps(),
-            backoff=self._ledger.backoff(self._clock.wall()),
-            intent=self._now.intent,
-            locked=self._host.held_locks(),
-            owned_images=self._notes.owned_images,
-            stopped_by_agent=self._notes.stopped_by_agent,
-            handovers=self._handovers.waiting,
-            joined=self._notes.joined,
-            keep_images=policy.keeps_images(self._now.facts.managed) or lent_to_user(self._now),
-            keep_volumes=policy.keeps_volumes(self._now.source) or lent_to_user(self._now),
-            override_locks=policy.override_locks or locks_overridden(self._now),
-            damped=self._damper.damped,
-            stopping=self._now.stopping,
-            power_requested=bool(self._power_until),
-            host=self._host.state(),
-            origins=self._notes.origins,
-            deltas=deltas_wanted(self._now).on,
-            remove_peer=policy.remove_peer,
-            host_steps=self._hosting.plan.steps,
-        )
 
     def _begin(self, step: Step) -> None:
         if isinstance(step, StopContainer):
@@ -460,13 +324,6 @@ class Reconciler:
         self._handovers.begin(step, self._world.observed)
         self._damper.begun(step)
         self._under_way.begin(step, self._clock.wall())
-
-    def _judge_handovers(self) -> None:
-        """Note the hand-overs that have failed as failures of their waits."""
-        if self._now.looked:
-            stopped = self._notes.stopped_by_agent
-            for step, reason in self._handovers.failures(self._world.observed, stopped):
-                self._failed(step, EngineFailed(reason))
 
     def _flags(self, planned: Plan) -> None:
         """Flags for the API, commits that are wholly applied, and the end of a forced update."""
@@ -484,6 +341,13 @@ class Reconciler:
         if idle:
             self._housekeeping.save_commits(planned)
 
+    def _tell_notices(self, planned: Plan) -> None:
+        notices = telling.notices(self._now) + kept_services(planned)
+        notices += tuple(filter(None, (deltas_wanted(self._now).notice,)))
+        notices += self._hosting.notices() + self._notes.notices()
+        telling.new_notices(self._now.notices, notices)
+        self._present.change(notices=notices)
+
     def _answer_stops(self, message: str) -> None:
         answers, self._stop_answers = self._stop_answers, []
         for answer in answers:
@@ -497,3 +361,17 @@ class Reconciler:
         self._present.change(running=self._under_way.shown(), failures=self._ledger.failures())
         if replace(self._now, version=0) != replace(self._published.current, version=0):
             self._present.now = self._published.publish(self._now)
+
+
+def _first(found: Snapshot, memory: Memory) -> Snapshot:
+    """What the agent knows before it has looked at anything."""
+    return replace(
+        found,
+        target=memory.target,
+        source=memory.source,
+        raw_target=memory.raw_target,
+        targets=memory.all_targets(),
+        intent=Intent(stopped=memory.stopped),
+        commits=memory.commits,
+        update_pending=memory.target is not None,
+    )

@@ -15,8 +15,9 @@ from ..core.messages import changed_settings, reboot_scheduled, sentences
 from ..core.messages import failure as failure_text
 from ..core.messages import locked as locked_text
 from ..core.snapshot import Failure, Snapshot
-from ..core.steps import ChangeConfig, SetBootConfig, Step, identity, service_of, verb
+from ..core.steps import ChangeConfig, SetBootConfig, Step
 from ..core.target import Target
+from ..core.traits import identity, service_of, verb
 
 _log = logging.getLogger(__name__)
 

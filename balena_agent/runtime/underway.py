@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from ..core.observed import Observed
 from ..core.snapshot import Running
-from ..core.steps import AwaitHandover, CreateContainer, Fetch, Step, identity, subject, touched
+from ..core.steps import AwaitHandover, CreateContainer, Fetch, Step
+from ..core.traits import identity, subject, touched
 from . import telling
 from .executor import Executor
 

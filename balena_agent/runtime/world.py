@@ -66,19 +66,18 @@ class World:
             return None
         return made, resolved(service.spec, ids)
 
-    def see(self, patch: Patch, asked: int) -> bool:
-        """Merge a partial look; says whether anything is different now."""
+    def see(self, patch: Patch, asked: int) -> None:
+        """Merge a partial look."""
         fresh = Patch(
             containers=self._joined(self._fresh("container", patch.containers, asked)),
             networks=self._fresh("network", patch.networks, asked),
             volumes=self._fresh("volume", patch.volumes, asked),
             images=self._fresh("image", patch.images, asked),
         )
-        before, self.observed = self.observed, apply_patch(self.observed, fresh)
-        return before != self.observed
+        self.observed = apply_patch(self.observed, fresh)
 
-    def see_all(self, full: Observed, asked: int) -> bool:
-        """Merge a full look; says whether anything is different now."""
+    def see_all(self, full: Observed, asked: int) -> None:
+        """Merge a full look."""
         before = self.observed
         seen = Observed(
             containers=self._newest("container", full.containers, before.containers, asked),
@@ -91,7 +90,6 @@ class World:
         self._all_known_since = asked
         joined = self._joined(seen.containers)
         self.observed = replace(seen, containers={k: c for k, c in joined.items() if c})
-        return before != self.observed
 
     def gone(self) -> frozenset[str]:
         """Containers that we have notes about but that do not exist any more."""

@@ -39,9 +39,9 @@ from balena_agent.core.steps import (
     CreateVolume,
     Fetch,
     StartContainer,
-    describe,
 )
 from balena_agent.core.target import App, Release, Service
+from balena_agent.core.traits import describe
 from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import Client, Link, filters, path
 from balena_agent.host.locks import UpdateLocks

@@ -41,8 +41,9 @@ from balena_agent.core.plan import Plan, Wait
 from balena_agent.core.redsocks import Proxy
 from balena_agent.core.snapshot import Failure, Running, Snapshot
 from balena_agent.core.spec import ContainerSpec
-from balena_agent.core.steps import Fetch, StartContainer, identity
+from balena_agent.core.steps import Fetch, StartContainer
 from balena_agent.core.target import App, Release, Service, Target
+from balena_agent.core.traits import identity
 from balena_agent.ctl_client import Client, JobResult
 from balena_agent.host.bus import Bus, Reply, Variant
 from balena_agent.host.wire import BusRefusal, Call, Match, Signal, plain

@@ -46,8 +46,8 @@ from balena_agent.core.steps import (
     StartContainer,
     StopContainer,
     UpdateContainer,
-    touched,
 )
+from balena_agent.core.traits import touched
 from balena_agent.engine.adapter import DockerEngine
 from balena_agent.engine.client import path
 from balena_agent.runtime.ports import Engine

@@ -41,10 +41,9 @@ from balena_agent.core.steps import (
     RetireContainer,
     StartContainer,
     UpdateContainer,
-    identity,
-    touched,
 )
 from balena_agent.core.ticket import Ticket
+from balena_agent.core.traits import identity, touched
 
 BUILT_IN_NETWORKS = frozenset({"bridge", "host", "none"})
 

@@ -62,9 +62,9 @@ from balena_agent.core.steps import (
     StopContainer,
     TakeLocks,
     UpdateContainer,
-    identity,
 )
 from balena_agent.core.supervisor import fault as api_fault
+from balena_agent.core.traits import identity
 from balena_agent.runtime.orders import pruned_of_apps
 
 Planner = Callable[[Desired, Observed, Situation], Plan]

@@ -34,15 +34,9 @@ from balena_agent.core.names import EXTRA_FIRMWARE, REQUIRES_REBOOT
 from balena_agent.core.observed import NO_APP, Observed, Volume
 from balena_agent.core.sources import KeptTarget
 from balena_agent.core.spec import VolumeSpec
-from balena_agent.core.steps import (
-    CreateContainer,
-    CreateVolume,
-    RemoveVolume,
-    StopContainer,
-    identity,
-    verb,
-)
+from balena_agent.core.steps import CreateContainer, CreateVolume, RemoveVolume, StopContainer
 from balena_agent.core.target import read_local
+from balena_agent.core.traits import identity, verb
 from balena_agent.runtime.policy import Memory
 
 HANDS = {"io.balena.update.strategy": "hand-over"}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from balena_agent import ctl
+from balena_agent import ctl, ctl_commands, ctl_shell
 from balena_agent.core.errors import (
     AgentError,
     BusUnavailable,
@@ -244,13 +244,13 @@ def test_wrong_settings_are_told() -> None:
 
 def test_status_is_the_default() -> None:
     assert run(Fake("settled")) == run(Fake("settled"), "status")
-    assert run(Fake("settled"))[0] == ctl.DONE
+    assert run(Fake("settled"))[0] == ctl_shell.DONE
 
 
 @pytest.mark.parametrize("words", [("--json",), ("status", "--json"), ("--json", "status")])
 def test_json_before_and_after_the_command(words: tuple[str, ...]) -> None:
     code, out = run(Fake("busy"), *words)
-    assert (code, json.loads(out)) == (ctl.DONE, document("busy"))
+    assert (code, json.loads(out)) == (ctl_shell.DONE, document("busy"))
 
 
 def test_services_and_target_as_json() -> None:
@@ -267,7 +267,7 @@ def test_what_a_target_would_do(tmp_path: Path) -> None:
     file.write_text("{}")
     fake = Fake()
     code, out = run(fake, "target", "diff", str(file))
-    assert (code, fake.asked) == (ctl.DONE, [("preview", "{}")])
+    assert (code, fake.asked) == (ctl_shell.DONE, [("preview", "{}")])
     assert out.splitlines() == [
         "fetch busybox:2 for web: image is missing",
         "create-network 1_default: no such network yet",
@@ -288,7 +288,7 @@ def test_apps_are_named_where_there_are_several() -> None:
 
 def test_a_target_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(" "))
-    assert run(Fake(), "target", "diff", "-") == (ctl.DONE, "nothing to do\n")
+    assert run(Fake(), "target", "diff", "-") == (ctl_shell.DONE, "nothing to do\n")
 
 
 def test_a_bad_target_is_a_failure_with_its_problems(tmp_path: Path, capsys: Any) -> None:
@@ -296,11 +296,11 @@ def test_a_bad_target_is_a_failure_with_its_problems(tmp_path: Path, capsys: Any
     file.write_text("{}")
     problems = "Invalid target state.\n$.local: is missing"
     bad = BusRefusal("io.balena.Agent1.Error.InvalidTarget", problems)
-    assert run(Fake(error=bad), "target", "diff", str(file))[0] == ctl.FAILED
+    assert run(Fake(error=bad), "target", "diff", str(file))[0] == ctl_shell.FAILED
     assert problems in capsys.readouterr().err
     for content in (None, b"\xff"):
         file.unlink() if content is None else file.write_bytes(content)
-        assert run(Fake(), "target", "diff", str(file))[0] == ctl.FAILED
+        assert run(Fake(), "target", "diff", str(file))[0] == ctl_shell.FAILED
         assert str(file) in capsys.readouterr().err
 
 
@@ -308,16 +308,16 @@ def test_a_target_is_set_from_a_file(tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "target.json"
     file.write_text('{"local": {}}')
     fake = Fake()
-    assert run(fake, "target", "set", str(file), "--force") == (ctl.DONE, "target: started\n")
+    assert run(fake, "target", "set", str(file), "--force") == (ctl_shell.DONE, "target: started\n")
     assert fake.asked == [("set_target", '{"local": {}}', True)]
     fake.result = JobResult("failed", "fetch image x: no such image. It is tried again.", "")
-    assert run(fake, "target", "set", str(file))[0] == ctl.FAILED
+    assert run(fake, "target", "set", str(file))[0] == ctl_shell.FAILED
     assert "no such image" in capsys.readouterr().err
-    assert run(Fake(), "target", "set", str(tmp_path / "none"))[0] == ctl.FAILED
+    assert run(Fake(), "target", "set", str(tmp_path / "none"))[0] == ctl_shell.FAILED
 
 
 def test_the_new_key_is_printed() -> None:
-    assert run(Fake(), "key", "regenerate") == (ctl.DONE, "0123abc\n")
+    assert run(Fake(), "key", "regenerate") == (ctl_shell.DONE, "0123abc\n")
     assert json.loads(run(Fake(), "key", "regenerate", "--json")[1]) == {"key": "0123abc"}
 
 
@@ -343,7 +343,7 @@ def test_the_new_key_is_printed() -> None:
 )
 def test_commands_ask_for_the_right_thing(words: tuple[str, ...], asked: tuple[Any, ...]) -> None:
     fake = Fake("busy")
-    assert run(fake, *words)[0] == ctl.DONE
+    assert run(fake, *words)[0] == ctl_shell.DONE
     assert fake.asked[-1] == asked
 
 
@@ -351,21 +351,21 @@ def test_a_name_in_several_apps_has_to_be_made_clear() -> None:
     several = document("busy")
     several["apps"][1]["services"][0]["name"] = "web"
     with pytest.raises(InvalidInput, match="shop/web, bad one/web"):
-        ctl.resolve(several, "web")
-    assert ctl.resolve(several, "9/web") == (9, "web")
+        ctl_commands.resolve(several, "web")
+    assert ctl_commands.resolve(several, "9/web") == (9, "web")
     with pytest.raises(NotFound):
-        ctl.resolve(several, "8/web")
+        ctl_commands.resolve(several, "8/web")
 
 
 def test_an_app_is_named_unless_there_is_only_one() -> None:
     several = document("busy")
     with pytest.raises(InvalidInput, match=r"7 .shop., 9"):
-        ctl.resolve_app(several, "")
+        ctl_commands.resolve_app(several, "")
     with pytest.raises(NotFound, match="'8'"):
-        ctl.resolve_app(several, "8")
+        ctl_commands.resolve_app(several, "8")
     with pytest.raises(NotFound, match="no app on"):
-        ctl.resolve_app({"apps": []}, "")
-    assert ctl.resolve_app({"apps": several["apps"][:1]}, "") == (7, "shop")
+        ctl_commands.resolve_app({"apps": []}, "")
+    assert ctl_commands.resolve_app({"apps": several["apps"][:1]}, "") == (7, "shop")
 
 
 def test_a_purge_always_names_its_app() -> None:
@@ -374,13 +374,13 @@ def test_a_purge_always_names_its_app() -> None:
 
 
 def test_clean_up_tells_what_has_gone() -> None:
-    assert run(Fake(), "cleanup") == (ctl.DONE, "1_old\n9_left\n")
+    assert run(Fake(), "cleanup") == (ctl_shell.DONE, "1_old\n9_left\n")
     assert json.loads(run(Fake(), "cleanup", "--json")[1]) == ["1_old", "9_left"]
 
 
 def test_monitor_ends_after_its_count() -> None:
     code, out = run(Fake(), "monitor", "--count", "2")
-    assert code == ctl.DONE
+    assert code == ctl_shell.DONE
     assert [line.split()[-1] for line in out.splitlines()] == ["commit0", "commit1"]
     _, out = run(Fake(), "monitor", "--count", "1", "--json")
     assert json.loads(out)["signal"] == "UpdateStarted"
@@ -396,19 +396,19 @@ CHALLENGE = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (BusRefusal("io.balena.Agent1.Error.RefusedByHost", "no"), ctl.FAILED),
-        (DeadlineExceeded("25 s"), ctl.FAILED),
-        (BusRefusal(LOCKED, "shop/web"), ctl.LOCKED),
-        (BusRefusal(DENIED, "no"), ctl.REFUSED),
-        (BusRefusal(CHALLENGE, "no"), ctl.REFUSED),
-        (BusUnavailable("no bus"), ctl.NOT_RUNNING),
+        (BusRefusal("io.balena.Agent1.Error.RefusedByHost", "no"), ctl_shell.FAILED),
+        (DeadlineExceeded("25 s"), ctl_shell.FAILED),
+        (BusRefusal(LOCKED, "shop/web"), ctl_shell.LOCKED),
+        (BusRefusal(DENIED, "no"), ctl_shell.REFUSED),
+        (BusRefusal(CHALLENGE, "no"), ctl_shell.REFUSED),
+        (BusUnavailable("no bus"), ctl_shell.NOT_RUNNING),
     ],
 )
 def test_exit_codes_of_errors(error: AgentError, code: int, capsys: Any) -> None:
     assert run(Fake(error=error), "reboot")[0] == code
     said = capsys.readouterr().err
     assert said.startswith("balena-agentctl: ")
-    assert ("systemctl status balena-agent" in said) == (code == ctl.NOT_RUNNING)
+    assert ("systemctl status balena-agent" in said) == (code == ctl_shell.NOT_RUNNING)
     code_again, out = run(Fake(error=error), "reboot", "--json")
     assert code_again == code and set(json.loads(out)) == {"error", "message"}
 
@@ -417,7 +417,7 @@ def test_a_bus_that_is_away_is_not_taken_for_an_absent_agent(capsys: Any) -> Non
     def connect() -> Any:
         raise BusUnavailable("cannot reach the system bus: no such file")
 
-    assert ctl.main(["status"], connect=connect) == ctl.NOT_RUNNING
+    assert ctl.main(["status"], connect=connect) == ctl_shell.NOT_RUNNING
     assert capsys.readouterr().err == (
         "balena-agentctl: cannot reach the system bus: no such file\n"
     )
@@ -426,10 +426,10 @@ def test_a_bus_that_is_away_is_not_taken_for_an_absent_agent(capsys: Any) -> Non
 @pytest.mark.parametrize(
     ("result", "code"),
     [
-        (JobResult("done", "started"), ctl.DONE),
-        (JobResult("failed", "no", "org.freedesktop.DBus.Error.Failed"), ctl.FAILED),
-        (JobResult("failed", "lock held", LOCKED), ctl.LOCKED),
-        (JobResult("cancelled", "the agent is stopping"), ctl.FAILED),
+        (JobResult("done", "started"), ctl_shell.DONE),
+        (JobResult("failed", "no", "org.freedesktop.DBus.Error.Failed"), ctl_shell.FAILED),
+        (JobResult("failed", "lock held", LOCKED), ctl_shell.LOCKED),
+        (JobResult("cancelled", "the agent is stopping"), ctl_shell.FAILED),
     ],
 )
 def test_exit_codes_of_jobs(result: JobResult, code: int, capsys: Any) -> None:
@@ -437,7 +437,7 @@ def test_exit_codes_of_jobs(result: JobResult, code: int, capsys: Any) -> None:
     fake.result = result
     got, out = run(fake, "start", "web")
     assert got == code
-    assert result.message in (out if code == ctl.DONE else capsys.readouterr().err)
+    assert result.message in (out if code == ctl_shell.DONE else capsys.readouterr().err)
     assert json.loads(run(fake, "start", "web", "--json")[1])["state"] == result.state
 
 
@@ -447,13 +447,13 @@ def test_exit_codes_of_jobs(result: JobResult, code: int, capsys: Any) -> None:
 def test_wrong_usage(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         ctl.main(words, connect=Fake)  # type: ignore[arg-type]
-    assert caught.value.code == ctl.USAGE
+    assert caught.value.code == ctl_shell.USAGE
 
 
 def test_an_unknown_service_is_a_failure_and_an_unclear_one_wrong_usage(capsys: Any) -> None:
-    assert run(Fake(), "start", "nothing")[0] == ctl.FAILED
+    assert run(Fake(), "start", "nothing")[0] == ctl_shell.FAILED
     assert "no service 'nothing'" in capsys.readouterr().err
-    assert run(Fake(error=InvalidInput("unclear")), "start", "web")[0] == ctl.USAGE
+    assert run(Fake(error=InvalidInput("unclear")), "start", "web")[0] == ctl_shell.USAGE
 
 
 def test_help_does_not_load_the_bus_library() -> None:
@@ -530,7 +530,7 @@ def test_a_proxy_is_set_with_a_password_from_a_file(tmp_path: Path) -> None:
 def test_a_port_that_is_none_is_wrong_usage(port: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         ctl.main(["proxy", "set", "--type", "socks5", "--ip", "10.0.0.1", f"--port={port}"])
-    assert caught.value.code == ctl.USAGE
+    assert caught.value.code == ctl_shell.USAGE
     assert f"{port!r} is not a whole number from 1 to 65535" in capsys.readouterr().err
 
 

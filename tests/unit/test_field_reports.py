@@ -15,7 +15,8 @@ from balena_agent.core.looks import Touch
 from balena_agent.core.names import network_name
 from balena_agent.core.observed import Container
 from balena_agent.core.spec import ContainerSpec
-from balena_agent.core.steps import Fetch, RemoveContainer, StartContainer, Step, identity
+from balena_agent.core.steps import Fetch, RemoveContainer, StartContainer, Step
+from balena_agent.core.traits import identity
 
 CHANGED = {"environment": {"A": "b"}}
 

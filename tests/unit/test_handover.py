@@ -30,9 +30,8 @@ from balena_agent.core.steps import (
     RemoveContainer,
     RetireContainer,
     StopContainer,
-    identity,
-    limit,
 )
+from balena_agent.core.traits import identity, limit
 
 WEB = wanted("web", strategy="hand-over", handover_timeout=3.0)
 OTHER = spec("i1:latest", 0, ["1_default"], [], "")

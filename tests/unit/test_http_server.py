@@ -18,6 +18,7 @@ import pytest
 from balena_agent.api import hearing
 from balena_agent.api import server as server_module
 from balena_agent.api.auth import Auth
+from balena_agent.api.connection import Connection
 from balena_agent.api.framing import Chunks
 from balena_agent.api.hearing import Slow, is_whole
 from balena_agent.api.http import Application, build
@@ -620,7 +621,7 @@ def test_connections_that_have_ended_are_freed_at_once(
             client = connect(server.port)
             assert client.ask("GET /ping", Connection="close")[0] == 200
             assert client.closed
-        left = [each for each in gc.get_objects() if isinstance(each, server_module._Connection)]
+        left = [each for each in gc.get_objects() if isinstance(each, Connection)]
         assert len(left) <= WORKERS + 1  # each worker remembers its last request
     finally:
         gc.enable()

@@ -17,14 +17,8 @@ from balena_agent.core.intent import Intent
 from balena_agent.core.observed import Image, Observed, Obtained
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
-from balena_agent.core.steps import (
-    CreateContainer,
-    Fetch,
-    RemoveContainer,
-    RemoveImage,
-    identity,
-    verb,
-)
+from balena_agent.core.steps import CreateContainer, Fetch, RemoveContainer, RemoveImage
+from balena_agent.core.traits import identity, verb
 
 REGISTRY = "r.example"
 LEAN = replace(LOCKED, keep_images=False)

@@ -25,9 +25,10 @@ from balena_agent.core.scopes import EVERYTHING
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.sources import KeptTarget, in_force
 from balena_agent.core.spec import VolumeSpec
-from balena_agent.core.steps import EngineStep, RemoveImage, RemoveVolume, identity
+from balena_agent.core.steps import EngineStep, RemoveImage, RemoveVolume
 from balena_agent.core.target import Target, read_local
 from balena_agent.core.ticket import Ticket
+from balena_agent.core.traits import identity
 from balena_agent.runtime.borrowing import KEY
 from balena_agent.runtime.policy import Memory, Policy
 

@@ -24,9 +24,9 @@ from balena_agent.core.steps import (
     ReleaseLocks,
     StartContainer,
     StopContainer,
-    identity,
 )
 from balena_agent.core.target import SUPERVISOR_APPS
+from balena_agent.core.traits import identity
 
 
 def test_a_fresh_app_begins_with_its_network_and_takes_its_locks_for_the_services() -> None:

@@ -21,8 +21,9 @@ from balena_agent.core.plan import Plan, Wait
 from balena_agent.core.preview import Preview, preview, preview_state
 from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.spec import VolumeSpec
-from balena_agent.core.steps import CreateVolume, RemoveImage, describe, identity
+from balena_agent.core.steps import CreateVolume, RemoveImage
 from balena_agent.core.target import read_local
+from balena_agent.core.traits import describe, identity
 
 API = {"labels": {"io.balena.features.supervisor-api": "1"}}
 HANDS = {"labels": {"io.balena.update.strategy": "hand-over"}}

@@ -13,7 +13,8 @@ import pytest
 from balena_agent.core.errors import AgentError, DeadlineExceeded, RefusedByHost, Unavailable
 from balena_agent.core.networkconfig import NetworkChange
 from balena_agent.core.redsocks import LOCAL_PORT, Proxy, render
-from balena_agent.core.steps import SetNetworkConfig, limit
+from balena_agent.core.steps import SetNetworkConfig
+from balena_agent.core.traits import limit
 from balena_agent.host.durable import RealFiles
 from balena_agent.host.proxy import CONFIG_UNITS, UNIT, HostProxy
 from balena_agent.host.systemd import Systemd, UnitState

@@ -25,9 +25,10 @@ from balena_agent.core.planner import plan
 from balena_agent.core.reboots import HOST_UPDATE
 from balena_agent.core.situation import Backoff, Situation
 from balena_agent.core.snapshot import Snapshot
-from balena_agent.core.steps import RequestReboot, RequireReboot, StopContainer, TakeLocks, identity
+from balena_agent.core.steps import RequestReboot, RequireReboot, StopContainer, TakeLocks
+from balena_agent.core.traits import identity
 from balena_agent.runtime.longwaits import LongWaits
-from balena_agent.runtime.reconciler import POWER_PATIENCE_SECONDS
+from balena_agent.runtime.power import POWER_PATIENCE_SECONDS
 
 REQUIRED = HostState("boot", reboot_required=True)
 WEB, DB = wanted("web"), wanted("db")

@@ -35,9 +35,9 @@ from balena_agent.core.steps import (
     StartContainer,
     Step,
     StopContainer,
-    identity,
 )
 from balena_agent.core.target import Target, read_local
+from balena_agent.core.traits import identity
 
 GOLDEN = Path(__file__).parent / "data" / "report"
 

@@ -21,7 +21,8 @@ from balena_agent.core.errors import Broken, NotFound
 from balena_agent.core.origins import Origin
 from balena_agent.core.scopes import EVERYTHING, Scope, scope_from_json, scopes_to_json
 from balena_agent.core.spec import ContainerSpec, Endpoint
-from balena_agent.store import FILE, LAST_GOOD, MIGRATIONS, Store, StoreUnavailable
+from balena_agent.schema import MIGRATIONS
+from balena_agent.store import FILE, LAST_GOOD, Store, StoreUnavailable
 
 SPEC = ContainerSpec(
     "sha256:1", {"Cmd": ["sh"], "Env": ["A=1"]}, (Endpoint("1_default", ("web",)),), {"Tty": True}

@@ -15,8 +15,9 @@ from balena_agent.core.hostconfig import HostConfig, after, plan_host
 from balena_agent.core.observed import HostFacts, HostState, Observed
 from balena_agent.core.planner import plan
 from balena_agent.core.situation import Backoff, Situation
-from balena_agent.core.steps import ChangeConfig, HostStep, RequestReboot, SwitchFeature, identity
+from balena_agent.core.steps import ChangeConfig, HostStep, RequestReboot, SwitchFeature
 from balena_agent.core.ticket import Ticket
+from balena_agent.core.traits import identity
 from balena_agent.runtime.ledger import JITTER, Ledger, pace
 
 VPN_VARIABLE, DISCOVERY_VARIABLE = "SUPERVISOR_VPN_CONTROL", "HOST_DISCOVERABILITY"
