@@ -415,6 +415,46 @@ def test_C40_a_refusal_at_once_costs_no_line() -> None:
     assert world.cloud.streams[1].texts == ["a", "b", "c"]
 
 
+def test_a_refusal_is_heard_while_lines_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a slow line more is written than sent: nothing of that may keep us from listening."""
+    world = World()
+    sent: list[bytes] = []
+
+    def slowly(wire: Wire, data: bytes) -> None:
+        world.now += 1
+        sent.append(data)
+        world.journal.write("more")
+        if len(sent) == 4:
+            wire.cloud.refuses = Reply(503, {}, b"")
+        assert len(sent) < 50
+
+    monkeypatch.setattr(Wire, "send", slowly)
+    world.journal.write("a")
+    world.upload.turn()
+    world.upload.turn()
+    assert world.cloud.streams[0].closed and len(sent) == 4
+
+
+def test_lines_that_never_end_do_not_keep_a_stream_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    count = 0
+
+    def slowly(wire: Wire, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        world.now += 60
+        world.journal.write("x" * 9000)
+        assert count < 1000
+
+    monkeypatch.setattr(Wire, "send", slowly)
+    world.journal.write("a")
+    world.upload.turn()
+    world.upload.turn()
+    assert world.cloud.streams[0].ended
+
+
 def test_a_first_refusal_is_not_for_long_whatever_came_before() -> None:
     world = World()
     world.cloud.away = True
@@ -627,6 +667,8 @@ def test_what_cannot_be_opened_says_why_without_the_key(cloud: FakeCloud) -> Non
     assert "secret" not in str(odd.value)
     with pytest.raises(InvalidInput):
         Upload.open("ftp://cloud", KEY, "/x")
+    with pytest.raises(InvalidInput):
+        Upload.open(cloud.url, KEY, "/x y")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(Unavailable):
