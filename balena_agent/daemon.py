@@ -313,7 +313,9 @@ class Daemon:
             self.reconciler.submit,
             Auth(self.store, api.open_in_local_mode),
             lambda: self._healthy() and self.cloud.healthy(),
-            HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
+            HttpSettings(
+                api.compat_version, max(1, api.workers - 4), self.files.facts.api_timeout / 1000
+            ),
             self._log_streams.endpoints(),
             self._around(),
         )

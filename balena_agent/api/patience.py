@@ -3,8 +3,9 @@
 Theory: a command is met when it is met, which may take minutes, and all that time its request holds
 one of the few worker threads. So only so many requests may be held at once; the rest of the workers
 always stays free for reads, for `/ping` and thus for the watchdog's proof. One place more is kept
-for what is urgent: a reboot is what people ask for when everything else is stuck. (Streams hold no
-worker: they have a thread of their own, see streams.py.)
+for what is urgent: a reboot is what people ask for when everything else is stuck. A client that has
+left gives its place back; what it asked for stands. (Streams hold no worker: they have a thread of
+their own, see streams.py.)
 
 Invariant: after `close` nobody waits any more, and nobody begins to.
 """
@@ -12,6 +13,7 @@ Invariant: after `close` nobody waits any more, and nobody begins to.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -21,6 +23,17 @@ from ..core.intent import Command
 
 Submit = Callable[[Command], "Future[str]"]
 """The reconciler's door: the future is done when the command is met, or raises an AgentError."""
+
+Left = Callable[[], bool]
+"""Whether the client has gone; quick."""
+
+LOOK_SECONDS = 1.0
+"""How often that is asked."""
+
+
+def stays() -> bool:
+    """A client that never goes: nobody knows better."""
+    return False
 
 
 class Patience:
@@ -46,13 +59,14 @@ class Patience:
         finally:
             taken.release()
 
-    def ask(self, command: Command, limit: float, urgent: bool = False) -> bool:
+    def ask(self, command: Command, limit: float, left: Left = stays, urgent: bool = False) -> bool:
         """Give a command and wait until it is met: True. False when `limit` seconds were not
         enough; the command stands all the same. Raises the command's AgentError, Unavailable
-        without a free slot (nothing was asked then), Cancelled when the server stops."""
+        without a free slot (nothing was asked then), Cancelled when the server stops or the client
+        has left."""
         with self.slot(urgent):
             future = self._submit(command)
-            if not self._wait(future, limit):
+            if not self._wait(future, limit, left):
                 return False
         try:
             future.result()
@@ -60,20 +74,22 @@ class Patience:
             raise Cancelled("The request was given up") from error
         return True
 
-    def met(self, command: Command, limit: float, urgent: bool = False) -> None:
+    def met(self, command: Command, limit: float, left: Left = stays, urgent: bool = False) -> None:
         """As `ask`; DeadlineExceeded where that says False."""
-        if not self.ask(command, limit, urgent):
+        if not self.ask(command, limit, left, urgent):
             raise DeadlineExceeded(f"Not done after {limit:g} seconds, still being worked on")
 
-    def _wait(self, future: Future[str], limit: float) -> bool:
-        done = threading.Event()
+    def _wait(self, future: Future[str], limit: float, left: Left) -> bool:
+        done, until = threading.Event(), time.monotonic() + limit
         with self._lock:
             if self._closed:
                 raise Cancelled("The agent is stopping")
             self._waiting.add(done)
         future.add_done_callback(lambda _: done.set())
         try:
-            done.wait(limit)
+            while (rest := until - time.monotonic()) > 0 and not done.wait(min(rest, LOOK_SECONDS)):
+                if left():
+                    raise Cancelled("The client has left; what it asked for stands")
         finally:
             with self._lock:
                 self._waiting.discard(done)

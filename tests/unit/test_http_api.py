@@ -22,12 +22,13 @@ import pytest
 from e2e.api_cases import Reply as CaseReply
 from e2e.api_cases import load, problems, sent
 
+from balena_agent.api import patience
 from balena_agent.api.around import Around, NoCloud
 from balena_agent.api.auth import Auth
-from balena_agent.api.body import BODY_LIMIT
+from balena_agent.api.body import BODY_LIMIT, read_body
 from balena_agent.api.exchange import proxied
 from balena_agent.api.host_config import HostNetwork
-from balena_agent.api.http import Application, Settings, build
+from balena_agent.api.http import LEFT, Application, Settings, build
 from balena_agent.api.logs import LogStreams
 from balena_agent.cloud.link import CloudLink
 from balena_agent.cloud.probe import Probe
@@ -37,6 +38,7 @@ from balena_agent.core.errors import (
     Cancelled,
     EngineFailed,
     EngineUnavailable,
+    InvalidInput,
     Locked,
     NoSuchApp,
     NotFound,
@@ -734,6 +736,21 @@ def test_closing_wakes_who_waits(held: Device) -> None:
     assert late.status == 503
 
 
+def test_who_has_left_gives_the_place_back(held: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
+    raw, headers = b'{"serviceName":"main"}', {"Content-Type": "application/json"}
+    headers["Authorization"] = f"Bearer {KEYS['G']}"
+    for path in map(ACTION.format, ("start", "stop", "restart")):
+        environ = environ_of("POST", path, raw, headers)
+        reply = held.call({**environ, LEFT: lambda: True})
+        assert reply.status == 503 and "left" in reply.json["message"]
+    assert len(held.reconciler.seen) == 3
+
+
+def test_requests_wait_as_long_as_the_peer_lets_them() -> None:
+    assert Settings().answer_limit == 900
+
+
 def test_a_stop_is_answered_after_the_grace_period() -> None:
     here = device(device_states.m1(), Reconciler(hold=True), settings=Settings(answer_limit=0.01))
     assert here.ask("POST", ACTION.format("stop"), {"serviceName": "main"}).text == "OK"
@@ -812,6 +829,29 @@ def test_bodies_that_are_read(raw: bytes, headers: dict[str, str], name: str | N
 def test_bodies_that_are_refused(raw: bytes, headers: dict[str, str]) -> None:
     reply = device(device_states.unmanaged()).ask("POST", TARGET, key=None, raw=raw, **headers)
     assert (reply.status, reply.json["status"]) == (503, "failed")
+
+
+@pytest.mark.parametrize(
+    ("raw", "body"),
+    [
+        (b"a[]=1&a[]=2", {"a": ["1", "2"]}),
+        (b"a[0]=1&a[1]=2", {"a": ["1", "2"]}),
+        (b"n[p][noProxy][]=1.1.1.1&n[p][ip]=x", {"n": {"p": {"noProxy": ["1.1.1.1"], "ip": "x"}}}),
+        (b"a[0][b]=1&a[1][b]=2", {"a": [{"b": "1"}, {"b": "2"}]}),
+        (b"a[1][b]=1", {"a": {"1": {"b": "1"}}}),
+        (b"a[1]=1&a[0]=2", {"a": {"1": "1", "0": "2"}}),
+        (b"a[]=1&a=2", {"a": "2"}),
+        (b"0=1&a[b]=", {"0": "1", "a": {"b": ""}}),
+    ],
+)
+def test_forms_may_have_lists(raw: bytes, body: dict[str, Any]) -> None:
+    assert read_body(environ_of("POST", "/", raw, {"Content-Type": FORM})) == body
+
+
+def test_a_form_is_not_nested_without_end() -> None:
+    environ = environ_of("POST", "/", b"a" + b"[b]" * 100_000 + b"=1", {"Content-Type": FORM})
+    with pytest.raises(InvalidInput, match="too deeply"):
+        read_body(environ)
 
 
 def test_a_body_of_nine_mebibytes_is_read() -> None:
