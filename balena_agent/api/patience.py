@@ -3,9 +3,10 @@
 Theory: a command is met when it is met, which may take minutes, and all that time its request holds
 one of the few worker threads. So only so many requests may be held at once; the rest of the workers
 always stays free for reads, for `/ping` and thus for the watchdog's proof. One place more is kept
-for what is urgent: a reboot is what people ask for when everything else is stuck. A client that has
-left gives its place back; what it asked for stands. (Streams hold no worker: they have a thread of
-their own, see streams.py.)
+for what is urgent: a reboot is what people ask for when everything else is stuck. When all places
+are taken, those of clients that have left go to others; what they asked for stands. Not before:
+some say with the end of their half that their request is whole, and wait. (Streams hold no worker:
+they have a thread of their own, see streams.py.)
 
 Invariant: after `close` nobody waits any more, and nobody begins to.
 """
@@ -13,10 +14,10 @@ Invariant: after `close` nobody waits any more, and nobody begins to.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from ..core.errors import Cancelled, DeadlineExceeded, Unavailable
 from ..core.intent import Command
@@ -27,13 +28,22 @@ Submit = Callable[[Command], "Future[str]"]
 Left = Callable[[], bool]
 """Whether the client has gone; quick."""
 
-LOOK_SECONDS = 1.0
-"""How often that is asked."""
+_HAND_ON = 1.0
+"""Seconds in which a place that is given up becomes free."""
 
 
 def stays() -> bool:
     """A client that never goes: nobody knows better."""
     return False
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A request that waits."""
+
+    left: Left
+    woken: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
 
 
 class Patience:
@@ -44,14 +54,16 @@ class Patience:
         self._free = threading.BoundedSemaphore(slots)
         self._reserve = threading.BoundedSemaphore(1)
         self._lock = threading.Lock()
-        self._waiting: set[threading.Event] = set()
+        self._waiting: set[_Held] = set()
         self._closed = False
 
     @contextmanager
     def slot(self, urgent: bool = False) -> Iterator[None]:
-        """Hold one slot, or raise Unavailable at once when there is none."""
+        """Hold one slot, or raise Unavailable when there is none."""
         places = (self._free, self._reserve) if urgent else (self._free,)
         taken = next((place for place in places if place.acquire(blocking=False)), None)
+        if taken is None and self._give_up_deserted():
+            taken = next((place for place in places if place.acquire(timeout=_HAND_ON)), None)
         if taken is None:
             raise Unavailable("Too many requests are being worked on, try again in a moment")
         try:
@@ -64,9 +76,12 @@ class Patience:
         enough; the command stands all the same. Raises the command's AgentError, Unavailable
         without a free slot (nothing was asked then), Cancelled when the server stops or the client
         has left."""
-        with self.slot(urgent):
+        with self.slot(urgent), self._held(left) as held:
             future = self._submit(command)
-            if not self._wait(future, limit, left):
+            future.add_done_callback(lambda _: held.woken.set())
+            held.woken.wait(limit)
+            if not future.done():
+                self._still_wanted(held)
                 return False
         try:
             future.result()
@@ -79,27 +94,37 @@ class Patience:
         if not self.ask(command, limit, left, urgent):
             raise DeadlineExceeded(f"Not done after {limit:g} seconds, still being worked on")
 
-    def _wait(self, future: Future[str], limit: float, left: Left) -> bool:
-        done, until = threading.Event(), time.monotonic() + limit
+    @contextmanager
+    def _held(self, left: Left) -> Iterator[_Held]:
+        held = _Held(left)
         with self._lock:
             if self._closed:
                 raise Cancelled("The agent is stopping")
-            self._waiting.add(done)
-        future.add_done_callback(lambda _: done.set())
+            self._waiting.add(held)
         try:
-            while (rest := until - time.monotonic()) > 0 and not done.wait(min(rest, LOOK_SECONDS)):
-                if left():
-                    raise Cancelled("The client has left; what it asked for stands")
+            yield held
         finally:
             with self._lock:
-                self._waiting.discard(done)
-        if self._closed and not future.done():
+                self._waiting.discard(held)
+
+    def _still_wanted(self, held: _Held) -> None:
+        if self._closed:
             raise Cancelled("The agent is stopping")
-        return future.done()
+        if held.given_up:
+            raise Cancelled("The client has left; what it asked for stands")
+
+    def _give_up_deserted(self) -> bool:
+        """Wake those who wait for a client that has left; whether there were any."""
+        with self._lock:
+            deserted = [held for held in self._waiting if held.left()]
+            for held in deserted:
+                held.given_up = True
+                held.woken.set()
+        return bool(deserted)
 
     def close(self) -> None:
         """Wake everybody who waits; they answer that the agent is stopping."""
         with self._lock:
             self._closed = True
-            for done in self._waiting:
-                done.set()
+            for held in self._waiting:
+                held.woken.set()

@@ -22,7 +22,6 @@ import pytest
 from e2e.api_cases import Reply as CaseReply
 from e2e.api_cases import load, problems, sent
 
-from balena_agent.api import patience
 from balena_agent.api.around import Around, NoCloud
 from balena_agent.api.auth import Auth
 from balena_agent.api.body import BODY_LIMIT, read_body
@@ -736,15 +735,27 @@ def test_closing_wakes_who_waits(held: Device) -> None:
     assert late.status == 503
 
 
-def test_who_has_left_gives_the_place_back(held: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
+def test_the_place_of_one_who_has_left_goes_to_the_next(held: Device) -> None:
     raw, headers = b'{"serviceName":"main"}', {"Content-Type": "application/json"}
     headers["Authorization"] = f"Bearer {KEYS['G']}"
-    for path in map(ACTION.format, ("start", "stop", "restart")):
-        environ = environ_of("POST", path, raw, headers)
-        reply = held.call({**environ, LEFT: lambda: True})
+    replies: list[Reply] = []
+
+    def ask(path: str) -> None:
+        environ = environ_of("POST", ACTION.format(path), raw, headers)
+        replies.append(held.call({**environ, LEFT: lambda: True}))
+
+    threads = [threading.Thread(target=ask, args=(path,)) for path in ("start", "stop", "restart")]
+    for thread in threads:
+        held.reconciler.asked.clear()
+        thread.start()
+        assert held.reconciler.asked.wait(10)
+    for thread in threads[:2]:
+        thread.join(10)
+    assert len(replies) == 2 and threads[2].is_alive()
+    for reply in replies:
         assert reply.status == 503 and "left" in reply.json["message"]
-    assert len(held.reconciler.seen) == 3
+    held.app.close()
+    threads[2].join(10)
 
 
 def test_requests_wait_as_long_as_the_peer_lets_them() -> None:
