@@ -248,6 +248,8 @@ class LogUpload:
         if not (self._off or self._identity):
             booted = self._since - time.clock_gettime(time.CLOCK_BOOTTIME)
             self._since = max(self._since - EARLY_SECONDS, booted)
+        if not cursor:
+            self._since = self._bookmark.begin(self._since)
         self._off = False
         self._delivery, self._owing = Delivery(cursor), False
 

@@ -319,6 +319,31 @@ def test_a_new_device_begins_with_the_last_minute() -> None:
     assert world.cloud.messages == ["early"]
 
 
+@pytest.mark.parametrize("boot", [False, True])
+def test_what_a_new_device_writes_before_its_cloud_is_there_survives_restarts(boot: bool) -> None:
+    world = World()
+    world.cloud.away = True
+    world.journal.write("too old", at=WALL - 61)
+    world.journal.write("a")
+    world.go(200)
+    world.restart(boot)
+    world.journal.write("b")
+    world.go(200)
+    world.restart(boot)
+    world.cloud.away = False
+    world.go(10)
+    assert world.cloud.messages == ["a", "b"]
+
+
+def test_what_was_noted_of_the_beginning_may_be_damaged_or_ahead() -> None:
+    for since in ("x", [], True, None, WALL + 1e6):
+        world = World()
+        world.kept[CURSOR] = {"endpoint": "http://cloud", "uuid": UUID, "since": since}
+        world.journal.write("a")
+        world.go()
+        assert world.cloud.messages == ["a"]
+
+
 def test_H53_a_kill_loses_no_line_and_doubles_none() -> None:
     world = World()
     world.go()
