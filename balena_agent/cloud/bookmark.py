@@ -62,7 +62,7 @@ class Bookmark:
         return ""
 
     def begin(self, since: float) -> float:
-        """Where nothing was sent yet: since when (wall time, s) lines are to be sent, as was said at
+        """Where nothing was sent yet: since when (wall time, s) lines are sent, as was said at
         first."""
         if self._began:
             return min(self._began, since)
