@@ -28,7 +28,7 @@ MANAGER = NAME + ".Manager"
 JOB = NAME + ".Job"
 
 _QUICK, _INTERACTIVE = 25.0, 300.0
-_CHANGE = 330.0
+_CHANGE = 540.0
 _POLL = 0.5
 _PROXY_TYPES = {"port": "q", "noProxy": "as"}
 _METHODS = {"start": "StartService", "stop": "StopService", "restart": "RestartService"}

@@ -233,7 +233,7 @@ class Database:
         db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         db.text_factory = bytes.decode  # text that is none is damage
         try:
-            verdict = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+            verdict = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
             return f"damaged: {verdict}" if verdict != "ok" else self._content_fault(db)
         except (sqlite3.DatabaseError, ValueError) as error:
             if any(word in str(error) for word in _WORLD):
@@ -269,7 +269,7 @@ class Database:
         """A copy in memory. `immutable` leaves out the `-wal` file, but needs no new file."""
         memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         with contextlib.closing(sqlite3.connect(f"file:{path}?{mode}", uri=True)) as db:
-            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if verdict != "ok" or self._content_fault(db):
                 raise sqlite3.DatabaseError(f"{path} is of no use")
             db.backup(memory)

@@ -135,7 +135,9 @@ class Faces:
             self._submit,
             Auth(self._store, api.open_in_local_mode),
             lambda: self._healthy() and self._cloud.healthy(),
-            HttpSettings(compat_version=api.compat_version, held_requests=max(1, api.workers - 4)),
+            HttpSettings(
+                api.compat_version, max(1, api.workers - 4), self._files.facts.api_timeout / 1000
+            ),
             self._log_streams.endpoints(),
             self._around(),
         )

@@ -76,7 +76,7 @@ class Apps:
 
     def _do(self, request: Request, command: AppCommand) -> None:
         engine_needed(request.snapshot)
-        self._patience.met(command, self._limit)
+        self._patience.met(command, self._limit, request.left)
 
 
 def app_failure(error: AgentError) -> Answer:

@@ -30,6 +30,7 @@ _DRAIN_LIMIT = 4 * BODY_LIMIT
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _FORM_KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)\Z")
 _FORM_FIELDS = 1000
+_FORM_DEPTH = 32
 _MARK = "\ufeff"
 """The byte order mark, which programs of Windows put before their UTF-8."""
 
@@ -128,7 +129,8 @@ def _no_constant(name: str) -> Json:
 
 
 def _from_form(text: str) -> dict[str, Json]:
-    """`a=1&b[c]=2` -> {"a": "1", "b": {"c": "2"}}; of a repeated name the last value counts."""
+    """`a=1&b[c]=2` -> {"a": "1", "b": {"c": "2"}}; of a repeated name the last value counts. Both
+    `a[]=1&a[]=2` and `a[0]=1&a[1]=2` are lists."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FORM_FIELDS)
     except ValueError as error:
@@ -136,13 +138,24 @@ def _from_form(text: str) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for key, value in pairs:
         _put(found, key, value)
-    return found
+    return {name: _listed(value) for name, value in found.items()}
 
 
 def _put(into: dict[str, Json], key: str, value: str) -> None:
     split = _FORM_KEY.match(key)
     names = [key] if not split else [split[1], *re.findall(r"\[([^\[\]]*)\]", split[2])]
+    if len(names) > _FORM_DEPTH:
+        raise InvalidInput("the form is nested too deeply")
     for name in names[:-1]:
         deeper = into.get(name)
         into[name] = into = deeper if isinstance(deeper, dict) else {}
-    into[names[-1]] = value
+    into[names[-1] or str(len(into))] = value
+
+
+def _listed(value: Json) -> Json:
+    """With lists where the names are 0, 1, 2 ..., in this order. Apps are never counted from 0."""
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _listed(each) for name, each in value.items()}
+    counted = inner and list(inner) == [str(place) for place in range(len(inner))]
+    return list(inner.values()) if counted else inner

@@ -15,6 +15,7 @@ import io
 import select
 import socket
 import time
+from functools import partial
 from typing import Any
 
 import cheroot.server
@@ -23,7 +24,7 @@ import cheroot.wsgi
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
 from .framing import Chunks, Headers
-from .http import HEARD, STREAM
+from .http import HEARD, LEFT, LISTEN, STREAM
 from .streams import Stream
 
 _KEPT = ((b"Connection", b"keep-alive"), (b"Keep-Alive", b"timeout=5"))
@@ -139,6 +140,16 @@ class Connection(cheroot.server.HTTPConnection):
             return False  # it has been closed meanwhile
         return not poll.poll(0)
 
+    def left(self) -> bool:
+        """Whether the client has ended the connection, or its half of it, as if nobody there would
+        read an answer."""
+        poll = select.poll()
+        try:
+            poll.register(self.socket, select.POLLRDHUP)
+        except ValueError:
+            return True
+        return bool(poll.poll(0))
+
     def hand_over(self, stream: Stream, chunked: bool) -> None:
         """Give the client to a stream: what follows is not this worker's matter any more."""
         self.handed_over = True
@@ -157,14 +168,16 @@ class Connection(cheroot.server.HTTPConnection):
 
 
 class Gateway(cheroot.wsgi.Gateway_10):
-    """Adds the address at which the client reached us, SERVER_ADDR, and the callback HEARD; hands
-    clients over to streams."""
+    """Adds the address at which the client reached us, SERVER_ADDR, and the callbacks of http.py;
+    hands clients over to streams."""
 
     def __init__(self, req: Any) -> None:
         if req.chunked_read:
             req.rfile = Chunks(req.conn.rfile, req.server.max_request_body_size)
         super().__init__(req)
         self.env[HEARD] = req.conn.heard
+        self.env[LISTEN] = partial(req.conn.await_client, select.POLLIN)
+        self.env[LEFT] = req.conn.left
         self.env["SERVER_ADDR"] = req.conn.own_address
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:

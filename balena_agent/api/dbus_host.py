@@ -26,7 +26,7 @@ Body = Sequence[Any]
 Implementation = Callable[..., Awaitable[Body]]
 
 _POWER_PATIENCE = 60.0
-_CONFIG_PATIENCE = 300.0
+_CONFIG_PATIENCE = 510.0
 _PROXY_KEYS = frozenset((*OURS, "dns", "noProxy"))
 _SIGNATURES = {"port": "q", "noProxy": "as"}
 

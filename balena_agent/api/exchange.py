@@ -33,6 +33,7 @@ from ..core.errors import (
 from ..core.jsonread import Json, truth, whole_number
 from ..core.scopes import EVERYTHING, Scope
 from ..core.snapshot import Snapshot
+from .patience import stays
 from .streams import Stream
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -53,7 +54,8 @@ _NO_NAME = ("", "null", "undefined")
 class Request:
     """What an endpoint may know. `snapshot` was taken when the request came in; `who` describes
     the caller for the journal; `path` holds the parameters of the path. `key` is the key that came
-    along, good or not. `listed` tells that the body was an array."""
+    along, good or not. `listed` tells that the body was an array; `left`, whether the caller has
+    gone."""
 
     snapshot: Snapshot
     scope: Scope = EVERYTHING
@@ -63,6 +65,7 @@ class Request:
     who: str = ""
     key: str | None = field(default=None, repr=False)
     listed: bool = False
+    left: Callable[[], bool] = field(default=stays, repr=False)
 
     def flag(self, name: str) -> bool:
         """A boolean of the body (spec 10 §4)."""

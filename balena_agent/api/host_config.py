@@ -15,7 +15,7 @@ from ..core.jsonread import Json
 from ..core.networkconfig import NetworkConfig, read_change, shown
 from ..runtime.ports import Submit
 
-LIMIT = 300.0
+LIMIT = 900.0
 """Seconds for which an answer waits for the host."""
 
 

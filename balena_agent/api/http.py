@@ -22,6 +22,7 @@ from urllib.parse import parse_qs
 import bottle
 
 from ..core.errors import AccessDenied, AgentError, Broken, InvalidInput
+from ..core.observed import API_TIMEOUT
 from ..core.scopes import EVERYTHING, Scope
 from ..core.snapshot import NOT_ASKED, Snapshot
 from ..runtime.ports import Submit
@@ -41,7 +42,7 @@ from .exchange import (
     text_answer,
 )
 from .ours import Ours
-from .patience import Patience
+from .patience import Patience, stays
 from .single import SingleApp
 from .streams import Stream
 from .v1 import V1, Healthy
@@ -62,7 +63,12 @@ FIRST_LOOK_PATIENCE = 2.0
 """Seconds that a request waits for the agent's first look at the engine."""
 
 HEARD = "balena_agent.heard"
-"""The server's callback in the environment: the whole request has been read."""
+LISTEN = "balena_agent.listen"
+"""The server's callbacks in the environment: nobody waits for the client now, because its request
+has been read or it is not its turn; and now its body is read."""
+
+LEFT = "balena_agent.left"
+"""Another one: whether the client is gone."""
 
 STREAM = "balena_agent.stream"
 """The `Stream` in the environment that the server shall connect to the client after the head."""
@@ -71,11 +77,12 @@ STREAM = "balena_agent.stream"
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`compat_version` is what /v2/version says. At most `held_requests` requests wait for a
-    command at the same time; each waits at most `answer_limit` seconds."""
+    command at the same time; each waits at most `answer_limit` seconds, by default as long as the
+    peer lets them (spec 10 §1)."""
 
     compat_version: str = "19.0.5"
     held_requests: int = 8
-    answer_limit: float = 300.0
+    answer_limit: float = API_TIMEOUT / 1000
     body_limit: int = BODY_LIMIT
 
 
@@ -160,6 +167,7 @@ class Application:
         environ: Environ = bottle.request.environ
         method, path = environ["REQUEST_METHOD"], _plain_path(environ["PATH_INFO"])
         environ["PATH_INFO"] = path
+        environ.get(HEARD, _nothing)()
         if path in _OPEN and method in _READS:
             environ[_REQUEST] = Request(self._published.current)
             return
@@ -170,12 +178,14 @@ class Application:
         local = path in _OPEN_LOCALLY and is_local(caller)
         scope = EVERYTHING if local else self._scope(snapshot, caller, key)
         ignored = path in _BODY_IGNORED and method == "POST"
+        environ.get(LISTEN, _nothing)()
         body = {} if ignored else self._body(environ)
         environ.get(HEARD, _nothing)()
         members = body if isinstance(body, dict) else {}
         environ[_REQUEST] = Request(
-            snapshot, scope, {}, query, members, _who(caller, scope), key, body is not members
-        )
+            snapshot, scope, {}, query, members, _who(caller, scope), key, body is not members,
+            environ.get(LEFT, stays),
+        )  # fmt: skip
 
     def _snapshot(self) -> Snapshot:
         """The current state. Just after the start the first look at the engine is waited for, a

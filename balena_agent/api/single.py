@@ -68,14 +68,14 @@ class SingleApp:
     def start(self, request: Request) -> Answer:
         """Start the container; update locks do not matter (spec 10 §5)."""
         key = _only_service(request)
-        self._patience.met(StartService(key), self._limit)
+        self._patience.met(StartService(key), self._limit, request.left)
         return json_answer({"containerId": self._container_id(key, running=True)})
 
     def stop(self, request: Request) -> Answer:
         """Stop the container; answers like /v2's stop-service."""
         key = _only_service(request)
         patience = min(self._limit, grace(request.snapshot, key) + STOP_MARGIN)
-        self._patience.ask(StopService(key, request.flag("force")), patience)
+        self._patience.ask(StopService(key, request.flag("force")), patience, request.left)
         return json_answer({"containerId": self._container_id(key, running=False)})
 
     def _container_id(self, key: ServiceKey, running: bool) -> str:

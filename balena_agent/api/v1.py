@@ -68,5 +68,6 @@ class V1:
         force = request.flag("force")
         if not force:
             engine_needed(request.snapshot)
-        self._patience.met(Power(off, force, request.who), self._limit, urgent=True)
+        asked = Power(off, force, request.who)
+        self._patience.met(asked, self._limit, request.left, urgent=True)
         return json_answer({"Data": "OK", "Error": ""}, 202)

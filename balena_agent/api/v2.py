@@ -179,17 +179,17 @@ class V2:
         document = _target_document(request)
         target = read_local(document)
         raw = json.dumps(document, separators=(",", ":"))
-        self._do(SetTarget("local", raw, target, request.flag("force")))
+        self._do(request, SetTarget("local", raw, target, request.flag("force")))
         return json_answer({"status": "success", "message": "OK"})
 
     def start(self, request: Request, app_id: int) -> Answer:
         """Start a service; update locks do not matter (spec 10 §5)."""
-        self._do(StartService(_service(request, app_id)))
+        self._do(request, StartService(_service(request, app_id)))
         return text_answer("OK")
 
     def restart(self, request: Request, app_id: int) -> Answer:
         """Replace a service's container by a new one from the target."""
-        self._do(RestartService(_service(request, app_id), request.flag("force")))
+        self._do(request, RestartService(_service(request, app_id), request.flag("force")))
         return text_answer("OK")
 
     def stop(self, request: Request, app_id: int) -> Answer:
@@ -197,11 +197,11 @@ class V2:
         still stopping: after the grace period that the service was promised."""
         key = _service(request, app_id)
         patience = min(self._limit, grace(request.snapshot, key) + STOP_MARGIN)
-        self._patience.ask(StopService(key, request.flag("force")), patience)
+        self._patience.ask(StopService(key, request.flag("force")), patience, request.left)
         return text_answer("OK")
 
-    def _do(self, command: Command) -> None:
-        self._patience.met(command, self._limit)
+    def _do(self, request: Request, command: Command) -> None:
+        self._patience.met(command, self._limit, request.left)
 
 
 def _in_app(act: Callable[[Request, int], Answer]) -> Callable[[Request], Answer]:

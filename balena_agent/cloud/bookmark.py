@@ -3,7 +3,8 @@
 Theory: two places, because they are worn out differently. What the cloud certainly has is kept in
 the store, but only once a minute: it counts after a boot. How far the lines have come is left in
 memory that outlives the process (`Mark`), as often as it changes: it counts after a kill. Either is
-a cursor of the journal, for one device and one cloud.
+a cursor of the journal, for one device and one cloud. Before there is any, the store has the time
+at which all began: else a device whose cloud is away at first would forget that with every start.
 
 Invariants: for one thread; a cursor of another device or cloud is never given out.
 """
@@ -40,13 +41,14 @@ class Bookmark:
         self._mark = mark
         self._whose = ("", "")
         self._left = self._kept = ""
+        self._began = 0.0
         self._kept_at = float("-inf")
         self.closed = False
         """The store must not be used any more."""
 
     def recall(self, whose: tuple[str, str]) -> str:
         """The cursor that was kept for it, "" for none; the younger word comes first."""
-        self._whose = whose
+        self._whose, self._began = whose, 0.0
         for place in (self._read_mark, self._read_kept):
             try:
                 noted = place()
@@ -55,8 +57,18 @@ class Bookmark:
                 continue
             if isinstance(noted, dict) and (noted.get("endpoint"), noted.get("uuid")) == whose:
                 self._left = self._kept = str(noted.get("cursor") or "")
+                self._began = _number(noted.get("since"))
                 return self._left
         return ""
+
+    def begin(self, since: float) -> float:
+        """Where nothing was sent yet: since when (wall time, s) lines are sent, as was said at
+        first."""
+        if self._began:
+            return min(self._began, since)
+        self._began = since
+        self._set({**self._about(""), "since": since})
+        return since
 
     def note(self, delivery: Delivery, now: float, ended: bool = False) -> None:
         """Leave word of how far the lines have come. `ended`: it may be the last word."""
@@ -80,12 +92,15 @@ class Bookmark:
             _log.warning("Cannot leave word of how far log lines were sent: %s", error.message)
 
     def _keep(self, cursor: str) -> None:
+        self._kept = cursor
+        self._set(self._about(cursor) if cursor else None)
+
+    def _set(self, noted: Json) -> None:
         if self.closed:
             return
-        self._kept = cursor
         try:
-            if cursor or self._memory.setting(CURSOR) is not None:
-                self._memory.set_setting(CURSOR, self._about(cursor) if cursor else None)
+            if noted or self._memory.setting(CURSOR) is not None:
+                self._memory.set_setting(CURSOR, noted)
         except AgentError as error:
             _log.warning("Cannot remember how far log lines were sent: %s", error.message)
 
@@ -98,6 +113,10 @@ class Bookmark:
     def _about(self, cursor: str) -> dict[str, Json]:
         endpoint, uuid = self._whose
         return {"endpoint": endpoint, "uuid": uuid, "cursor": cursor}
+
+
+def _number(value: Json) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _document(text: str) -> Json:

@@ -27,7 +27,7 @@ from typing import Protocol
 from ..core.cloudanswer import BAD, DENIED, OFFLINE, UNTIMED, Outcome, judged
 from ..core.errors import AgentError
 from ..core.keyvalue import KeyValueStore
-from ..core.logupload import GRACE, Delivery, Intake, reopen_after, uploadable
+from ..core.logupload import GRACE, QUEUED, Delivery, Intake, reopen_after, uploadable
 from ..core.lookup import log_levels
 from ..core.observed import HostFacts
 from ..core.polling import LONGEST_SLEEP, failures_after, may_be_cut_short
@@ -249,6 +249,8 @@ class LogUpload:
         if not (self._off or self._identity):
             booted = self._since - time.clock_gettime(time.CLOCK_BOOTTIME)
             self._since = max(self._since - EARLY_SECONDS, booted)
+        if not cursor:
+            self._since = self._bookmark.begin(self._since)
         self._off = False
         self._delivery, self._owing = Delivery(cursor), False
 
@@ -314,10 +316,11 @@ class LogUpload:
         return self._flushed + pause
 
     def _flush(self) -> None:
-        """Send all that waits now."""
-        stream = self._stream
+        """Send all that waits now, but no more than can wait at once: while they are sent over a
+        slow line others come."""
+        stream, left = self._stream, QUEUED
         assert stream is not None
-        while not self._bookmark.closed:
+        while left > 0 and not self._bookmark.closed:
             with self._lock:
                 data, cursor = self._intake.take(self._clock())
             if data:
@@ -327,6 +330,8 @@ class LogUpload:
             self._delivery.flushed(cursor)
             if not data:
                 return
+            left -= len(data)
+            self._look()
 
     def _rest(self, waiting: bool) -> float:
         """The seconds until the next look; ends a stream that has lived long enough."""

@@ -53,6 +53,8 @@ class Upload:
     @classmethod
     def open(cls, endpoint: str, key: str, path: str, lookup: client.Lookup = str) -> Upload:
         """Send the head of the request. Unavailable, InvalidInput: no such URL, or an odd key."""
+        from http.client import HTTPException
+
         connection = client.connect(endpoint, OPEN_SECONDS, lookup)
         try:
             connection.sock.settimeout(SEND_SECONDS)
@@ -64,9 +66,9 @@ class Upload:
         except OSError as error:
             connection.close()
             raise Unavailable(f"The cloud cannot be reached: {client.reason(error)}") from error
-        except ValueError:  # its text may show the key
+        except (ValueError, HTTPException):  # its text may show the key
             connection.close()
-            raise InvalidInput("The device's key has odd characters") from None
+            raise InvalidInput("The device's key or uuid has odd characters") from None
         return cls(connection)
 
     def send(self, data: bytes) -> None:

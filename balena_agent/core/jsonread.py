@@ -125,8 +125,8 @@ class Node:
         return default
 
 
-_LARGEST = 2**63 - 1
-"""The store and the engine hold no more."""
+_LARGEST = 10**18 - 1
+"""Names and labels of the engine's objects are read back with no more digits (names.py)."""
 _DIGITS = 64
 """More characters than any number of ours has: Python refuses to read very long ones."""
 

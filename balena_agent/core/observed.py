@@ -155,10 +155,15 @@ class Lock:
     path: str
 
 
+API_TIMEOUT = 900_000
+"""Milliseconds for which the peer lets a request of its API wait (spec 10 §1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostFacts:
     """Facts about the device that rarely change, read once at start and after a host event.
 
+    `api_timeout` (ms) is how long a request of the device's API may wait.
     `supervisor_gateway` is the address of supervisor0.
     `os_id` and `os_version` are ID and VERSION of os-release, the kernel's name and release those
     of `uname`. `compat_version` is the peer's version that we stand for. `provisioning_key` is ""
@@ -178,6 +183,7 @@ class HostFacts:
     board_rev: str = ""
     hostname: str = ""
     api_port: int = 48484
+    api_timeout: int = API_TIMEOUT
     api_endpoint: str = ""
     device_api_key: str = field(default="", repr=False)
     provisioning_key: str = field(default="", repr=False)

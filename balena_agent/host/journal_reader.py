@@ -17,6 +17,7 @@ is imported with the first reader, not before.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -186,12 +187,7 @@ class JournalReader:
                 _add_matches(journal)
                 journal.seek_realtime(int(self._since * 1_000_000))
             else:
-                journal.seek_tail()
-                # Without this step the end is only looked for when the first match has come.
-                if journal._previous():
-                    self._cursor = journal._get_cursor()
-                else:
-                    journal.seek_head()
+                self._seek_end(journal)
                 _add_matches(journal)
         except (OSError, ValueError) as error:
             raise Unavailable(f"The journal cannot be opened: {error}") from error
@@ -199,7 +195,15 @@ class JournalReader:
     def _seek(self, journal: Any) -> bool:
         """Go behind our cursor; whether the entry at which the journal stands is still unread."""
         _add_matches(journal)
-        journal.seek_cursor(self._cursor)
+        try:
+            journal.seek_cursor(self._cursor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _log.warning("The place in the journal that was noted is none: it is read from now on")
+            self._cursor, self._sure = "", False
+            self._seek_end(journal)
+            return False
         if not journal._next():
             return False
         if journal.test_cursor(self._cursor):
@@ -207,6 +211,14 @@ class JournalReader:
         if self._sure:
             self._deliver((gap(journal._get_realtime() // 1000),), self._cursor, self._live)
         return True
+
+    def _seek_end(self, journal: Any) -> None:
+        journal.seek_tail()
+        # Without this step the end is only looked for when the first match has come.
+        if journal._previous():
+            self._cursor = journal._get_cursor()
+        else:
+            journal.seek_head()
 
     def _close_journal(self) -> None:
         journal, self._journal = self._journal, None

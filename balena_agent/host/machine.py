@@ -20,11 +20,13 @@ from typing import Protocol
 from ..core.boot import Board
 from ..core.configjson import ConfigJson
 from ..core.errors import Unavailable
-from ..core.observed import HostFacts
+from ..core.observed import API_TIMEOUT, HostFacts
 from .configfile import ConfigFile
 
 BALENA_OS = "balena-os"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+_LONGEST_TIMEOUT = 24 * 3600 * 1000
 
 _ARCHITECTURES = {
     "x86_64": "amd64",
@@ -94,6 +96,7 @@ def facts(
     release = read_os_release(files.os_release)
     slug, arch, problems = _device_type(files.device_type_json, config)
     port = config.number("listenPort", api_port)
+    timeout = config.number("apiTimeout", API_TIMEOUT)
     found = HostFacts(
         device_uuid=config.text("uuid") or stored_uuid,
         device_type=slug,
@@ -103,6 +106,7 @@ def facts(
         board_rev=release.get("BALENA_BOARD_REV") or release.get("RESIN_BOARD_REV", ""),
         hostname=read_hostname(files.hostname),
         api_port=port if 0 < port < 65536 else api_port,
+        api_timeout=timeout if 0 < timeout <= _LONGEST_TIMEOUT else API_TIMEOUT,
         api_endpoint=config.text("apiEndpoint").rstrip("/"),
         device_api_key=config.text("deviceApiKey"),
         provisioning_key=_provisioning_key(config),

@@ -319,6 +319,31 @@ def test_a_new_device_begins_with_the_last_minute() -> None:
     assert world.cloud.messages == ["early"]
 
 
+@pytest.mark.parametrize("boot", [False, True])
+def test_what_a_new_device_writes_before_its_cloud_is_there_survives_restarts(boot: bool) -> None:
+    world = World()
+    world.cloud.away = True
+    world.journal.write("too old", at=WALL - 61)
+    world.journal.write("a")
+    world.go(200)
+    world.restart(boot)
+    world.journal.write("b")
+    world.go(200)
+    world.restart(boot)
+    world.cloud.away = False
+    world.go(10)
+    assert world.cloud.messages == ["a", "b"]
+
+
+def test_what_was_noted_of_the_beginning_may_be_damaged_or_ahead() -> None:
+    for since in ("x", [], True, None, WALL + 1e6):
+        world = World()
+        world.kept[CURSOR] = {"endpoint": "http://cloud", "uuid": UUID, "since": since}
+        world.journal.write("a")
+        world.go()
+        assert world.cloud.messages == ["a"]
+
+
 def test_H53_a_kill_loses_no_line_and_doubles_none() -> None:
     world = World()
     world.go()
@@ -413,6 +438,46 @@ def test_C40_a_refusal_at_once_costs_no_line() -> None:
     world.go(10)
     assert len(world.attempts) == 2 and 5 <= world.attempts[1] - world.attempts[0] <= 5.2
     assert world.cloud.streams[1].texts == ["a", "b", "c"]
+
+
+def test_a_refusal_is_heard_while_lines_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a slow line more is written than sent: nothing of that may keep us from listening."""
+    world = World()
+    sent: list[bytes] = []
+
+    def slowly(wire: Wire, data: bytes) -> None:
+        world.now += 1
+        sent.append(data)
+        world.journal.write("more")
+        if len(sent) == 4:
+            wire.cloud.refuses = Reply(503, {}, b"")
+        assert len(sent) < 50
+
+    monkeypatch.setattr(Wire, "send", slowly)
+    world.journal.write("a")
+    world.upload.turn()
+    world.upload.turn()
+    assert world.cloud.streams[0].closed and len(sent) == 4
+
+
+def test_lines_that_never_end_do_not_keep_a_stream_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    count = 0
+
+    def slowly(wire: Wire, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        world.now += 60
+        world.journal.write("x" * 9000)
+        assert count < 1000
+
+    monkeypatch.setattr(Wire, "send", slowly)
+    world.journal.write("a")
+    world.upload.turn()
+    world.upload.turn()
+    assert world.cloud.streams[0].ended
 
 
 def test_a_first_refusal_is_not_for_long_whatever_came_before() -> None:
@@ -627,6 +692,8 @@ def test_what_cannot_be_opened_says_why_without_the_key(cloud: FakeCloud) -> Non
     assert "secret" not in str(odd.value)
     with pytest.raises(InvalidInput):
         Upload.open("ftp://cloud", KEY, "/x")
+    with pytest.raises(InvalidInput):
+        Upload.open(cloud.url, KEY, "/x y")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(Unavailable):

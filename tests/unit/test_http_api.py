@@ -24,10 +24,10 @@ from e2e.api_cases import load, problems, sent
 
 from balena_agent.api.around import Around, NoCloud
 from balena_agent.api.auth import Auth
-from balena_agent.api.body import BODY_LIMIT
+from balena_agent.api.body import BODY_LIMIT, read_body
 from balena_agent.api.exchange import proxied
 from balena_agent.api.host_config import HostNetwork
-from balena_agent.api.http import Application, Settings, build
+from balena_agent.api.http import LEFT, Application, Settings, build
 from balena_agent.api.logs import LogStreams
 from balena_agent.cloud.link import CloudLink
 from balena_agent.cloud.probe import Probe
@@ -37,6 +37,7 @@ from balena_agent.core.errors import (
     Cancelled,
     EngineFailed,
     EngineUnavailable,
+    InvalidInput,
     Locked,
     NoSuchApp,
     NotFound,
@@ -734,6 +735,33 @@ def test_closing_wakes_who_waits(held: Device) -> None:
     assert late.status == 503
 
 
+def test_the_place_of_one_who_has_left_goes_to_the_next(held: Device) -> None:
+    raw, headers = b'{"serviceName":"main"}', {"Content-Type": "application/json"}
+    headers["Authorization"] = f"Bearer {KEYS['G']}"
+    replies: list[Reply] = []
+
+    def ask(path: str) -> None:
+        environ = environ_of("POST", ACTION.format(path), raw, headers)
+        replies.append(held.call({**environ, LEFT: lambda: True}))
+
+    threads = [threading.Thread(target=ask, args=(path,)) for path in ("start", "stop", "restart")]
+    for thread in threads:
+        held.reconciler.asked.clear()
+        thread.start()
+        assert held.reconciler.asked.wait(10)
+    for thread in threads[:2]:
+        thread.join(10)
+    assert len(replies) == 2 and threads[2].is_alive()
+    for reply in replies:
+        assert reply.status == 503 and "left" in reply.json["message"]
+    held.app.close()
+    threads[2].join(10)
+
+
+def test_requests_wait_as_long_as_the_peer_lets_them() -> None:
+    assert Settings().answer_limit == 900
+
+
 def test_a_stop_is_answered_after_the_grace_period() -> None:
     here = device(device_states.m1(), Reconciler(hold=True), settings=Settings(answer_limit=0.01))
     assert here.ask("POST", ACTION.format("stop"), {"serviceName": "main"}).text == "OK"
@@ -812,6 +840,29 @@ def test_bodies_that_are_read(raw: bytes, headers: dict[str, str], name: str | N
 def test_bodies_that_are_refused(raw: bytes, headers: dict[str, str]) -> None:
     reply = device(device_states.unmanaged()).ask("POST", TARGET, key=None, raw=raw, **headers)
     assert (reply.status, reply.json["status"]) == (503, "failed")
+
+
+@pytest.mark.parametrize(
+    ("raw", "body"),
+    [
+        (b"a[]=1&a[]=2", {"a": ["1", "2"]}),
+        (b"a[0]=1&a[1]=2", {"a": ["1", "2"]}),
+        (b"n[p][noProxy][]=1.1.1.1&n[p][ip]=x", {"n": {"p": {"noProxy": ["1.1.1.1"], "ip": "x"}}}),
+        (b"a[0][b]=1&a[1][b]=2", {"a": [{"b": "1"}, {"b": "2"}]}),
+        (b"a[1][b]=1", {"a": {"1": {"b": "1"}}}),
+        (b"a[1]=1&a[0]=2", {"a": {"1": "1", "0": "2"}}),
+        (b"a[]=1&a=2", {"a": "2"}),
+        (b"0=1&a[b]=", {"0": "1", "a": {"b": ""}}),
+    ],
+)
+def test_forms_may_have_lists(raw: bytes, body: dict[str, Any]) -> None:
+    assert read_body(environ_of("POST", "/", raw, {"Content-Type": FORM})) == body
+
+
+def test_a_form_is_not_nested_without_end() -> None:
+    environ = environ_of("POST", "/", b"a" + b"[b]" * 100_000 + b"=1", {"Content-Type": FORM})
+    with pytest.raises(InvalidInput, match="too deeply"):
+        read_body(environ)
 
 
 def test_a_body_of_nine_mebibytes_is_read() -> None:

@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import device_states
 import pytest
@@ -21,11 +23,12 @@ from balena_agent.api.auth import Auth
 from balena_agent.api.connection import Connection
 from balena_agent.api.framing import Chunks
 from balena_agent.api.hearing import Slow, is_whole
-from balena_agent.api.http import Application, build
+from balena_agent.api.http import Application, Settings, build
 from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
 from balena_agent.core.intent import Command
 from balena_agent.core.scopes import EVERYTHING, Scope
+from balena_agent.core.snapshot import NOT_ASKED
 from balena_agent.runtime.state import Published
 
 KEY = "a" * 32
@@ -683,6 +686,63 @@ def test_a_request_that_was_heard_may_take_its_time(
     patient.wire.settimeout(0.1)
     with pytest.raises(TimeoutError):
         patient.wire.recv(1)  # neither answered nor shut out
+
+
+def test_who_waits_for_the_agent_is_not_shut_out(
+    asked: Asked, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its first look at the engine, or for what it thinks of its health."""
+    monkeypatch.setattr(hearing, "HEARING_LIMIT", 0.0)
+    inside, free = threading.Event(), threading.Event()
+
+    def healthy() -> bool:
+        inside.set()
+        return free.wait(10)
+
+    published = Published(replace(device_states.m1(), engine_error=NOT_ASKED, version=1))
+    looks = published.newer_than
+    looking = threading.Event()
+
+    def newer_than(*asked: Any) -> Any:
+        looking.set()
+        return looks(*asked)
+
+    monkeypatch.setattr(published, "newer_than", newer_than)
+    server = HttpServer(build(published, asked.submit, Auth(FixedKeys()), healthy), 0)
+    server.start()
+    try:
+        early, ill = connect(server.port), connect(server.port)
+        early.send("POST /v1/update", b"{}")
+        ill.send("GET /v1/healthy")
+        assert inside.wait(10) and looking.wait(10)
+        ping_in_time(server, connect)
+        published.publish(replace(device_states.m1(), version=2))
+        free.set()
+        assert ill.receive()[0] == 200
+        assert early.receive()[0] in (202, 204)
+    finally:
+        server.stop()
+
+
+def test_the_place_of_a_client_that_has_left_goes_to_the_next(
+    asked: Asked, connect: Connect
+) -> None:
+    settings = Settings(held_requests=1)
+    app = build(Published(device_states.m1()), asked.submit, Auth(FixedKeys()), settings=settings)
+    server = HttpServer(app, 0)
+    server.start()
+    head, body = "POST /v2/applications/1011/start-service", b'{"serviceName":"main"}'
+    try:
+        for _ in range(3):
+            asked.event.clear()
+            client = connect(server.port)
+            client.send(head, body, Content_Type="application/json")
+            assert asked.event.wait(10)
+            late = connect(server.port).ask(head, body, Content_Type="application/json")
+            assert late[0] == 503, "who is still there keeps the place"
+            client.wire.shutdown(socket.SHUT_WR)
+    finally:
+        server.stop()
 
 
 def test_a_stuck_handler_does_not_hold_up_the_stop(asked: Asked, connect: Connect) -> None:

@@ -87,3 +87,20 @@ def test_a_line_in_pieces_that_is_read_late_stays_one(monkeypatch: pytest.Monkey
     assert found._batch() == ([], True)
     lines, _ = found._batch()
     assert len(lines) == 1 and not found._pieces.unfinished
+
+
+def test_a_noted_place_that_is_none_does_not_stop_the_reader() -> None:
+    class Strict(Journal):
+        def add_match(self, _: str) -> None: ...
+        def add_disjunction(self) -> None: ...
+        def seek_tail(self) -> None: ...
+
+        def seek_cursor(self, _: str) -> None:
+            raise OSError(22, "Invalid argument")
+
+        def _previous(self) -> bool:
+            return self._next()
+
+    found = reader()
+    assert found._seek(Strict(GOOD)) is False
+    assert (found._cursor, found._sure) == ("s=0", False)

@@ -118,6 +118,15 @@ def test_numbers(files: Files, value: object, meant: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "meant"),
+    [("60000", 60_000), (1, 1), (None, 900_000), (0, 900_000), (-1, 900_000), (1e15, 900_000)],
+)
+def test_how_long_requests_may_wait(files: Files, value: object, meant: int) -> None:
+    write(files.config_json, {"apiTimeout": value})
+    assert facts(files)[0].api_timeout == meant
+
+
+@pytest.mark.parametrize(
     ("mode", "release", "variant"),
     [(True, "", "dev"), ("ON", "", "dev"), (1, "", "dev"), ("0", "", "prod"), (None, "", "prod"),
      (True, "VARIANT_ID=prod", "prod"), (False, 'VARIANT_ID="dev"', "dev")],

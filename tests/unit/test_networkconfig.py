@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from balena_agent import ctl_client
+from balena_agent.api import dbus_host, host_config
 from balena_agent.core.errors import InvalidInput
 from balena_agent.core.networkconfig import (
     NetworkChange,
@@ -20,6 +22,8 @@ from balena_agent.core.networkconfig import (
     shown,
 )
 from balena_agent.core.redsocks import Proxy, local_port, parse, render
+from balena_agent.core.steps import SetNetworkConfig
+from balena_agent.core.traits import limit
 
 SAMPLE = {
     "type": "socks5", "ip": "10.20.30.40", "port": 1080, "login": "kiosk", "password": "s3cret",
@@ -51,6 +55,12 @@ dnsu2t {
 \tlocal_port = 53;
 }
 """
+
+
+def test_who_asks_for_a_change_waits_for_its_end() -> None:
+    """Each outlasts what is behind it: else a change that comes through is called a failure."""
+    step = limit(SetNetworkConfig(NetworkChange("kiosk")))
+    assert step < dbus_host._CONFIG_PATIENCE < ctl_client._CHANGE and step < host_config.LIMIT
 
 
 def change(proxy: Any) -> ProxyChange:

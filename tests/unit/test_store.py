@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -271,7 +272,16 @@ def newer(path: Path) -> None:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
 
 
-DAMAGE = [garbage, truncated, overwritten_page, lost_table, newer]
+def row_unlike_its_index(path: Path) -> None:
+    """Each is well-formed. Who uses both finds damage, every time anew."""
+    content = path.read_bytes()
+    place = content.index(b"a:1")
+    path.write_bytes(content[:place] + b"a:9" + content[place + 3 :])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+
+
+DAMAGE = [garbage, truncated, overwritten_page, lost_table, newer, row_unlike_its_index]
 
 
 @pytest.mark.parametrize("harm", DAMAGE)

@@ -147,6 +147,7 @@ def test_cloud_form() -> None:
     [
         ({"class": "x"}, "one of fleet, app, block"),
         ({"id": None}, "$.dev1.apps.abcd.id"),
+        ({"id": 10**18}, "$.dev1.apps.abcd.id but instead got: 1000"),
         ({"id": 10**25}, "$.dev1.apps.abcd.id but instead got: 1000"),
         ({"id": 2.0**63}, "$.dev1.apps.abcd.id but instead got: 9.2"),
         ({"releases": {"c": {"id": 1, "services": {"bad name": {}}}}}, "bad name"),
