@@ -166,6 +166,7 @@ class Daemon:
                 self.host.led.identify,
                 self.cloud.poll_now,
                 lambda: self._rotate_key(self.store.global_key()),
+                self.host.logind.obstacles,
             ),
             open_log=self._log_streams.open_pipe,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from balena_agent.core.errors import BusUnavailable
+from balena_agent.core.errors import BusUnavailable, RefusedByHost
 from balena_agent.host.bus import Bus
 from balena_agent.host.logind import BlockedByHost, Logind
 
@@ -58,6 +59,32 @@ def eventually(condition: Callable[[], bool], limit: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)
+
+
+@contextmanager
+def masked(target: str) -> Iterator[None]:
+    """A host whose administrator has forbidden a target."""
+    subprocess.run(["systemctl", "mask", "--runtime", target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["systemctl", "unmask", "--runtime", target], check=True)
+
+
+def test_it_says_whether_a_reboot_is_possible(logind: Logind) -> None:
+    assert logind.obstacles() == ()
+    assert logind.preparing_for_shutdown() is False
+
+
+def test_a_masked_target_refuses_and_is_named(logind: Logind) -> None:
+    with masked("poweroff.target"):
+        (told,) = logind.obstacles()
+        assert told.startswith("The host cannot power off: ") and "poweroff.target" in told
+        with pytest.raises(RefusedByHost, match=re.escape(told)):
+            logind.power_off()
+        with pytest.raises(RefusedByHost):  # forced: logind's own words
+            logind.power_off(force=True)
+    assert logind.obstacles() == ()
 
 
 def test_our_delay_is_visible_until_released(logind: Logind) -> None:

@@ -124,6 +124,26 @@ def test_an_update_lock_refuses_and_its_service_is_named(device: Device, off: bo
     works_on(device)
 
 
+def test_what_the_host_cannot_do_is_refused_and_shown(device: Device) -> None:
+    """Somebody has forbidden it to the whole machine."""
+    device.apply(pair())
+    boot = device.boot_id()
+    why = "The host cannot reboot: logind does not allow it, see systemctl status reboot.target"
+    assert why not in device.exec("balena-agentctl", "status").stdout
+    device.exec("systemctl", "mask", "--runtime", "reboot.target")
+    try:
+        answer = device.api("POST", "/v1/reboot", {}, timeout=30)
+        assert (answer.status, answer.json()["Error"]) == (500, why)
+        assert why in by_command(device, False, False)
+        assert by_command(device, False, True), "forced: logind itself refuses"
+        assert why in device.exec("balena-agentctl", "status").stdout
+        works_on(device)
+    finally:
+        device.exec("systemctl", "unmask", "--runtime", "reboot.target")
+    assert why not in device.exec("balena-agentctl", "status").stdout
+    assert device.boot_id() == boot
+
+
 def boots_again(device: Device, boots: int) -> None:
     """The device's own end was a request to boot again (a container's status 133)."""
     device.until(lambda: device.machine.status["boots"] > boots, 60, "it boots again")
