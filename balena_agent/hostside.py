@@ -24,10 +24,11 @@ from .core.handover import HAND_OVER
 from .core.observed import HostFacts
 from .core.switches import VPN
 from .host.adapter import MachineHost
+from .host.bootfiles import Memory
 from .host.bus import Bus
 from .host.clock import Clock
 from .host.discovery import announce
-from .host.files import HostFiles, Memory, Places
+from .host.files import HostFiles, Places
 from .host.handover import Handovers
 from .host.hostname import Hostname
 from .host.journal_kernel import KernelLog

@@ -13,7 +13,6 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ..core.boot_devices import SSDT
 from ..core.configjson import ConfigJson, first_identity
@@ -21,7 +20,7 @@ from ..core.errors import AgentError
 from ..core.hostconfig import BALENA_OS
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
-from .bootfiles import stores
+from .bootfiles import Memory, stores
 from .breadcrumbs import Breadcrumbs
 from .configfile import ConfigFile, mounted
 from .machine import Files, board, boot_id, facts, profile
@@ -29,14 +28,6 @@ from .settings import HostSettings, Switches
 
 _UUID, _LAST_GOOD, _ATTEMPTS = "device_uuid", "config_json", "boot_attempts"
 DUMP = "target-state-config"
-
-
-class Memory(Protocol):
-    """Where settings outlive a power cut; `Store` is one."""
-
-    def setting(self, key: str) -> Json: ...
-
-    def set_setting(self, key: str, value: Json) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +142,7 @@ class HostFiles:
         places, running = self._places, boot_id()
         return HostSettings(
             self.config,
-            stores(self._board, places.boot, places.root, self.config),
+            stores(self._board, places.boot, places.root, self.config, self._memory),
             self.breadcrumbs,
             profile=self.profile,
             boot_id=running,
