@@ -242,9 +242,21 @@ def test_a_name_that_cannot_be_remembered_is_refused_where_nothing_else_counts(r
         files.remember_hostname("kiosk-2")
 
 
+@pytest.mark.parametrize("former", [None, "old-name"])
+def test_a_name_that_is_not_taken_leaves_config_json_as_it_was(
+    root: Root, former: str | None
+) -> None:
+    root.balena_os("raspberrypi4-64", {"uuid": "u"} | ({"hostname": former} if former else {}))
+    files, before = root.files(), root.config()
+    restore = files.remember_hostname("kiosk-1")
+    assert root.config()["hostname"] == "kiosk-1"
+    restore()
+    assert root.config() == before
+
+
 def test_a_generic_host_can_have_a_name_without_config_json(root: Root) -> None:
     files = root.files()
-    files.remember_hostname("kiosk-1")
+    files.remember_hostname("kiosk-1")()
     assert not (root.top / "mnt/boot/config.json").exists()
 
 
