@@ -549,6 +549,53 @@ def test_acpi_tables_are_loaded_by_name(root: Root, caplog: pytest.LogCaptureFix
     assert load_tables(text, str(root.top), refuse) == ("spi",)  # it is there already
 
 
+@pytest.mark.parametrize(
+    ("slug", "name", "content", "shown"),
+    [
+        (
+            "raspberrypi4-64",
+            "config.txt",
+            b'hdmi_x=caf\xe9\ngpio=1=\xff\xfe,2\ngpio="\xe9"\ndtoverlay=\xe9,a=\xc3\xa9\n',
+            {
+                "HOST_CONFIG_hdmi_x": "caf\xe9",
+                "HOST_CONFIG_gpio": '"1=\xff\xfe,2", "\\"\xe9\\""',
+                "HOST_CONFIG_dtoverlay": '"\xe9,a=\xe9"',
+            },
+        ),
+        (
+            "jetson-nano",
+            "extra_uEnv.txt",
+            b"custom_fdt_file=\xe9.dtb\n",
+            {"HOST_EXTLINUX_fdt": "\xe9.dtb"},
+        ),
+    ],
+)
+def test_bytes_that_are_no_text_are_shown_and_survive(
+    root: Root, slug: str, name: str, content: bytes, shown: dict[str, str]
+) -> None:
+    """Shown in characters that every document can hold, and no change when they come back."""
+    root.balena_os(slug, {"uuid": UUID}, version="6.0.0")
+    path = root.write(f"mnt/boot/{name}", content)
+    files = root.files()
+    told = json.loads(json.dumps(boot_variables(files.settings.current)).encode("utf-8"))
+    assert told == shown
+    assert applied(files, told) == [] and path.read_bytes() == content
+    more = {"HOST_CONFIG_new": "1"} if name == "config.txt" else {"HOST_EXTLINUX_isolcpus": "3"}
+    assert len(applied(files, told | more)) == 1
+    assert path.read_bytes().startswith(content)
+    assert len(applied(files, told)) == 1 and path.read_bytes() == content
+
+
+def test_half_a_character_is_no_value(root: Root) -> None:
+    """JSON can spell it, no file can hold it."""
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    files, wanted = root.files(), {"HOST_CONFIG_a": "\ud800", "HOST_CONFIG_gpio": '"\udc41"'}
+    assert applied(files, wanted) == []
+    assert [text[:22] for text in planned(files, wanted).problems] == [
+        "Ignoring HOST_CONFIG_a", "Ignoring HOST_CONFIG_g",
+    ]  # fmt: skip
+
+
 def test_odmdata_is_guarded_and_read_back(root: Root) -> None:
     root.balena_os("jetson-tx2", {"uuid": UUID})
     block = bytearray(20_000)
