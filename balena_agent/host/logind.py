@@ -2,8 +2,8 @@
 
 Theory: root's own reboot is not held up by block inhibitors, so we look at them ourselves: unless
 forced, another program's block of a shutdown is a refusal that names its holder. So is logind's own
-word that the host cannot do it (a masked `reboot.target`); when forced it is asked all the same,
-and what it then says is the answer. A reboot that is under way already is what was asked for.
+word that the host cannot do it; when forced it is asked all the same, and what it then says is the
+answer. A reboot that is under way already is what was asked for.
 Without logind (containers, small systems) systemd itself is asked.
 
 What is sent to a bus that hangs is not lost: it waits there. So nothing is asked of logind before
@@ -37,12 +37,12 @@ _log = logging.getLogger(__name__)
 _SYSTEMD = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 _SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
 _IMPOSSIBLE = {
-    "no": "logind does not allow it, see systemctl status {target}",
+    "no": "logind does not allow it",
     "na": "logind says that this host is not able to",
 }
 """What logind's words mean for root. All others are no obstacle: `yes`, `challenge` (nobody asks
 root), and of later versions those about inhibitors, which are looked at by themselves."""
-_NAMES = {"Reboot": ("reboot", "reboot.target"), "PowerOff": ("power off", "poweroff.target")}
+_NAMES = {"Reboot": "reboot", "PowerOff": "power off"}
 _GLANCE = 2.0
 
 
@@ -157,9 +157,8 @@ class Logind:
     def _obstacle(self, member: str, timeout: float = 25.0) -> str:
         """Why the host cannot do this, or ""."""
         (word,) = self._call(f"Can{member}", timeout=timeout)
-        verb, target = _NAMES[member]
-        reason = _IMPOSSIBLE.get(str(word), "").format(target=target)
-        return f"The host cannot {verb}: {reason}" if reason else ""
+        reason = _IMPOSSIBLE.get(str(word), "")
+        return f"The host cannot {_NAMES[member]}: {reason}" if reason else ""
 
     def _ask(self, member: str) -> None:
         try:
