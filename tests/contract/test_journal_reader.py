@@ -176,6 +176,31 @@ def test_old_files_may_be_thrown_away_once_they_are_read(follower: Follower) -> 
     assert follower.of("web") == ["before", "after"] and len(follower.lines) == 2
 
 
+def live_files() -> list[Path]:
+    """What journald writes to, as far as it has a name."""
+    tops = (Path("/run/log/journal"), Path("/var/log/journal"))
+    return [path for top in tops for path in top.glob("*/system.journal")]
+
+
+@pytest.mark.parametrize("directory", [False, True], ids=["file", "directory"])
+def test_deleted_under_the_pen_it_is_read_to_its_end(follower: Follower, directory: bool) -> None:
+    """journald goes on writing into the deleted file for some seconds."""
+    follower.follow()
+    flow = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.05; done; echo end"
+    run("docker", "start", container(follower, "web", flow))
+    for lines in (30, 230):
+        follower.wait(lambda lines=lines: len(follower.of("web")) > lines)  # type: ignore[misc]
+        for path in live_files():
+            shutil.rmtree(path.parent) if directory else path.unlink()
+    follower.wait(lambda: "end" in follower.of("web"), 60)
+    assert follower.of("web") == [*counted(400), "end"]
+    assert not [line.text for line in follower.lines if line.system]
+    restart()
+    run("docker", "start", "-a", container(follower, "web", "echo after"))
+    follower.wait(lambda: follower.of("web")[-1] == "after")
+    assert live_files() and not [line.text for line in follower.lines if line.system]
+
+
 def test_the_cursor_goes_on_where_another_reader_has_ended(follower: Follower) -> None:
     follower.follow()
     pause = "[ $((i % 100)) != 0 ] || sleep 0.1"
