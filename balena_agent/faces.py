@@ -173,6 +173,7 @@ class Faces:
             self._host.led.identify,
             self._cloud.poll_now,
             lambda: self._rotate_key(self._store.global_key()),
+            self._host.logind.obstacles,
         )
 
     def _addresses(self) -> tuple[str, ...]:

@@ -101,6 +101,7 @@ class AgentService:
         self._submit = submit
         self._facts = facts
         self._authority = Authority(bus)
+        self._obstacles = machine.obstacles
         self._host = HostMethods(submit, self._authority, machine)
         self._log = LogControl(logger or logging.getLogger("balena_agent"), facts.log_name)
         self._objects = Objects(bus, published, facts, self._log.values)
@@ -284,6 +285,7 @@ class AgentService:
     async def _describe(self, call: Call) -> Body:
         snapshot = self._objects.snapshot
         problems = [text for text in self._facts.problems() if text not in snapshot.notices]
+        problems += await asyncio.to_thread(self._obstacles)  # logind's word, on this very bus
         return [_json(describe(snapshot, self._facts.version) | {"problems": problems})]
 
     # -- App, Service and Job ----------------------------------------------------------------------

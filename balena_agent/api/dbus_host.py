@@ -34,13 +34,15 @@ _SIGNATURES = {"port": "q", "noProxy": "as"}
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What is done and asked without the reconciler. `read` and `regenerate_key` (the new key of
-    the device) may block for seconds and raise AgentErrors; `blink` and `refresh` (force, cancel)
-    return at once. The future of `refresh` ends when the target has been fetched and accepted."""
+    the device) may block for seconds and raise AgentErrors; so may `obstacles` (what the host is
+    not able to do, for people), which never raises. `blink` and `refresh` (force, cancel) return at
+    once. The future of `refresh` ends when the target has been fetched and accepted."""
 
     read: Callable[[], NetworkConfig] = NetworkConfig
     blink: Callable[[], None] = lambda: None
     refresh: Callable[[bool, bool], Future[str]] = lambda force, cancel: Future()
     regenerate_key: Callable[[], str] = str
+    obstacles: Callable[[], Sequence[str]] = tuple
 
 
 class HostMethods:

@@ -11,6 +11,10 @@ Invariants, of every back end and every text and wish (tests/unit/test_boot_*.py
   * a text that already says what is wanted is left as it is, to the byte;
   * a variable that may not or cannot be set keeps what the file has, and becomes a problem line.
 
+Bytes of a file that are no UTF-8 are surrogates in its text (PEP 383), which no outside format can
+spell. They are shown as the Latin-1 characters that they most likely are, and what comes back like
+that means the bytes that are there: a value that is shown and sent back changes nothing.
+
 A back end's text is the file's content; for those without a text file it is a short text that
 stands for the content (the bytes of a boot block in hexadecimal, the digest of an image).
 """
@@ -19,11 +23,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 Value = str | tuple[str, ...]
 Values = Mapping[str, Value]
 """What one file says, by the name of a variable without its prefix. Lists are tuples."""
+
+
+_LATIN = MappingProxyType({0xDC00 + byte: byte for byte in range(0x80, 0x100)})
 
 
 class BootFault(ValueError):
@@ -93,6 +101,7 @@ def difference(
     about what cannot be. BootFault when the text is not what it must be."""
     now = backend.parse(text)
     wish = backend.wish(variables, now)
+    wish = replace(wish, values={n: _as_held(v, now.get(n, ())) for n, v in wish.values.items()})
     rendered = backend.render(text, wish.values)
     then = backend.parse(rendered)
     lost = sorted(name for name in {*wish.values, *then} if wish.values.get(name) != then.get(name))
@@ -107,6 +116,20 @@ def difference(
         backend.prefix + name for name in sorted({*now, *then}) if now.get(name) != then.get(name)
     )
     return Difference(backend, rendered, names, backend.needs_reboot(now, then)), problems
+
+
+def readable(text: str) -> str:
+    """A text of a file for people and documents: without surrogates for bytes."""
+    return text.translate(_LATIN)
+
+
+def _as_held(value: Value, held: Value) -> Value:
+    """A wished value, with the bytes that the file has for texts that are shown the same."""
+    texts = (held,) if isinstance(held, str) else held
+    known = {readable(text): text for text in texts} | {text: text for text in texts}
+    if isinstance(value, str):
+        return known.get(value, value)
+    return tuple(known.get(item, item) for item in value)
 
 
 def listed(value: Value) -> str:
@@ -127,6 +150,10 @@ def quoted_list(text: str) -> tuple[str, ...]:
 
 def one_line(text: str) -> bool:
     """Whether a text can stand in one line of a file."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, which JSON can spell
+        return False
     return not any(character in text for character in "\r\n\0")
 
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .boot import Backend, Board, BootFault, difference, listed
+from .boot import Backend, Board, BootFault, difference, listed, readable
 from .boot_backends import backends, is_boot_variable
 from .configjson import ConfigJson, KeyPath
 from .jsonread import Json
@@ -130,7 +130,8 @@ def known_variables(config: Mapping[str, str]) -> dict[str, str]:
 
 
 def boot_variables(host: HostConfig) -> dict[str, str]:
-    """What the boot files say, as variables without prefixes; images are left out."""
+    """What the boot files say, as variables without prefixes; images are left out. In characters
+    that every document can hold."""
     found: dict[str, str] = {}
     for backend in backends(host.board):
         known = host.boot.get(backend.name)
@@ -140,7 +141,7 @@ def boot_variables(host: HostConfig) -> dict[str, str]:
             values = backend.parse(known.text)
         except BootFault:
             continue
-        found |= {backend.prefix + name: listed(value) for name, value in values.items()}
+        found |= {backend.prefix + name: readable(listed(value)) for name, value in values.items()}
     return found
 
 

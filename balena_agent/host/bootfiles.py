@@ -9,6 +9,7 @@ Source: spec 30 §4.2 to §4.8.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,12 +20,25 @@ from ..core.boot import Board, BootFault
 from ..core.boot_backends import backends
 from ..core.boot_devices import ODMDATA_OFFSETS, POWER_KEYS, image_name, splash_image
 from ..core.configjson import ConfigJson
-from ..core.errors import Unavailable
+from ..core.errors import AgentError, Unavailable
+from ..core.jsonread import Json
 from .configfile import ConfigFile
 from .durable import DurableFile, Files
 
 ODMDATA_DEVICE = "dev/mmcblk0boot0"
 ODMDATA_GUARD = "sys/block/mmcblk0boot0/force_ro"
+
+
+_ODMDATA_WRITE = "odmdata_write"
+"""The setting in which a write of ODMDATA stands from its begin to its end, as (old, new)."""
+
+
+class Memory(Protocol):
+    """Where settings outlive a power cut; `Store` is one."""
+
+    def setting(self, key: str) -> Json: ...
+
+    def set_setting(self, key: str, value: Json) -> None: ...
 
 
 class BootStore(Protocol):
@@ -35,7 +49,9 @@ class BootStore(Protocol):
         """Hold this; durable when it returns. Unavailable."""
 
 
-def stores(board: Board, boot: str, root: str, config: ConfigFile) -> Mapping[str, BootStore]:
+def stores(
+    board: Board, boot: str, root: str, config: ConfigFile, memory: Memory
+) -> Mapping[str, BootStore]:
     """The store of each back end that the board has, by the back end's name."""
     made: Mapping[str, BootStore] = {
         "config.txt": TextStore(f"{boot}/config.txt", absent=""),
@@ -45,7 +61,7 @@ def stores(board: Board, boot: str, root: str, config: ConfigFile) -> Mapping[st
         ),
         "extra_uEnv.txt": TextStore(f"{boot}/extra_uEnv.txt"),
         "configfs.json": TextStore(f"{boot}/configfs.json", absent=""),
-        "ODMDATA": OdmdataStore(root),
+        "ODMDATA": OdmdataStore(root, memory),
         "splash image": SplashStore(f"{boot}/splash"),
         "power and fan": PowerStore(config),
     }
@@ -76,33 +92,85 @@ class TextStore:
 
 
 class OdmdataStore:
-    """Three bytes in the boot block of the eMMC, which is read-only but for the moment."""
+    """Three bytes in the boot block of the eMMC, which is read-only but for the moment.
 
-    def __init__(self, root: str) -> None:
+    They lie in three sectors far apart, among boot code that is better not written again: so no
+    single write can hold them all. What is to be written is noted first. A write that was cut off
+    between its bytes is taken back when they are read next; whoever wanted it will want it again,
+    with the reboot that it needs. A mix that is not ours is left alone.
+    """
+
+    def __init__(self, root: str, memory: Memory) -> None:
         self._device = os.path.join(root, ODMDATA_DEVICE)
         self._guard = Path(root, ODMDATA_GUARD)
+        self._memory = memory
+        self._begun = _begun(memory.setting(_ODMDATA_WRITE))
 
     def read(self) -> str | None:
         try:
-            with open(self._device, "rb") as device:
-                return b"".join(os.pread(device.fileno(), 1, n) for n in ODMDATA_OFFSETS).hex()
+            found = self._bytes()
+            if self._begun and found not in self._begun:
+                self._take_back(found)
+                found = self._bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise BootFault(f"{self._device} cannot be read: {error.strerror}") from error
+        if self._begun:
+            self._ended()
+        return found.hex()
 
     def write(self, text: str, variables: Mapping[str, str]) -> None:
         try:
-            self._guard.write_text("0")
-            try:
-                with open(self._device, "r+b", buffering=0) as device:
-                    for offset, byte in zip(ODMDATA_OFFSETS, bytes.fromhex(text), strict=True):
-                        os.pwrite(device.fileno(), bytes([byte]), offset)
-                    os.fsync(device.fileno())
-            finally:
-                self._guard.write_text("1")
+            wanted, now = bytes.fromhex(text), self._bytes()
+            self._memory.set_setting(_ODMDATA_WRITE, [now.hex(), text])
+            self._begun = (now, wanted)
+            self._put(wanted)
         except OSError as error:
             raise Unavailable(f"{self._device} cannot be written: {error.strerror}") from error
+        self._ended()
+
+    def _bytes(self) -> bytes:
+        with open(self._device, "rb") as device:
+            return b"".join(os.pread(device.fileno(), 1, n) for n in ODMDATA_OFFSETS)
+
+    def _put(self, wanted: bytes) -> None:
+        self._guard.write_text("0")
+        try:
+            with open(self._device, "r+b", buffering=0) as device:
+                for offset, byte in zip(ODMDATA_OFFSETS, wanted, strict=True):
+                    os.pwrite(device.fileno(), bytes([byte]), offset)
+                os.fsync(device.fileno())
+        finally:
+            self._guard.write_text("1")
+
+    def _take_back(self, found: bytes) -> None:
+        """Write the old bytes, where every byte is the old or the new one. BootFault."""
+        old, new = self._begun or (b"", b"")
+        if len(found) == len(old) and all(
+            byte in pair for byte, pair in zip(found, zip(old, new, strict=True), strict=True)
+        ):
+            try:
+                self._put(old)
+            except OSError as error:
+                told = f"a write of ODMDATA was cut off, and cannot be undone: {error.strerror}"
+                raise BootFault(told) from error
+
+    def _ended(self) -> None:
+        """No write is under way. A note that stays is met again, and found to be done."""
+        self._begun = None
+        with contextlib.suppress(AgentError):
+            self._memory.set_setting(_ODMDATA_WRITE, None)
+
+
+def _begun(note: Json) -> tuple[bytes, bytes] | None:
+    """The old and the new bytes of a write that was begun."""
+    match note:
+        case [str(old), str(new)]:
+            with contextlib.suppress(ValueError):
+                begun = (bytes.fromhex(old), bytes.fromhex(new))
+                return begun if all(len(each) == len(ODMDATA_OFFSETS) for each in begun) else None
+    return None
 
 
 class SplashStore:

@@ -99,11 +99,15 @@ class HostFiles:
         self.facts = self._facts()
         return self.settings.refresh() or (self.facts, self.problems) != before
 
-    def remember_hostname(self, name: str) -> None:
+    def remember_hostname(self, name: str) -> Callable[[], object]:
         """The OS makes the name from config.json at every boot: balenaOS from nothing else, so
-        there it has to be possible. Unavailable."""
-        if self.config.writable or self.profile == BALENA_OS:
-            self.config.merge({("hostname",): name})
+        there it has to be possible. Gives what restores the key as it was. Unavailable."""
+        if not (self.config.writable or self.profile == BALENA_OS):
+            return lambda: None
+        self.config.refresh()
+        former = self.config.state.values.get("hostname")  # None: no such key
+        self.config.merge({("hostname",): name})
+        return lambda: self.config.merge({("hostname",): former})
 
     def guard(self) -> str:
         """Why nothing may be written to the boot partition now, or "". On balenaOS it is a mount;
@@ -143,7 +147,7 @@ class HostFiles:
         places, running = self._places, boot_id()
         return HostSettings(
             self.config,
-            stores(self._board, places.boot, places.root, self.config),
+            stores(self._board, places.boot, places.root, self.config, self._memory),
             self.breadcrumbs,
             profile=self.profile,
             boot_id=running,

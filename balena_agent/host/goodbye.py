@@ -3,12 +3,14 @@
 Theory: logind lets those who hold a delay inhibitor finish first, for five seconds by default. We
 hold one all the time; when a shutdown begins, our last work is done in a thread of its own and the
 inhibitor is given back, or logind goes on without us. A shutdown that is called off gets us the
-inhibitor again. Without logind there is no such moment, and nothing else is different: systemd
-stops us in any case (spec 30 §7, architecture B9).
+inhibitor again. Whoever comes late hears no signal: so when we have begun to listen, logind is
+asked once whether a shutdown is under way already. Without logind there is no such moment, and
+nothing else is different: systemd stops us in any case (spec 30 §7, architecture B9).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -32,6 +34,7 @@ class Goodbye:
         self._last_work = last_work
         self._carry_on = carry_on
         self._lock: DelayLock | None = None
+        self._ending = False
         self._mutex = threading.Lock()
 
     def start(self) -> None:
@@ -42,6 +45,9 @@ class Goodbye:
             _log.info("Nobody will tell of shutdowns: %s", error)
             return
         self._take()
+        with contextlib.suppress(AgentError):  # then there is no more than the signal
+            if self._logind.preparing_for_shutdown():
+                self._told(True)
 
     def close(self) -> None:
         """Give the inhibitor back."""
@@ -51,7 +57,11 @@ class Goodbye:
             lock.release()
 
     def _told(self, begins: bool) -> None:
-        """In the bus thread."""
+        """In the bus thread, or at the start. The same news twice is no news."""
+        with self._mutex:
+            if begins is self._ending:
+                return
+            self._ending = begins
         work = self._finish if begins else self._resume
         threading.Thread(target=work, name="goodbye", daemon=True).start()
 

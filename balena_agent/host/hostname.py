@@ -5,7 +5,8 @@ Theory: hostnamed sets name and file at once and refuses what is no name (spec 3
 place and ask hostnamed for the transient name, which makes it give the kernel the static one. So
 nobody needs the right to name the machine but hostnamed.
 
-Where the OS has a unit that makes the name from config.json, that unit does it all.
+Where the OS has a unit that makes the name from config.json, that unit does it all, some moments
+after the file has changed. It is waited for: one that fails, or never runs, is no success.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable
 
 from ..core.errors import AgentError, Broken, RefusedByHost, Unavailable
@@ -30,21 +32,30 @@ _AVAHI_SERVER = "org.freedesktop.Avahi.Server"
 _SAME_NAME = "org.freedesktop.Avahi.NoChangeError"
 _INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 _LIMIT = 25.0
+_OS_LIMIT = 15.0
+_OS_LOOK = 0.2
 
 _log = logging.getLogger(__name__)
 
 
 class Hostname:
     """Calls from any thread but the bus thread. `file` is /etc/hostname; `remember` writes a name
-    into config.json where the host has one."""
+    into config.json where the host has one, and gives what restores it. `patience` is for how many
+    seconds the OS's own unit is waited for."""
 
     def __init__(
-        self, bus: Bus, systemd: Systemd, file: str, remember: Callable[[str], None]
+        self,
+        bus: Bus,
+        systemd: Systemd,
+        file: str,
+        remember: Callable[[str], Callable[[], object]],
+        patience: float = _OS_LIMIT,
     ) -> None:
         self._bus = bus
         self._systemd = systemd
         self._file = file
         self._remember = remember
+        self._patience = patience
 
     def read(self) -> str:
         """The static name, else the one in use; from the file where hostnamed does not answer."""
@@ -75,20 +86,34 @@ class Hostname:
 
     def set(self, name: str) -> None:
         """Make this the host's name, and see that it is. RefusedByHost, Unavailable."""
-        before = self.read()
-        self._remember(name)
-        if self._os_does_it():
-            return
+        restore = self._remember(name)
         try:
+            if unit := self._os_unit():
+                self._await(unit, name)
+                return
             self._set(name)
         except AgentError:
             with contextlib.suppress(AgentError):
-                self._remember(before)
+                restore()
             raise
         self._announce(name)
 
-    def _os_does_it(self) -> bool:
-        return any(unit.exists for unit in self._systemd.units(OS_UNITS).values())
+    def _os_unit(self) -> str:
+        """The OS's own unit for the name, "" where there is none."""
+        units = self._systemd.units(OS_UNITS)
+        return next((name for name, unit in units.items() if unit.exists), "")
+
+    def _await(self, unit: str, name: str) -> None:
+        """Until the OS has given the host this name. Unavailable: it has not in time."""
+        until = time.monotonic() + self._patience
+        while (os.uname().nodename, found := self.read()) != (name, name):
+            if time.monotonic() >= until:
+                state = self._systemd.unit(unit).active
+                raise Unavailable(
+                    f"the host is still called {found}: {unit} ({state}) has not given it the name"
+                    f" {name} within {self._patience:g} s"
+                )
+            time.sleep(_OS_LOOK)
 
     def _set(self, name: str) -> None:
         try:

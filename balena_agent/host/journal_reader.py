@@ -8,7 +8,9 @@ and from journald itself.
 
 The cursor of the last entry is kept. When the journal breaks, or its directory is another one
 (persistent instead of volatile), it is opened anew behind that cursor: no gap, no double. Rotation
-and a restart of journald need nothing at all, the library follows them.
+and a restart of journald are followed by the library; the files to which journald writes are read
+to their end before it looks for others, deleted ones too (host/journal_files.py). What is lost all
+the same is told in its place.
 
 Invariants: `deliver` is called in the reader's thread only, and no more after `close`. The library
 is imported with the first reader, not before.
@@ -39,6 +41,7 @@ from ..core.logline import (
     gap,
     system_line,
 )
+from .journal_files import DIRECTORIES, MOVED, ORPHANED, LiveFiles
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +63,9 @@ _HELD = 4096
 _REMEMBERED = 2048
 _PIECE_MS = 2000
 _RETRY_SECONDS = (1.0, 30.0)
-_DIRECTORIES = ("/run/log/journal", "/var/log/journal")
+_ORPHANED_LOOK = 0.2
+_INVALIDATE = 2
+"""The library's word that it has found or dropped files."""
 
 Deliver = Callable[[tuple[LogLine, ...], str, bool], None]
 """Lines, the cursor behind them, and whether older entries have all been read. The cursor is ""
@@ -99,6 +104,7 @@ class JournalReader:
         self._behind = False
         self._placeless = False
         self._places: tuple[object, ...] = ()
+        self._files = LiveFiles()
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -154,6 +160,7 @@ class JournalReader:
             self._started.put(None)
             self._work()
         self._close_journal()
+        self._files.close()
         self._ended()
 
     def _work(self) -> None:
@@ -179,6 +186,7 @@ class JournalReader:
             raise Unavailable("This host has no library for the journal") from error
         try:
             self._places = _places()
+            self._files.take()
             self._journal = journal = _reader._Reader()
             journal.fileno()  # from here on, growth is noticed
             if self._cursor:
@@ -204,13 +212,14 @@ class JournalReader:
             self._cursor, self._sure = "", False
             self._seek_end(journal)
             return False
-        if not journal._next():
-            return False
-        if journal.test_cursor(self._cursor):
+        more = bool(journal._next())
+        if more and journal.test_cursor(self._cursor):
             return False
         if self._sure:
-            self._deliver((gap(journal._get_realtime() // 1000),), self._cursor, self._live)
-        return True
+            self._sure = False  # it is told once
+            time_ms = journal._get_realtime() // 1000 if more else int(time.time() * 1000)
+            self._deliver((gap(time_ms),), self._cursor, self._live)
+        return more
 
     def _seek_end(self, journal: Any) -> None:
         journal.seek_tail()
@@ -298,13 +307,31 @@ class JournalReader:
     def _wait(self) -> None:
         """Until the journal has grown, `close`, or it is time to look after what is kept."""
         journal = self._journal
-        poll = select.poll()
-        poll.register(journal.fileno(), journal.get_events())
-        poll.register(self._wake, select.POLLIN)
-        poll.poll(self._patience(journal.get_timeout_ms()))
-        journal.process()
+        if self._files.state == ORPHANED:
+            self._sleep(_ORPHANED_LOOK)
+        else:
+            poll = select.poll()
+            poll.register(journal.fileno(), journal.get_events())
+            poll.register(self._wake, select.POLLIN)
+            poll.poll(self._patience(journal.get_timeout_ms()))
+        now = self._files.look()
+        if now == ORPHANED:
+            return  # what is written until journald notices is in no other file
+        if now == MOVED:
+            self._leave_behind()
+        if journal.process() == _INVALIDATE:
+            self._files.look(dropped=True)
         if _places() != self._places:
             self._close_journal()
+
+    def _leave_behind(self) -> None:
+        """journald writes to other files now: read what is left in the old ones."""
+        self._read_all()
+        if self._files.lost():
+            self._deliver((gap(int(time.time() * 1000)),), self._place(), self._live)
+        if self._files.deleted():
+            self._sure = False  # our place may be gone with them, which is no loss
+        self._files.take()
 
     def _patience(self, asked_ms: int) -> int:
         busy = self._owners.holding or self._pieces.unfinished
@@ -394,7 +421,7 @@ def _add_matches(journal: Any) -> None:
 def _places() -> tuple[object, ...]:
     """Which directories there are for the journals of machines, as paths and inodes."""
     found: list[object] = []
-    for top in _DIRECTORIES:
+    for top in DIRECTORIES:
         with contextlib.suppress(OSError):  # not there, or going away just now
             found += ((path.path, path.inode()) for path in os.scandir(top))
     return tuple(sorted(found, key=str))

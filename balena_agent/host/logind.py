@@ -1,9 +1,10 @@
 """org.freedesktop.login1: reboot, power off, and the delay before somebody else's shutdown.
 
 Theory: root's own reboot is not held up by block inhibitors, so we look at them ourselves: unless
-forced, another program's block of a shutdown is a refusal that names its holder. A reboot that is
-under way already is what was asked for. Without logind (containers, small systems) systemd itself
-is asked.
+forced, another program's block of a shutdown is a refusal that names its holder. So is logind's own
+word that the host cannot do it; when forced it is asked all the same, and what it then says is the
+answer. A reboot that is under way already is what was asked for.
+Without logind (containers, small systems) systemd itself is asked.
 
 What is sent to a bus that hangs is not lost: it waits there. So nothing is asked of logind before
 it has answered, when forced too: else a device that has said no would go down minutes later. Once
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..core.errors import BusUnavailable, DeadlineExceeded, RefusedByHost
+from ..core.errors import AgentError, BusUnavailable, DeadlineExceeded, RefusedByHost
 from .bus import Bus
 from .wire import BusRefusal, Match, Signal
 
@@ -35,6 +36,14 @@ _log = logging.getLogger(__name__)
 
 _SYSTEMD = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 _SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
+_IMPOSSIBLE = {
+    "no": "logind does not allow it",
+    "na": "logind says that this host is not able to",
+}
+"""What logind's words mean for root. All others are no obstacle: `yes`, `challenge` (nobody asks
+root), and of later versions those about inhibitors, which are looked at by themselves."""
+_NAMES = {"Reboot": "reboot", "PowerOff": "power off"}
+_GLANCE = 2.0
 
 
 class BlockedByHost(RefusedByHost):
@@ -82,6 +91,18 @@ class Logind:
         """Ask for a power-off; returns when it is accepted. BlockedByHost, RefusedByHost."""
         self._shut_down("PowerOff", force)
 
+    def obstacles(self) -> tuple[str, ...]:
+        """What the host could not do now if it was asked to, with logind's reason, for people.
+        Takes a few seconds at most; empty where nobody tells."""
+        found: list[str] = []
+        with contextlib.suppress(AgentError):
+            found += filter(None, (self._obstacle(member, _GLANCE) for member in _NAMES))
+        return tuple(found)
+
+    def preparing_for_shutdown(self) -> bool:
+        """Whether a shutdown is under way."""
+        return bool(self._bus.get_property(SERVICE, PATH, MANAGER, "PreparingForShutdown", 5.0))
+
     def inhibitors(self) -> tuple[Inhibitor, ...]:
         """Everything that holds up a shutdown, a sleep or a key, ours included."""
         return tuple(Inhibitor(*line) for line in self._call("ListInhibitors")[0])
@@ -121,10 +142,23 @@ class Logind:
             blockers = self.blockers()
         if blockers and not force:
             raise BlockedByHost(f"Blocked by {blockers[0].who}: {blockers[0].why}")
+        if not force:
+            self._refuse_the_impossible(member)
         try:
             self._ask(member)
         except DeadlineExceeded as error:
             _log.warning("%s was asked for, without an answer: %s", member, error)
+
+    def _refuse_the_impossible(self, member: str) -> None:
+        with contextlib.suppress(BusUnavailable, BusRefusal):  # no word is no refusal
+            if obstacle := self._obstacle(member):
+                raise RefusedByHost(obstacle)
+
+    def _obstacle(self, member: str, timeout: float = 25.0) -> str:
+        """Why the host cannot do this, or ""."""
+        (word,) = self._call(f"Can{member}", timeout=timeout)
+        reason = _IMPOSSIBLE.get(str(word), "")
+        return f"The host cannot {_NAMES[member]}: {reason}" if reason else ""
 
     def _ask(self, member: str) -> None:
         try:
@@ -141,7 +175,8 @@ class Logind:
         signature: str = "",
         body: tuple[Any, ...] = (),
         with_fds: bool = False,
+        timeout: float = 25.0,
     ) -> list[Any]:
         return self._bus.call(
-            SERVICE, PATH, MANAGER, member, signature, body, timeout=25.0, with_fds=with_fds
+            SERVICE, PATH, MANAGER, member, signature, body, timeout=timeout, with_fds=with_fds
         )

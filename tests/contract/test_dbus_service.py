@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,8 +107,11 @@ class Agent:
         )  # fmt: skip
         self.logger = logging.Logger("agent of a test", logging.INFO)
         self.config, self.blinks = NetworkConfig("kiosk"), 0
+        self.obstacles: tuple[str, ...] = ()
         self.polls: list[tuple[tuple[bool, bool], Future[str]]] = []
-        machine = Machine(lambda: self.config, self.blink, self.poll, lambda: "fresh")
+        machine = Machine(
+            lambda: self.config, self.blink, self.poll, lambda: "fresh", self.hindered
+        )
         self.service = AgentService(
             self.bus, self.published, self.submit, facts, machine, self.logger
         )
@@ -131,6 +135,10 @@ class Agent:
 
     def blink(self) -> None:
         self.blinks += 1
+
+    def hindered(self) -> tuple[str, ...]:
+        assert threading.current_thread().name != "bus", "it asks this very bus"
+        return self.obstacles
 
     def poll(self, force: bool, cancel: bool) -> Future[str]:
         future: Future[str] = Future()
@@ -609,6 +617,8 @@ def test_what_is_wrong_in_the_settings_is_described(agent: Agent) -> None:
     assert problems() == ["[api] prt: no such setting"]
     agent.publish(lambda now: replace(now, notices=("[api] prt: no such setting",)))
     assert problems() == [], "told as a notice"
+    agent.obstacles = ("The host cannot reboot: no",)
+    assert problems() == ["The host cannot reboot: no"]
 
 
 def test_a_new_key_is_answered(agent: Agent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from balena_agent.core.errors import InvalidInput, RefusedByHost
+from balena_agent.core.errors import InvalidInput, RefusedByHost, Unavailable
 from balena_agent.core.hostconfig import HostConfig, after
 from balena_agent.core.redsocks import Proxy, render
 from balena_agent.core.steps import SwitchFeature
@@ -76,10 +77,20 @@ def written() -> list[str]:
     return []
 
 
+def remembering(written: list[str]) -> Callable[[str], Callable[[], object]]:
+    """A config.json of one key; "-" stands for the restored one."""
+
+    def remember(name: str) -> Callable[[], object]:
+        written.append(name)
+        return lambda: written.append("-")
+
+    return remember
+
+
 @pytest.fixture
 def hostname(bus: Bus, systemd: Systemd, written: list[str]) -> Iterator[Hostname]:
     before = ETC.read_text().strip()
-    made = Hostname(bus, systemd, str(ETC), written.append)
+    made = Hostname(bus, systemd, str(ETC), remembering(written), patience=2.0)
     yield made
     made.set(before)
 
@@ -110,7 +121,7 @@ def test_H34_what_is_no_name_is_refused_and_nothing_changes(
     with pytest.raises(BusRefusal):
         hostname.set("a..b")
     assert (ETC.read_text(), os.uname().nodename) == before
-    assert written[-1] == before[1], "config.json has the former name again"
+    assert written == ["a..b", "-"], "config.json is as it was"
 
 
 def test_H35_a_mounted_file_is_written_in_place(hostname: Hostname, tmp_path: Path) -> None:
@@ -132,17 +143,42 @@ def test_the_name_in_use_is_set_when_the_file_has_it_already(hostname: Hostname)
     assert (os.uname().nodename, hostname.read()) == (wanted, wanted)
 
 
-def test_the_name_is_left_to_the_unit_of_the_os(hostname: Hostname, written: list[str]) -> None:
+@contextlib.contextmanager
+def unit_of_the_os(command: str) -> Iterator[None]:
+    """As on balenaOS, where this unit runs a moment after config.json has changed."""
     unit = UNITS / "balena-hostname.service"
-    unit.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    unit.write_text(f"[Service]\nType=oneshot\nExecStart={command}\n")
     run("systemctl", "daemon-reload")
     try:
-        before = os.uname().nodename
-        hostname.set("from-config")
-        assert (written, os.uname().nodename) == (["from-config"], before)
+        yield
     finally:
         unit.unlink()
         run("systemctl", "daemon-reload")
+
+
+def test_the_name_is_left_to_the_unit_of_the_os_and_waited_for(
+    hostname: Hostname, written: list[str]
+) -> None:
+    with unit_of_the_os("hostnamectl set-hostname from-config"):
+        later = threading.Timer(0.5, run, ("systemctl", "start", "balena-hostname"))
+        later.start()
+        try:
+            hostname.set("from-config")
+            assert os.uname().nodename == hostname.read() == "from-config"
+            assert written == ["from-config"]
+        finally:
+            later.join()
+
+
+def test_a_unit_of_the_os_that_gives_no_name_is_no_success(
+    hostname: Hostname, written: list[str]
+) -> None:
+    before = os.uname().nodename
+    with unit_of_the_os("/bin/true"):
+        told = f"still called {before}: balena-hostname.service (inactive) has not given it"
+        with pytest.raises(Unavailable, match=re.escape(told)):
+            hostname.set("from-config")
+    assert (written, os.uname().nodename) == (["from-config", "-"], before)
 
 
 @pytest.fixture
@@ -332,7 +368,7 @@ def without_unit(name: str) -> Iterator[None]:
 
 def test_somebody_else_names_the_host(bus: Bus, systemd: Systemd) -> None:
     before, told = run("hostnamectl", "hostname"), threading.Event()
-    hostname = Hostname(bus, systemd, str(ETC), lambda name: None)
+    hostname = Hostname(bus, systemd, str(ETC), remembering([]))
     hostname.on_change(told.set)
     run("systemctl", "start", "avahi-daemon.service")
     try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from balena_agent.core.errors import BusUnavailable
+from balena_agent.core.errors import BusUnavailable, RefusedByHost
 from balena_agent.host.bus import Bus
 from balena_agent.host.logind import BlockedByHost, Logind
 
@@ -58,6 +58,28 @@ def eventually(condition: Callable[[], bool], limit: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)
+
+
+@contextmanager
+def masked(target: str) -> Iterator[None]:
+    """A host whose administrator has forbidden a target."""
+    subprocess.run(["systemctl", "mask", "--runtime", target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["systemctl", "unmask", "--runtime", target], check=True)
+
+
+def test_it_says_whether_a_reboot_is_possible(logind: Logind) -> None:
+    assert logind.obstacles() == ()
+    assert logind.preparing_for_shutdown() is False
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_masked_target_is_loginds_own_refusal(logind: Logind, force: bool) -> None:
+    """Which this logind does not know before it is asked (spec 30 §19.2)."""
+    with masked("poweroff.target"), pytest.raises(RefusedByHost, match="Permission denied"):
+        logind.power_off(force)
 
 
 def test_our_delay_is_visible_until_released(logind: Logind) -> None:

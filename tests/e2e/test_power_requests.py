@@ -124,6 +124,24 @@ def test_an_update_lock_refuses_and_its_service_is_named(device: Device, off: bo
     works_on(device)
 
 
+def test_loginds_own_refusal_is_answered_and_the_agent_works_on(device: Device) -> None:
+    """Somebody has forbidden it to the whole machine; no force helps against that."""
+    device.apply(pair())
+    before, boot, pid = device.ids(), device.boot_id(), device.main_pid()
+    device.exec("systemctl", "mask", "--runtime", "reboot.target")
+    try:
+        for force in (False, True):
+            answer = device.api("POST", "/v1/reboot", {"force": force}, timeout=30)
+            assert answer.status == 500 and "Permission denied" in answer.json()["Error"]
+            assert "Permission denied" in by_bus(device, False, force)
+            assert "Permission denied" in by_command(device, False, force)
+            device.until(lambda: device.lock_files() == [], 10, "no locks")
+        assert (device.ids(), device.boot_id(), device.main_pid()) == (before, boot, pid)
+        works_on(device)
+    finally:
+        device.exec("systemctl", "unmask", "--runtime", "reboot.target")
+
+
 def boots_again(device: Device, boots: int) -> None:
     """The device's own end was a request to boot again (a container's status 133)."""
     device.until(lambda: device.machine.status["boots"] > boots, 60, "it boots again")

@@ -8,11 +8,14 @@ else, stands on a proof.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,10 +24,11 @@ import pytest
 from host_places import Root
 from waiting import until
 
-from balena_agent.core.boot_devices import PNG
+from balena_agent.core.boot_devices import ODMDATA_OFFSETS, PNG
 from balena_agent.core.errors import RefusedByHost, Unavailable
 from balena_agent.core.hostconfig import HostConfig, HostPlan, after, boot_variables, plan_host
 from balena_agent.core.steps import ChangeConfig, HostConfigStep, SetBootConfig
+from balena_agent.host import bootfiles
 from balena_agent.host.breadcrumbs import Breadcrumbs
 from balena_agent.host.configfile import FIRMWARE_VOLUME, ConfigFile, mounted
 from balena_agent.host.files import HostFiles
@@ -238,9 +242,21 @@ def test_a_name_that_cannot_be_remembered_is_refused_where_nothing_else_counts(r
         files.remember_hostname("kiosk-2")
 
 
+@pytest.mark.parametrize("former", [None, "old-name"])
+def test_a_name_that_is_not_taken_leaves_config_json_as_it_was(
+    root: Root, former: str | None
+) -> None:
+    root.balena_os("raspberrypi4-64", {"uuid": "u"} | ({"hostname": former} if former else {}))
+    files, before = root.files(), root.config()
+    restore = files.remember_hostname("kiosk-1")
+    assert root.config()["hostname"] == "kiosk-1"
+    restore()
+    assert root.config() == before
+
+
 def test_a_generic_host_can_have_a_name_without_config_json(root: Root) -> None:
     files = root.files()
-    files.remember_hostname("kiosk-1")
+    files.remember_hostname("kiosk-1")()
     assert not (root.top / "mnt/boot/config.json").exists()
 
 
@@ -533,6 +549,53 @@ def test_acpi_tables_are_loaded_by_name(root: Root, caplog: pytest.LogCaptureFix
     assert load_tables(text, str(root.top), refuse) == ("spi",)  # it is there already
 
 
+@pytest.mark.parametrize(
+    ("slug", "name", "content", "shown"),
+    [
+        (
+            "raspberrypi4-64",
+            "config.txt",
+            b'hdmi_x=caf\xe9\ngpio=1=\xff\xfe,2\ngpio="\xe9"\ndtoverlay=\xe9,a=\xc3\xa9\n',
+            {
+                "HOST_CONFIG_hdmi_x": "caf\xe9",
+                "HOST_CONFIG_gpio": '"1=\xff\xfe,2", "\\"\xe9\\""',
+                "HOST_CONFIG_dtoverlay": '"\xe9,a=\xe9"',
+            },
+        ),
+        (
+            "jetson-nano",
+            "extra_uEnv.txt",
+            b"custom_fdt_file=\xe9.dtb\n",
+            {"HOST_EXTLINUX_fdt": "\xe9.dtb"},
+        ),
+    ],
+)
+def test_bytes_that_are_no_text_are_shown_and_survive(
+    root: Root, slug: str, name: str, content: bytes, shown: dict[str, str]
+) -> None:
+    """Shown in characters that every document can hold, and no change when they come back."""
+    root.balena_os(slug, {"uuid": UUID}, version="6.0.0")
+    path = root.write(f"mnt/boot/{name}", content)
+    files = root.files()
+    told = json.loads(json.dumps(boot_variables(files.settings.current)).encode("utf-8"))
+    assert told == shown
+    assert applied(files, told) == [] and path.read_bytes() == content
+    more = {"HOST_CONFIG_new": "1"} if name == "config.txt" else {"HOST_EXTLINUX_isolcpus": "3"}
+    assert len(applied(files, told | more)) == 1
+    assert path.read_bytes().startswith(content)
+    assert len(applied(files, told)) == 1 and path.read_bytes() == content
+
+
+def test_half_a_character_is_no_value(root: Root) -> None:
+    """JSON can spell it, no file can hold it."""
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    files, wanted = root.files(), {"HOST_CONFIG_a": "\ud800", "HOST_CONFIG_gpio": '"\udc41"'}
+    assert applied(files, wanted) == []
+    assert [text[:22] for text in planned(files, wanted).problems] == [
+        "Ignoring HOST_CONFIG_a", "Ignoring HOST_CONFIG_g",
+    ]  # fmt: skip
+
+
 def test_odmdata_is_guarded_and_read_back(root: Root) -> None:
     root.balena_os("jetson-tx2", {"uuid": UUID})
     block = bytearray(20_000)
@@ -549,6 +612,106 @@ def test_odmdata_is_guarded_and_read_back(root: Root) -> None:
     device.write_bytes(b"\1" * 5000)
     files.refresh()
     assert planned(files, {}).problems[0].startswith("ODMDATA is left alone: ")
+
+
+class PowerCut(BaseException):
+    """Nothing may catch it, as nothing runs after a power cut."""
+
+
+def tx2(root: Root, *bytes_: int) -> Path:
+    """A Jetson TX2 with these three bytes."""
+    root.balena_os("jetson-tx2", {"uuid": UUID})
+    block = bytearray(20_000)
+    for offset, byte in zip(ODMDATA_OFFSETS, bytes_, strict=True):
+        block[offset] = byte
+    root.write("sys/block/mmcblk0boot0/force_ro", "1")
+    return root.write("dev/mmcblk0boot0", bytes(block))
+
+
+def odmdata(device: Path) -> tuple[int, ...]:
+    return tuple(device.read_bytes()[offset] for offset in ODMDATA_OFFSETS)
+
+
+def cut_off(
+    root: Root, monkeypatch: pytest.MonkeyPatch, calls: int, act: Callable[[], Any]
+) -> list[str] | None:
+    """Do it; the power is cut at this call of a write, a sync or a note. The calls before; None:
+    there were no more of them."""
+    made: list[str] = []
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            if len(made) == calls:
+                raise PowerCut
+            made.append(call.__name__)
+            return call(*args)
+
+        return wrapped
+
+    with monkeypatch.context() as patch, contextlib.suppress(PowerCut):
+        patch.setattr(bootfiles.os, "pwrite", counted(os.pwrite))
+        patch.setattr(bootfiles.os, "fsync", counted(os.fsync))
+        patch.setattr(root.memory, "set_setting", counted(root.memory.set_setting))
+        act()
+        return None
+    return made
+
+
+def test_a_power_cut_between_the_bytes_of_odmdata(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every call, and again at every call of the recovery; of what is not synced any part may
+    be lost. In the end it is what was asked for, with a reboot."""
+    cut, wanted = 0, {"HOST_ODMDATA_configuration": "2"}
+    seen: set[tuple[int, ...]] = set()
+    while True:
+        root.memory.known.clear()
+        device = tx2(root, 6, 6, 6)
+        pristine = device.read_bytes()
+        (step,) = (s for s in planned(root.files(), wanted).steps if isinstance(s, SetBootConfig))
+        perform = partial(root.files().settings.perform, step)
+        made = cut_off(root, monkeypatch, cut, perform)
+        if made is None:
+            break
+        noted, reached = dict(root.memory.known), odmdata(device)
+        synced = "pwrite" in made and "fsync" in made[made.index("pwrite") :]
+        for mix in itertools.product(*({byte} if synced else {6, byte} for byte in reached)):
+            for again in range(6):
+                root.memory.known = dict(noted)
+                tx2(root, *mix)
+                cut_off(root, monkeypatch, again, root.files)
+                found = boot_variables(root.files().settings.current)["HOST_ODMDATA_configuration"]
+                assert found in ("2", "3"), (cut, mix)
+                seen.add(mix)
+            fresh = reboot(root, root.files())
+            steps = applied(fresh, wanted)
+            assert odmdata(device) == (1, 1, 1) and len(steps) == (found == "3")
+            assert [s for s in steps if s.reboot] == steps
+            assert len(device.read_bytes()) == len(pristine)
+        cut += 1
+    assert len(seen) == 8 and odmdata(device) == (1, 1, 1)
+    assert "odmdata_write" not in {k for k, v in root.memory.known.items() if v is not None}
+
+
+def test_a_mix_of_odmdata_that_is_not_ours_is_left_alone(root: Root) -> None:
+    device = tx2(root, 6, 1, 6)
+    root.memory.known["odmdata_write"] = ["020202", "010101"]
+    files = root.files()
+    assert "the three bytes of ODMDATA differ" in planned(files, {}).problems[0]
+    assert odmdata(device) == (6, 1, 6)
+    for nonsense in ("x", ["0", "1"], ["06", "01"], {}, [1, 2]):
+        root.memory.known["odmdata_write"] = nonsense
+        root.files()
+        assert odmdata(device) == (6, 1, 6)
+
+
+def test_odmdata_that_cannot_be_noted_is_not_written(root: Root) -> None:
+    device = tx2(root, 6, 6, 6)
+    store = bootfiles.OdmdataStore(str(root.top), root.memory)
+    root.memory.full = True
+    with pytest.raises(Unavailable, match="disk is full"):
+        store.write("010101", {})
+    assert odmdata(device) == (6, 6, 6)
 
 
 def test_a_fault_of_one_file_leaves_the_others_alone(root: Root) -> None:

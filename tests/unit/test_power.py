@@ -30,7 +30,9 @@ class FakeBus:
     """Answers by member; an exception as an answer is raised. Keeps what was called."""
 
     def __init__(self, **answers: Any) -> None:
-        self.answers: dict[str, Any] = {"ListInhibitors": [[]], **answers}
+        self.answers: dict[str, Any] = {
+            "ListInhibitors": [[]], "CanReboot": ["yes"], "CanPowerOff": ["yes"], **answers,
+        }  # fmt: skip
         self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
 
     def call(
@@ -59,7 +61,8 @@ def logind(bus: FakeBus) -> Logind:
 def test_a_reboot_is_asked_without_password_prompts() -> None:
     bus = FakeBus()
     logind(bus).reboot()
-    assert bus.calls == [(LOGIND, "ListInhibitors", ()), (LOGIND, "Reboot", (False,))]
+    assert [member for _, member, _ in bus.calls] == ["ListInhibitors", "CanReboot", "Reboot"]
+    assert bus.calls[-1] == (LOGIND, "Reboot", (False,))
 
 
 def test_a_block_refuses_and_force_overrides_it() -> None:
@@ -106,9 +109,44 @@ def test_a_forced_reboot_needs_no_list_of_inhibitors() -> None:
         logind(bus).reboot()
 
 
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("no", "logind does not allow it"),
+        ("na", "logind says that this host is not able to"),
+    ],
+)
+def test_what_the_host_cannot_do_is_refused_in_plain_words(word: str, why: str) -> None:
+    bus = FakeBus(CanReboot=[word])
+    with pytest.raises(RefusedByHost, match=f"^The host cannot reboot: {why}$"):
+        logind(bus).reboot()
+    assert bus.calls[-1] == (LOGIND, "CanReboot", ())
+    assert logind(bus).obstacles() == (f"The host cannot reboot: {why}",)
+    logind(bus).power_off()
+    logind(bus).reboot(force=True)
+    assert bus.calls[-1] == (LOGIND, "Reboot", (False,))
+
+
+@pytest.mark.parametrize("word", ["yes", "challenge", "challenge-inhibitor-blocked"])
+def test_other_words_are_no_obstacle(word: str) -> None:
+    bus = FakeBus(CanReboot=[word])
+    assert logind(bus).obstacles() == ()
+    logind(bus).reboot()
+    assert bus.calls[-1] == (LOGIND, "Reboot", (False,))
+
+
+def test_no_word_about_what_can_be_done_is_no_refusal() -> None:
+    bus = FakeBus(CanReboot=BusRefusal("org.x.No", "ask somebody else"))
+    logind(bus).reboot()
+    assert bus.calls[-1] == (LOGIND, "Reboot", (False,)) and logind(bus).obstacles() == ()
+    with pytest.raises(DeadlineExceeded):
+        logind(FakeBus(CanReboot=DeadlineExceeded("late"))).reboot()
+
+
 def test_without_logind_systemd_is_asked() -> None:
     gone = BusUnavailable("no such name")
-    bus = FakeBus(ListInhibitors=gone, Reboot=gone, PowerOff=gone)
+    bus = FakeBus(ListInhibitors=gone, CanReboot=gone, CanPowerOff=gone,
+                  Reboot=gone, PowerOff=gone)  # fmt: skip
     logind(bus).reboot()
     assert bus.calls[-1] == (SYSTEMD, "Reboot", ())
     logind(bus).power_off()
