@@ -22,6 +22,7 @@ from ..core.boot_devices import ODMDATA_OFFSETS, POWER_KEYS, image_name, splash_
 from ..core.configjson import ConfigJson
 from ..core.errors import AgentError, Unavailable
 from ..core.jsonread import Json
+from ..core.keyvalue import KeyValueStore
 from .configfile import ConfigFile
 from .durable import DurableFile, Files
 
@@ -33,14 +34,6 @@ _ODMDATA_WRITE = "odmdata_write"
 """The setting in which a write of ODMDATA stands from its begin to its end, as (old, new)."""
 
 
-class Memory(Protocol):
-    """Where settings outlive a power cut; `Store` is one."""
-
-    def setting(self, key: str) -> Json: ...
-
-    def set_setting(self, key: str, value: Json) -> None: ...
-
-
 class BootStore(Protocol):
     def read(self) -> str | None:
         """What is held, as the back end's text; None: this host has no such thing. BootFault."""
@@ -50,7 +43,7 @@ class BootStore(Protocol):
 
 
 def stores(
-    board: Board, boot: str, root: str, config: ConfigFile, memory: Memory
+    board: Board, boot: str, root: str, config: ConfigFile, memory: KeyValueStore
 ) -> Mapping[str, BootStore]:
     """The store of each back end that the board has, by the back end's name."""
     made: Mapping[str, BootStore] = {
@@ -100,7 +93,7 @@ class OdmdataStore:
     with the reboot that it needs. A mix that is not ours is left alone.
     """
 
-    def __init__(self, root: str, memory: Memory) -> None:
+    def __init__(self, root: str, memory: KeyValueStore) -> None:
         self._device = os.path.join(root, ODMDATA_DEVICE)
         self._guard = Path(root, ODMDATA_GUARD)
         self._memory = memory
