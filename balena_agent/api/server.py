@@ -53,6 +53,9 @@ _SWEEP = 10.0
 Admits = Callable[[str], bool]
 """Whether clients may come in at one of our own addresses."""
 
+_PIECE = 32 * 1024
+"""Bytes of an answer that are handed to the kernel at one time: most answers are shorter."""
+
 _LINGER = 0.5
 _PROBE = (
     b"GET /ping HTTP/1.1\r\nHost: localhost\r\nUser-Agent: balena-agent-probe\r\n"
@@ -201,6 +204,11 @@ class _Gateway(cheroot.wsgi.Gateway_10):
         return super().start_response(status, headers, exc_info)
 
     def write(self, chunk: bytes) -> None:
+        """In pieces, because there are copies of each as long as the client does not read it."""
+        for start in range(0, len(chunk), _PIECE):
+            self._write_piece(chunk[start : start + _PIECE])
+
+    def _write_piece(self, chunk: bytes) -> None:
         """The head leaves together with what follows it: one call to the kernel less, and the
         client wakes up once."""
         if self.req.sent_headers:

@@ -8,7 +8,9 @@ and from journald itself.
 
 The cursor of the last entry is kept. When the journal breaks, or its directory is another one
 (persistent instead of volatile), it is opened anew behind that cursor: no gap, no double. Rotation
-and a restart of journald need nothing at all, the library follows them.
+and a restart of journald need nothing at all, the library follows them. The library keeps every
+part of the files mapped that it has ever read; so the journal is opened anew also in the first
+quiet moment after some reading, and after much of it.
 
 Invariants: `deliver` is called in the reader's thread only, and no more after `close`. The library
 is imported with the first reader, not before.
@@ -52,6 +54,11 @@ BATCH = 1024
 OPEN_SECONDS = 10.0
 LOOK_SECONDS = 10.0
 """How long the journal may be silent before its directories are looked at."""
+
+QUIET_SECONDS = 10.0
+MUCH = 8192
+"""The journal is opened anew when nothing has been read for so long, or so many entries have been:
+some MB of memory, which the library frees only then."""
 
 _HOLD_SECONDS = 10.0
 _HOLD_LOOK = 0.2
@@ -98,6 +105,7 @@ class JournalReader:
         self._behind = False
         self._placeless = False
         self._places: tuple[object, ...] = ()
+        self._since_opened, self._last_read = 0, 0.0
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -178,6 +186,7 @@ class JournalReader:
             raise Unavailable("This host has no library for the journal") from error
         try:
             self._places = _places()
+            self._since_opened = 0
             self._journal = journal = _reader._Reader()
             journal.fileno()  # from here on, growth is noticed
             if self._cursor:
@@ -255,6 +264,7 @@ class JournalReader:
             self._read(entry, time_ms, lines)
         if count:
             self._cursor, self._sure = journal._get_cursor(), True
+            self._since_opened, self._last_read = self._since_opened + count, time.monotonic()
         self._behind = count == BATCH
         return lines, self._behind
 
@@ -293,6 +303,23 @@ class JournalReader:
         journal.process()
         if _places() != self._places:
             self._close_journal()
+        elif self._is_large():
+            self._renew()
+
+    def _is_large(self) -> bool:
+        """Whether the library may have mapped more than it needs to wait for what is new."""
+        quiet = time.monotonic() - self._last_read >= QUIET_SECONDS
+        return self._since_opened >= MUCH or (self._since_opened > 0 and quiet)
+
+    def _renew(self) -> None:
+        """Open the journal anew. That our place may have been deleted means nothing here: all that
+        was behind it had been read a moment ago."""
+        self._close_journal()
+        sure, self._sure = self._sure, False
+        try:
+            self._open_journal()
+        finally:
+            self._sure = sure
 
     def _patience(self, asked_ms: int) -> int:
         busy = self._owners.holding or self._pieces.unfinished

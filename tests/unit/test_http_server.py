@@ -21,6 +21,7 @@ from balena_agent.api.auth import Auth
 from balena_agent.api.framing import Chunks
 from balena_agent.api.hearing import Slow, is_whole
 from balena_agent.api.http import Application, build
+from balena_agent.api.ours import OPENAPI
 from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
 from balena_agent.core.intent import Command
@@ -192,6 +193,12 @@ def test_head_and_body_leave_together(server: HttpServer, connect: Connect) -> N
     client = connect(server.port)
     client.send("GET /ping")
     assert client.wire.recv(4096).partition(b"\r\n\r\n")[2] == b"OK"
+
+
+def test_a_long_answer_arrives_whole(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
+    for _ in range(2):
+        assert client.ask("GET /v2/openapi.json")[2] == OPENAPI.read_bytes()
 
 
 def test_eight_clients_at_once(server: HttpServer, connect: Connect) -> None:
