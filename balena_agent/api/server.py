@@ -24,15 +24,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import cheroot.server
-import cheroot.wsgi
-
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
 from .framing import Chunks, Headers
 from .hearing import WAITING_CONNECTIONS, Heads, Slow, shut_oldest
 from .http import HEARD, STREAM, Application
+from .library import cheroot
 from .streams import Stream
 
 _log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 LATER = (
+    "argparse",
     "balena_agent.cloud.logs",
     "balena_agent.cloud.upload",
     "balena_agent.core.logupload",
@@ -23,6 +24,8 @@ LATER = (
     "difflib",
     "docker",
     "html",
+    "importlib.metadata",
+    "more_itertools",
     "multiprocessing",
     "requests",
     "sdnotify",
@@ -30,6 +33,7 @@ LATER = (
     "urllib.request",
     "urllib3",
     "uuid",
+    "zipfile",
 )
 """Not before somebody needs them, if at all."""
 
@@ -45,9 +49,26 @@ def loaded(code: str) -> set[str]:
 
 
 def test_the_start_loads_nothing_that_can_wait() -> None:
-    modules = loaded("import balena_agent.daemon")
+    modules = loaded("import balena_agent.__main__, balena_agent.daemon")
     assert "balena_agent.daemon" in modules
     assert not modules & set(LATER)
+
+
+def test_what_stood_in_for_a_library_is_gone_afterwards() -> None:
+    modules = loaded(
+        "import balena_agent.api.server; from importlib import metadata; import more_itertools;"
+        " metadata.version('cheroot'); more_itertools.consume([])"
+    )
+    assert {"importlib.metadata", "more_itertools.more", "cheroot.wsgi"} <= modules
+
+
+def test_a_server_that_needs_more_gets_it(tmp_path: Path) -> None:
+    (tmp_path / "cheroot").mkdir()
+    (tmp_path / "cheroot/__init__.py").write_text("from more_itertools import consume\n")
+    (tmp_path / "cheroot/server.py").write_text("")
+    (tmp_path / "cheroot/wsgi.py").write_text("")
+    modules = loaded(f"sys.path.insert(0, {str(tmp_path)!r}); import balena_agent.api.library")
+    assert {"cheroot.wsgi", "more_itertools.more"} <= modules
 
 
 def test_calls_to_the_engine_load_nothing_more() -> None:
