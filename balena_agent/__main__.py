@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import logging
 import sys
 import threading
+from types import SimpleNamespace
 
 from . import __version__
 from .config import load
@@ -16,7 +16,7 @@ from .host.journal import start as start_log
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the agent in the foreground, as systemd starts it. Returns the exit status."""
-    options = _options(arguments)
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     # SIGABRT is how systemd's watchdog ends us: then every thread tells where it stood.
     faulthandler.enable()
     settings = load(options.config)
@@ -34,7 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     return daemon.run()
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: list[str]) -> SimpleNamespace:
+    """What the command line says; where it says nothing, nothing is loaded to read it."""
+    options = SimpleNamespace(config="", log_level="")
+    if not arguments:
+        return options
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="balena-agent",
         description="Keeps the containers of this device in the state that its target asks for.",
@@ -42,7 +48,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default="", metavar="FILE", help="settings file")
     parser.add_argument("--log-level", default="", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--version", action="version", version=__version__)
-    return parser.parse_args(arguments)
+    return parser.parse_args(arguments, options)
 
 
 if __name__ == "__main__":

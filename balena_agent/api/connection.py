@@ -18,18 +18,19 @@ import time
 from functools import partial
 from typing import Any
 
-import cheroot.server
-import cheroot.wsgi
-
 from .body import BODY_LIMIT, TOO_LARGE
 from .exchange import JSON_TYPE, compact
 from .framing import Chunks, Headers
 from .http import HEARD, LEFT, LISTEN, STREAM
+from .library import cheroot
 from .streams import Stream
 
 _KEPT = ((b"Connection", b"keep-alive"), (b"Keep-Alive", b"timeout=5"))
 """What the peer says, too. Pools of clients go by it: it is less than the time after which we close
 an idle connection, so that no request ever meets its end."""
+
+_PIECE = 32 * 1024
+"""Bytes of an answer that are handed to the kernel at one time: most answers are shorter."""
 
 _LINGER = 0.5
 
@@ -187,6 +188,11 @@ class Gateway(cheroot.wsgi.Gateway_10):
         return super().start_response(status, headers, exc_info)
 
     def write(self, chunk: bytes) -> None:
+        """In pieces, because there are copies of each as long as the client does not read it."""
+        for start in range(0, len(chunk), _PIECE):
+            self._write_piece(chunk[start : start + _PIECE])
+
+    def _write_piece(self, chunk: bytes) -> None:
         """The head leaves together with what follows it: one call to the kernel less, and the
         client wakes up once."""
         if self.req.sent_headers:

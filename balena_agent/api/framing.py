@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import cheroot.server
+from .library import cheroot
 
 TRAILER_LIMIT = 16 * 1024
 

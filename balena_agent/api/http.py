@@ -158,6 +158,9 @@ class Application:
         except Exception:
             _log.exception("%s %s failed", method, printable(path))
             chunks = _say(failed(_DEFECT, 503), note_status, method)
+        # Else the worker's thread remembers this request until its next one, and with it a whole
+        # state of the device: there may be one old state for every worker.
+        bottle.request.bind({})
         drain(environ)
         _log_request(method, path, said[-1] if said else "", time.monotonic() - began)
         return chunks  # type: ignore[no-any-return]

@@ -22,13 +22,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import cheroot.wsgi
-
 from ..core.errors import AgentError, Broken, Unavailable
 from .body import BODY_LIMIT
 from .connection import Connection, Gateway
 from .hearing import WAITING_CONNECTIONS, Heads, Slow, shut_oldest
 from .http import Application
+from .library import cheroot
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ The cursor of the last entry is kept. When the journal breaks, or its directory 
 (persistent instead of volatile), it is opened anew behind that cursor: no gap, no double. Rotation
 and a restart of journald are followed by the library; the files to which journald writes are read
 to their end before it looks for others, deleted ones too (host/journal_files.py). What is lost all
-the same is told in its place.
+the same is told in its place. The library keeps every part of the files mapped that it has ever
+read; so the journal is opened anew also in the first quiet moment after some reading, and after
+much of it.
 
 Invariants: `deliver` is called in the reader's thread only, and no more after `close`. The library
 is imported with the first reader, not before.
@@ -56,6 +58,11 @@ BATCH = 1024
 OPEN_SECONDS = 10.0
 LOOK_SECONDS = 10.0
 """How long the journal may be silent before its directories are looked at."""
+
+QUIET_SECONDS = 10.0
+MUCH = 8192
+"""The journal is opened anew when nothing has been read for so long, or so many entries have been:
+some MB of memory, which the library frees only then."""
 
 _HOLD_SECONDS = 10.0
 _HOLD_LOOK = 0.2
@@ -105,6 +112,7 @@ class JournalReader:
         self._placeless = False
         self._places: tuple[object, ...] = ()
         self._files = LiveFiles()
+        self._since_opened, self._last_read = 0, 0.0
         self._closed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -187,6 +195,7 @@ class JournalReader:
         try:
             self._places = _places()
             self._files.take()
+            self._since_opened = 0
             self._journal = journal = _reader._Reader()
             journal.fileno()  # from here on, growth is noticed
             if self._cursor:
@@ -276,6 +285,7 @@ class JournalReader:
             self._read(entry, time_ms, lines)
         if count:
             self._cursor, self._sure = journal._get_cursor(), True
+            self._since_opened, self._last_read = self._since_opened + count, time.monotonic()
         self._behind = count == BATCH
         return lines, self._behind
 
@@ -323,6 +333,23 @@ class JournalReader:
             self._files.look(dropped=True)
         if _places() != self._places:
             self._close_journal()
+        elif self._is_large():
+            self._renew()
+
+    def _is_large(self) -> bool:
+        """Whether the library may have mapped more than it needs to wait for what is new."""
+        quiet = time.monotonic() - self._last_read >= QUIET_SECONDS
+        return self._since_opened >= MUCH or (self._since_opened > 0 and quiet)
+
+    def _renew(self) -> None:
+        """Open the journal anew. That our place may have been deleted means nothing here: all that
+        was behind it had been read a moment ago."""
+        self._close_journal()
+        sure, self._sure = self._sure, False
+        try:
+            self._open_journal()
+        finally:
+            self._sure = sure
 
     def _leave_behind(self) -> None:
         """journald writes to other files now: read what is left in the old ones."""

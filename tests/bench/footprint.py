@@ -8,8 +8,9 @@ after a pause in which worker threads end, and told per minute; a wake-up is a v
 switch of any thread. `start` is taken from systemd: from the exec of the process to READY=1, and
 to the first answer to /ping as a client sees it that tries again and again. `size` is the agent's
 package and everything it requires, as installed beside the interpreter. `growth` is what memory
-gains by many requests and by ten target changes. Prints one JSON object; nothing here fails for
-being slow or big.
+gains by many requests and by ten target changes. `managed` is `idle` once more for a device with a
+cloud, which is asked for targets, told of the state and sent the logs. Prints one JSON object;
+nothing here fails for being slow or big.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 from measure import cpu, device, image, report, summary, target, wait_settled
 from measure.device import UNITS, DeviceError, InnerConnection, Machine, agent_pid
+from measure.managed import managed, want
 
 SERVICES = 20
 REQUESTS = 20_000
@@ -200,6 +202,13 @@ def main() -> None:
         figures["start"][f"with {SERVICES} services"] = start(machine, asked.restarts)
         print("requests and changes", file=sys.stderr)
         figures["growth"] = growth(machine, reference)
+        change(machine, reference, 0, "")
+        with managed(machine, reference) as cloud:
+            figures["managed"] = {}
+            for count in (0, SERVICES):
+                want(machine, cloud, reference, count)
+                print(f"managed, {count} services", file=sys.stderr)
+                figures["managed"][str(count)] = idle(machine, asked.seconds)
         figures["size"] = size(machine)
     report("footprint", figures)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -199,6 +200,65 @@ def test_deleted_under_the_pen_it_is_read_to_its_end(follower: Follower, directo
     run("docker", "start", "-a", container(follower, "web", "echo after"))
     follower.wait(lambda: follower.of("web")[-1] == "after")
     assert live_files() and not [line.text for line in follower.lines if line.system]
+
+
+def mapped() -> int:
+    """Kilobytes of journal files in this process's memory."""
+    total, journal = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-", line):
+            journal = line.endswith(".journal")
+        elif journal and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@pytest.mark.parametrize(("quiet", "much"), [(10.0, 50), (0.0, 10**9)])
+def test_it_is_opened_anew_without_gap_and_double(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch, quiet: float, much: int
+) -> None:
+    monkeypatch.setattr(journal_reader, "QUIET_SECONDS", quiet)
+    monkeypatch.setattr(journal_reader, "MUCH", much)
+    monkeypatch.setattr(journal_reader, "BATCH", 20)
+    follower.follow()
+    count, services = 2000, ("one", "two", "three")
+    made = [container(follower, service, numbers(count)) for service in services]
+    run("docker", "start", *made)
+    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
+    for service in services:
+        assert follower.of(service) == counted(count)
+    run("docker", "start", container(follower, "web", "echo after"))
+    follower.wait(lambda: follower.of("web") == ["after"])
+    assert len(follower.lines) == count * len(services) + 1
+
+
+def test_what_was_read_does_not_stay_in_memory(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_reader, "QUIET_SECONDS", 0.2)
+    follower.look = 0.1
+    follower.follow()
+    run("docker", "start", container(follower, "web", numbers(5000)))
+    follower.wait(lambda: len(follower.lines) == 5000)
+    most, end = mapped(), time.monotonic() + 20
+    assert most > 2000
+    while mapped() > most / 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert mapped() <= most / 2
+
+
+def test_old_files_thrown_away_when_it_is_opened_anew_are_no_gap(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower.follow()
+    run("docker", "start", container(follower, "web", "echo before"))
+    follower.wait(lambda: follower.of("web") == ["before"])
+    run("journalctl", "--rotate")
+    run("journalctl", "--vacuum-time=1s", "--vacuum-files=1")
+    monkeypatch.setattr(journal_reader, "MUCH", 1)
+    run("docker", "start", container(follower, "web", "echo after"))
+    follower.wait(lambda: len(follower.lines) >= 2)
+    assert follower.of("web") == ["before", "after"] and len(follower.lines) == 2
 
 
 def test_the_cursor_goes_on_where_another_reader_has_ended(follower: Follower) -> None:

@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ from balena_agent.api.connection import Connection
 from balena_agent.api.framing import Chunks
 from balena_agent.api.hearing import Slow, is_whole
 from balena_agent.api.http import Application, Settings, build
+from balena_agent.api.ours import OPENAPI
 from balena_agent.api.server import HEADER_LIMIT, WORKERS, HttpServer
 from balena_agent.core.errors import Unavailable
 from balena_agent.core.intent import Command
@@ -196,6 +198,33 @@ def test_head_and_body_leave_together(server: HttpServer, connect: Connect) -> N
     client = connect(server.port)
     client.send("GET /ping")
     assert client.wire.recv(4096).partition(b"\r\n\r\n")[2] == b"OK"
+
+
+def test_a_long_answer_arrives_whole(server: HttpServer, connect: Connect) -> None:
+    client = connect(server.port)
+    for _ in range(2):
+        assert client.ask("GET /v2/openapi.json")[2] == OPENAPI.read_bytes()
+
+
+def test_no_worker_remembers_an_old_state(asked: Asked, connect: Connect) -> None:
+    class Told(str):
+        """A text of which it can be seen whether it is still there."""
+
+    state = device_states.m1()
+    published = Published(replace(state, source=Told(state.source)))
+    old = weakref.ref(published.current.source)
+    running = HttpServer(build(published, asked.submit, Auth(FixedKeys())), 0)
+    running.start()
+    try:
+        assert connect(running.port).ask("GET /v2/applications/state")[0] == 200
+        published.publish(state)
+        until = time.monotonic() + 5
+        while old() is not None and time.monotonic() < until:
+            gc.collect()
+            time.sleep(0.01)
+        assert old() is None
+    finally:
+        running.stop()
 
 
 def test_eight_clients_at_once(server: HttpServer, connect: Connect) -> None:
