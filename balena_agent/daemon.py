@@ -2,7 +2,8 @@
 belongs to the host is joined in hostside.py, what clients see in faces.py.
 
 Start order: settings, store, bus, faces, READY=1, then the runtime. Readiness does not wait for
-the engine or a network: these may be absent for hours.
+the engine or a network: these may be absent for hours. The container library is imported by the
+first look at the engine, after READY.
 
 Stop order: faces first, so that nobody is promised anything any more. When the host itself goes
 down, the services are stopped in order before that, while the engine still answers; on a mere

@@ -1,7 +1,9 @@
-"""The wire to the engine: kept connections, one API version, a deadline on every call.
+"""The wire to the engine: one connection pool, one API version, a deadline on every call.
 
-Theory: the engine speaks HTTP over a Unix socket. Bodies and answers are the engine's own JSON, so
-nothing between us and the API documentation rewrites a field (spec 60 §4.1).
+Theory: the engine speaks HTTP over a Unix socket; docker's `APIClient` brings the transport and
+the connection pool, and nothing else of it is used. Bodies and answers are the engine's own JSON,
+so nothing between us and the API documentation rewrites a field (spec 60 §4.1). The library is
+imported at the first call: the agent is up, and its API answers, before that cost is paid.
 
 Invariants: the version is pinned, because asking for it would be a request that a missing engine
 never answers; no environment variable, proxy or login file of the machine has a say; a call never
@@ -14,14 +16,15 @@ it is there at all is asked with `ping`, whose time limit is short.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..core.errors import DeadlineExceeded, EngineFailed, EngineUnavailable
-from .connections import Connections
 from .failures import is_missing, refused, translated
+from .library import api_client
 
 API_VERSION = "1.41"
 CALL_LIMIT = 60.0
@@ -49,16 +52,43 @@ class Deadline:
 
 
 class Link:
-    """The engine's socket with the connections to it, and the version that is spoken there."""
+    """The socket, and the library's client of it once somebody needs one."""
 
     def __init__(self, socket: str, version: str = API_VERSION, limit: float = CALL_LIMIT) -> None:
         self.socket = socket
         self.version = version
         self.limit = limit
-        self.connections = Connections(socket, WORKERS)
+        self._api: Any = None
+        self._lock = threading.Lock()
+
+    def api(self) -> Any:
+        with self._lock:
+            if self._api is None:
+                with translated("connecting"):
+                    self._api = self._connected()
+            return self._api
+
+    def pool(self) -> Any:
+        """The pool of the library's connections: a call through it costs a third of the CPU time
+        of one through the library's session, which does nothing more for us."""
+        api = self.api()
+        return api.get_adapter(api.base_url).get_connection(api.base_url)
+
+    def _connected(self) -> Any:
+        api = api_client()(
+            base_url=f"unix://{self.socket}",
+            version=self.version,
+            timeout=self.limit,
+            max_pool_size=WORKERS,
+        )
+        api.trust_env = False
+        return api
 
     def close(self) -> None:
-        self.connections.close()
+        with self._lock:
+            if self._api is not None:
+                self._api.close()
+            self._api = None
 
 
 class Client:
@@ -88,10 +118,12 @@ class Client:
         sent = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         with translated(f"{method} {path}"):
-            status, answer = self.link.connections.call(method, target, sent, headers, limit)
-        if status >= 400:
-            raise refused(status, answer)
-        return answer
+            answer = self.link.pool().urlopen(
+                method, target, sent, headers, retries=False, redirect=False, timeout=limit
+            )
+        if answer.status >= 400:
+            raise refused(answer.status, answer.data)
+        return bytes(answer.data)
 
     def get(self, path: str, params: Params | None = None, limit: float | None = None) -> Any:
         """A read: the engine's JSON."""

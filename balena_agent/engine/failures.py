@@ -1,12 +1,13 @@
-"""What an error on the way to the engine means to us: the only place that knows those errors.
+"""What an error of the engine's libraries means to us: the only place that knows those errors.
 
-Theory: a call to the engine fails in one of three ways, and callers must not care where it showed.
+Theory: a call to the engine fails in one of three ways, and callers must not care in which library
+it showed.
 
     no engine      EngineUnavailable   nobody listens, or the connection broke: the bare reason
     no answer      DeadlineExceeded    someone listens, but not in time
     an answer      EngineFailed        the engine said no: its own words and its HTTP status
 
-A connection broken by a time limit counts as "no answer", however deep that is wrapped.
+A connection broken by a time limit counts as "no answer", however deep the library wrapped it.
 What is none of these is a defect of ours and passes unchanged. The cause is always chained.
 """
 
@@ -26,7 +27,7 @@ _DEPTH = 8
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Foreign errors inside the block leave it as ours; `doing` tells what was tried."""
+    """Library errors inside the block leave it as ours; `doing` tells what was tried."""
     try:
         yield
     except AgentError:
@@ -40,11 +41,16 @@ def translated(doing: str) -> Iterator[None]:
 
 def meaning(error: BaseException, doing: str) -> AgentError | None:
     """The error of ours that `error` stands for, or None when it is no error of the engine."""
-    if any(isinstance(part, TimeoutError) for part in _unpacked(error)):
+    from docker.errors import APIError, DockerException  # on the way of failure only
+    from urllib3.exceptions import HTTPError
+
+    if any(_is_timeout(part) for part in _unpacked(error)):
         return DeadlineExceeded(f"no answer from the engine in time: {doing}")
+    if isinstance(error, APIError):
+        return EngineFailed(str(error.explanation or error), error.status_code or 0)
     if isinstance(error, json.JSONDecodeError):
         return EngineFailed(f"the engine's answer cannot be read: {doing}")
-    if isinstance(error, (OSError, http.client.HTTPException)):
+    if isinstance(error, (OSError, HTTPError, DockerException, http.client.HTTPException)):
         return EngineUnavailable(_short(error))
     return None
 
@@ -65,15 +71,22 @@ def is_missing(error: EngineFailed) -> bool:
     return error.status == 404
 
 
+def _is_timeout(error: BaseException) -> bool:
+    from requests.exceptions import Timeout
+    from urllib3.exceptions import TimeoutError as PoolTimeout
+
+    return isinstance(error, (TimeoutError, Timeout, PoolTimeout))
+
+
 def _unpacked(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps: the true reason may be in the chain."""
+    """The error and what it wraps: libraries put the true reason into args or the chain."""
     waiting: list[BaseException] = [error]
     for _ in range(_DEPTH):
         if not waiting:
             return
         part = waiting.pop(0)
         yield part
-        inner = (part.__cause__, part.__context__)
+        inner = (*part.args, getattr(part, "reason", None), part.__cause__, part.__context__)
         waiting += [each for each in inner if _is_foreign(each)]
 
 

@@ -1,8 +1,10 @@
 """A long answer of the engine, line by line, that another thread can end at any time.
 
-Theory: pulls and events last for minutes or for ever. So a stream has a connection of its own,
-opened here: one socket, known from the first moment, that `close` shuts down in whatever state it
-is - connecting, waiting for the first byte, or reading.
+Theory: pulls and events last for minutes or for ever. The library's stream of a pull cannot be
+ended from outside, and its other streams tell neither "ended" from "broken off" nor let go of the
+connection before it is collected (spec 60 §4.3). So a stream has a connection of its own, opened
+here: one socket, known from the first moment, that `close` shuts down in whatever state it is -
+connecting, waiting for the first byte, or reading.
 
 Invariants: after `close`, reading ends without an error and `closed` is true; who reads owns the
 descriptor and frees it on leaving the `with` block; an engine's error status becomes EngineFailed
@@ -22,11 +24,21 @@ from urllib.parse import urlencode
 
 from ..core.errors import AgentError, Cancelled
 from .client import Link, Params
-from .connections import UnixConnection
 from .failures import refused, translated
 
 LINE_LIMIT = 1 << 20
 """The engine's lines are short; one beyond this is not understood, not stored."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, limit: float) -> None:
+        super().__init__("localhost", timeout=limit)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class Stream:
@@ -48,7 +60,7 @@ class Stream:
         self._method = method
         self._headers = dict(headers or {})
         self._silence = silence
-        self._connection = UnixConnection(link.socket, opening)
+        self._connection = _UnixConnection(link.socket, opening)
         self._answer: http.client.HTTPResponse | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from engine_front import REGISTRY, registry_answers
@@ -243,22 +242,23 @@ class RealWorld(World):
     def import_image(self, reference: str, padding: int = 0) -> None:
         """An image of busybox, something that is no program, and so many random bytes."""
         repository, _, tag = reference.rpartition(":")
-        query = urlencode({"fromSrc": "-", "repo": repository, "tag": tag})
-        self._send(f"/images/create?{query}", _archive(padding), {})
-
-    def _send(self, target: str, body: bytes | None, headers: dict[str, str]) -> str:
-        """What the engine says to a request of a kind that the client does not know."""
-        call = self.client.link.connections.call
-        status, said = call("POST", f"/v1.41{target}", body, headers, 60)
-        assert status == 200, said
-        return said.decode()
+        api = self.client.link.api()
+        answer = api.post(
+            f"{api.base_url}/v1.41/images/create",
+            params={"fromSrc": "-", "repo": repository, "tag": tag},
+            data=_archive(padding),
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
 
     def provide(self, name: str, padding: int = 0) -> str:
         reference = f"{REGISTRY}/{self.token}/{name}:1"
         self.import_image(reference, padding)
         target = path("images", reference.rpartition(":")[0], "push")
-        said = self._send(f"{target}?tag=1", None, {"X-Registry-Auth": "e30="})
-        assert '"error"' not in said, said
+        api = self.client.link.api()
+        url = f"{api.base_url}/v1.41{target}"
+        answer = api.post(url, params={"tag": "1"}, headers={"X-Registry-Auth": "e30="}, timeout=60)
+        assert '"error"' not in answer.text, answer.text
         self.client.request("DELETE", path("images", reference))
         return reference
 

@@ -6,11 +6,15 @@ import http.client
 from typing import Any
 
 import pytest
+import requests.exceptions as requests_errors
+from docker.errors import APIError, DockerException
+from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError
 
 from balena_agent.core.errors import (
     AgentError,
     Cancelled,
     DeadlineExceeded,
+    EngineFailed,
     EngineUnavailable,
 )
 from balena_agent.core.looks import Touch
@@ -19,12 +23,12 @@ from balena_agent.engine.client import Deadline, path
 from balena_agent.engine.events import EVERYTHING, touch_of
 from balena_agent.engine.failures import is_missing, meaning, refused, translated
 
+POOL: Any = None
 
-def wrapped(error: BaseException) -> http.client.HTTPException:
-    """An error on whose way another one came up."""
-    outer = http.client.IncompleteRead(b"")
-    outer.__context__ = error
-    return outer
+
+def wrapped(error: BaseException) -> requests_errors.ConnectionError:
+    """The way in which the library passes on what urllib3 says."""
+    return requests_errors.ConnectionError(MaxRetryError(POOL, "/x", error))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -32,16 +36,28 @@ def wrapped(error: BaseException) -> http.client.HTTPException:
     [
         FileNotFoundError(2, "No such file or directory"),
         ConnectionRefusedError(111, "Connection refused"),
-        wrapped(ConnectionResetError(104, "Connection reset by peer")),
+        wrapped(ProtocolError("Connection aborted.", FileNotFoundError(2, "No such file"))),
+        requests_errors.ChunkedEncodingError("Connection broken"),
+        ProtocolError("Connection broken"),
         http.client.RemoteDisconnected("Remote end closed connection"),
-        http.client.BadStatusLine("SSH-2.0"),
+        DockerException("something about the daemon"),
     ],
 )
 def test_a_missing_engine_is_unavailable(error: Exception) -> None:
     assert isinstance(meaning(error, "GET /x"), EngineUnavailable)
 
 
-@pytest.mark.parametrize("error", [TimeoutError("timed out"), wrapped(TimeoutError("timed out"))])
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("timed out"),
+        requests_errors.ReadTimeout("Read timed out."),
+        requests_errors.ConnectTimeout("timed out"),
+        ReadTimeoutError(POOL, "/x", "Read timed out."),
+        requests_errors.ConnectionError(ReadTimeoutError(POOL, "/x", "Read timed out.")),
+        wrapped(TimeoutError("timed out")),
+    ],
+)
 def test_a_time_limit_is_a_deadline_however_it_is_wrapped(error: Exception) -> None:
     found = meaning(error, "GET /x")
     assert isinstance(found, DeadlineExceeded)
@@ -49,7 +65,8 @@ def test_a_time_limit_is_a_deadline_however_it_is_wrapped(error: Exception) -> N
 
 
 def test_the_reason_is_told_in_a_few_words() -> None:
-    found = meaning(wrapped(FileNotFoundError(2, "No such file or directory")), "GET /x")
+    error = wrapped(ProtocolError("aborted", FileNotFoundError(2, "No such file or directory")))
+    found = meaning(error, "GET /x")
     assert isinstance(found, EngineUnavailable)
     assert found.reason == "No such file or directory"
 
@@ -61,6 +78,13 @@ def test_the_engine_speaks_in_its_own_words() -> None:
     assert str(refused(500, b'["odd"]')) == '["odd"]'
     assert refused(409, b"{}").status == 409
     assert is_missing(refused(404, b"")) and not is_missing(refused(409, b""))
+
+
+def test_an_error_of_the_library_keeps_words_and_status() -> None:
+    response = requests_errors.HTTPError().response
+    found = meaning(APIError("500 Server Error", response, "no space left on device"), "x")
+    assert isinstance(found, EngineFailed)
+    assert str(found) == "no space left on device"
 
 
 def test_an_earlier_error_of_ours_is_no_reason_of_a_new_one() -> None:

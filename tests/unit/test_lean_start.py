@@ -41,7 +41,7 @@ LATER = (
 def loaded(code: str) -> set[str]:
     """The modules of a fresh interpreter that has run `code`."""
     told = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert not told.stderr
@@ -71,14 +71,28 @@ def test_a_server_that_needs_more_gets_it(tmp_path: Path) -> None:
     assert {"cheroot.wsgi", "more_itertools.more"} <= modules
 
 
-def test_calls_to_the_engine_load_nothing_more() -> None:
-    call = """
-from balena_agent.core.errors import EngineUnavailable
-from balena_agent.engine.client import Client, Link
-try:
-    Client(Link("/none")).ping()
-except EngineUnavailable:
-    pass
-"""
-    start = "import balena_agent.daemon"
-    assert loaded(start + call) == loaded(start)
+def test_the_engine_is_called_without_the_guesser_of_text_encodings() -> None:
+    modules = loaded(
+        "from balena_agent.engine.client import Link; Link('/none').pool(); import docker.errors"
+    )
+    assert {"docker", "urllib3"} <= modules
+    assert not modules & {"charset_normalizer", "chardet"}
+
+
+def test_the_guesser_can_still_be_loaded_afterwards() -> None:
+    modules = loaded(
+        "from balena_agent.engine.client import Link; Link('/none').api();"
+        " import charset_normalizer"
+    )
+    assert "charset_normalizer" in modules
+
+
+def test_a_library_that_needs_the_guesser_gets_it(tmp_path: Path) -> None:
+    """Older ones load it without asking whether it is there."""
+    (tmp_path / "docker.py").write_text("import charset_normalizer\nclass APIClient: pass\n")
+    (tmp_path / "charset_normalizer.py").write_text("")
+    modules = loaded(
+        f"sys.path.insert(0, {str(tmp_path)!r});"
+        " from balena_agent.engine.library import api_client; api_client()()"
+    )
+    assert {"docker", "charset_normalizer"} <= modules
