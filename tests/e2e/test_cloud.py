@@ -65,6 +65,7 @@ def device(api_device: Device, cloud: FakeCloud) -> Iterator[Device]:
     """A registered device that has never had a target; the agent runs when the test `begin`s."""
     api_device.exec("systemctl", "stop", "balena-agent.service")
     api_device.raze()
+    api_device.furnish()  # a device of a cloud keeps no image that nothing needs
     config = {
         "uuid": UUID, "apiEndpoint": cloud.url, "deviceApiKey": KEY, "deviceId": 90210,
         "registered_at": 1700000000000, "deviceType": "qemux86-64",
