@@ -35,6 +35,10 @@ _ODMDATA_WRITE = "odmdata_write"
 
 
 class BootStore(Protocol):
+    @property
+    def finished(self) -> bool:
+        """Whether reading has brought a write to its end that this boot has come too early for."""
+
     def read(self) -> str | None:
         """What is held, as the back end's text; None: this host has no such thing. BootFault."""
 
@@ -72,6 +76,10 @@ class TextStore:
         self._absent = absent
         self._fault = fault
 
+    @property
+    def finished(self) -> bool:
+        return self._file.finished
+
     def read(self) -> str | None:
         raw = self._file.read()
         if raw is not None:
@@ -92,6 +100,8 @@ class OdmdataStore:
     between its bytes is taken back when they are read next; whoever wanted it will want it again,
     with the reboot that it needs. A mix that is not ours is left alone.
     """
+
+    finished = False
 
     def __init__(self, root: str, memory: KeyValueStore) -> None:
         self._device = os.path.join(root, ODMDATA_DEVICE)
@@ -170,6 +180,8 @@ class SplashStore:
     """The image shown at boot, and beside it the OS's own, copied before the first change; an empty
     copy says that there was none."""
 
+    finished = False
+
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
         self._pristine = DurableFile(str(self._directory / "balena-logo-default.png"))
@@ -202,6 +214,8 @@ class SplashStore:
 
 class PowerStore:
     """Two values in config.json."""
+
+    finished = False
 
     def __init__(self, config: ConfigFile) -> None:
         self._config = config

@@ -111,6 +111,9 @@ class DurableFile:
 
     def __init__(self, path: str, files: Files | None = None) -> None:
         self.path = path
+        self.finished = False
+        """Whether a `read` has come upon a write that was interrupted: until then whoever does not
+        know our commits has read what was there before."""
         self._files = files or RealFiles()
         self._locate()
 
@@ -125,6 +128,7 @@ class DurableFile:
             pending = self._pending()
             if pending is not None:
                 name, content = pending
+                self.finished = True
                 with contextlib.suppress(OSError, Unavailable):
                     self._finish(name, content)
                     self._sweep()

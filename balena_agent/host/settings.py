@@ -93,6 +93,11 @@ class HostSettings:
         known = _attempts_from(attempts)
         first = HostConfig(profile=profile, boot_id=boot_id, board=board, attempts=known)
         first = self._seen(first)
+        if late := [name for name, store in boot.items() if store.finished]:
+            # The firmware does not know our commits: it has read what was there before.
+            with contextlib.suppress(AgentError):
+                breadcrumb.add(late)
+                first = self._seen(first)
         self.current = replace(first, attempts=surviving(first))
         if self.current.attempts != known:
             with contextlib.suppress(AgentError):  # without that they count for longer

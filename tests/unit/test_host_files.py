@@ -417,6 +417,19 @@ def test_H13_a_change_needs_one_reboot(root: Root) -> None:
     assert applied(later, wanted) == [] and later.settings.current.reboot == ()
 
 
+def test_a_boot_file_that_is_finished_at_the_start_gets_its_reboot(root: Root) -> None:
+    """The power went between commit and place: the firmware has read what was there before."""
+    root.balena_os("raspberrypi4-64", {"uuid": UUID})
+    root.write("mnt/boot/config.txt", CONFIG_TXT)
+    content = CONFIG_TXT.replace("16", "128")
+    digest = hashlib.md5(content.encode()).hexdigest()
+    root.write(f"mnt/boot/.config.txt.AAAAAAAA.{digest}.md5sum", content)
+    files = root.files()
+    assert root.read("mnt/boot/config.txt") == content
+    assert files.settings.current.reboot == ("config.txt",)
+    assert reboot(root, files).settings.current.reboot == ()
+
+
 def test_H14_a_wish_that_is_put_back_gets_no_second_reboot(root: Root) -> None:
     root.balena_os("raspberrypi4-64", {"uuid": UUID})
     files, wanted = root.files(), {"HOST_CONFIG_dtparam": "i2c_arm=on,spi=on"}
