@@ -442,7 +442,8 @@ def run(case: Case, planner: Planner = plan) -> str:
 
 def _start_owners(case: Case, found: Plan) -> None:
     """Where nothing is left but to wait for an owner of namespaces that does not run, because the
-    target, a user or its own end says so, a user has it run: nobody else would."""
+    target, a user or its own end says so, or its program fails again and again, a user has it run:
+    nobody else would."""
     if not any("whose namespace it shares" in wait.reason for wait in found.waits):
         return
     owners = {(s.app_uuid, s.spec.parent) for a in case.desired.apps for s in a.services}
@@ -458,6 +459,12 @@ def _start_owners(case: Case, found: Plan) -> None:
     case.desired = replace(case.desired, apps=apps)
     stopped = {key: c for key, c in case.intent.stopped.items() if key not in owners}
     case.intent = replace(case.intent, stopped=stopped, start=case.intent.start | owners)
+    well = {
+        container.id: replace(container, state="running")  # its program fails no more
+        for container in case.world.containers.values()
+        if container.state == "restarting" and container.key in owners
+    }
+    case.world = replace(case.world, containers={**case.world.containers, **well})
 
 
 def _obey(case: Case, desired: Desired, tick: int) -> None:
