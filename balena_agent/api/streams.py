@@ -37,6 +37,10 @@ STUCK_SECONDS = 30.0
 DEAD_SECONDS = 300.0
 """A client that has taken nothing for so long is cut off."""
 
+SEND_BUFFER = 128 * 1024
+"""What the kernel may hold for one client, in bytes (it doubles it). Left to itself it takes up to
+4 MB of its memory for a client that has stalled, and what was lost is told that much later."""
+
 _PIECE = 64 * 1024
 _TURNS = 8
 _LAST = b"0\r\n\r\n"
@@ -72,6 +76,7 @@ class Wire:
         os.set_blocking(self._handle, False)
         if self._socket is not None and self._socket.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             for option, value in _KEEPALIVE:
                 self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
 

@@ -17,7 +17,6 @@ import argparse
 import http.client
 import json
 import re
-import socket
 import sys
 import threading
 import time
@@ -61,15 +60,12 @@ class Memory(threading.Thread):
 
 
 class Client:
-    """A listener. `buffer` is the size of its receive buffer, 0 for the usual one."""
+    """A listener."""
 
-    def __init__(self, machine: Machine, buffer: int = 0) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.wire = InnerConnection(machine.leader, "127.0.0.1", 48484, LIMIT)
         self.wire.connect()
-        if buffer:
-            self.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.wire.request("GET", PATH, headers={"Authorization": f"Bearer {machine.api_key}"})
-        self._sock = self.wire.sock
         self.answer: http.client.HTTPResponse = self.wire.getresponse()
         if self.answer.status != 200:
             raise RuntimeError(f"{PATH}: {self.answer.status}")
@@ -141,7 +137,7 @@ def measured(machine: Machine, services: int, each: int) -> dict[str, Any]:
     last = {f"s{n}": each for n in range(1, services + 1)}
     memory = Memory(machine)
     before = memory.now()
-    quick, slow = Client(machine), Client(machine, 4096)
+    quick, slow = Client(machine), Client(machine)
     memory.start()
     used, began = cpu(machine), time.monotonic()
     go(machine, *last)

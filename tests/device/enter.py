@@ -20,8 +20,13 @@ from .outer import CLEAN_ENV, PATH, DeviceError, cgroup_root
 
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
 LEAF = "vdev"
+# Whoever joins a pid namespace needs a child to be in it. nsenter itself would make one, but when
+# that is stopped it stops as well, and nobody wakes it. systemd stops all processes for a moment
+# before it kills them at the end of a shutdown: the killed child would stay a zombie, for which
+# systemd waits, ten seconds to minutes. A shell just waits for its child.
+FORK = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 # nsenter brings the outer machine's capabilities along. With CAP_SYS_TIME a `date -s` inside would
-# set the clock of the whole machine (it did). And if nsenter is killed, so is the command.
+# set the clock of the whole machine (it did). And if that shell is killed, so is the command.
 LIMITS = ("setpriv", "--bounding-set", "-sys_time", "--pdeathsig", "KILL")
 
 
@@ -36,7 +41,7 @@ def wrapped(
 ) -> list[str]:
     """Into the cgroup, then the namespaces, then the limits, then a clean environment."""
     move = ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(procs)]
-    join = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
+    join = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "-F", "--", *FORK]
     assignments = [f"{name}={value}" for name, value in variables.items()]
     return [*move, *join, *LIMITS, "env", "-i", "-C", "/root", *assignments, *words]
 

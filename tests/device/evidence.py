@@ -25,10 +25,11 @@ def last_lines(machine: Machine, paths: Paths, unit: str = "", lines: int = 30) 
 def _parts(machine: Machine, paths: Paths, unit: str, lines: int) -> Iterator[str]:
     for title, path in (("console", paths.console), ("keeper", paths.home / "keeper.log")):
         text = path.read_text(errors="replace") if path.exists() else ""
-        # A running device says the interesting things in its journal.
-        if text and not (unit and machine.on):
+        # A running device says the interesting things in its journal; one that goes down or comes
+        # up has no journal, and says on its console what it waits for.
+        if text:
             said = [line for line in text.splitlines() if line.strip()]
-            yield "\n".join([f"--- {title}", *said[-lines:]])
+            yield "\n".join([f"--- {title}", *said[-(10 if unit and machine.on else lines) :]])
     if unit and machine.on:
         status = machine.exec("systemctl", "status", "--no-pager", "-n0", unit, check=False)
         yield "--- systemctl status\n" + status.stdout + status.stderr

@@ -232,7 +232,7 @@ class Device:
         return int(self.show("MainPID")["MainPID"])
 
     def boot_id(self) -> str:
-        return self.exec("cat", "/proc/sys/kernel/random/boot_id").stdout.strip()
+        return self.machine.inner_path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def busctl(self, *words: str, user: str = "", check: bool = True) -> Any:
         """A call of busctl with JSON output; its data. Without `check` its error text."""

@@ -243,7 +243,8 @@ def test_from_a_client_that_does_not_read_the_feed_is_not_read(rig: Rig) -> None
     rig.feeds[0].endless = b"x" * 65536
     rig.feeds[0].wake()
     _wait_until_stuck(rig.feeds[0])
-    assert rig.feeds[0].given < 32 * 1024 * 1024
+    # The feed's last pieces, and what the kernel holds on both sides. It took 4 MB when asked.
+    assert rig.feeds[0].given < 1536 * 1024
     rig.feeds[1].put(b"still served")
     assert quick.chunk() == b"still served"
     slow.leave()
