@@ -8,6 +8,9 @@ import sys
 import threading
 from types import SimpleNamespace
 
+from . import openssl  # noqa: F401  before all others, see there
+
+# isort: split
 from . import __version__
 from .config import load
 from .core.errors import AgentError

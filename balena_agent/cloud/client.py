@@ -181,12 +181,13 @@ def _connection(endpoint: str) -> tuple[HTTPConnection, SSLContext | None]:
     """Not connected yet; and what TLS is spoken with."""
     import http.client
 
+    from ..openssl import TlsConnection
+
     parts = urlsplit(endpoint)
     try:
         if parts.scheme == "https" and parts.hostname:
             context = _context()
-            made = http.client.HTTPSConnection(parts.hostname, parts.port, context=context)
-            return made, context
+            return TlsConnection(parts.hostname, parts.port, context), context
         if parts.scheme == "http" and parts.hostname:
             return http.client.HTTPConnection(parts.hostname, parts.port), None
     except ValueError as error:

@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..core.errors import Cancelled, DeadlineExceeded, Unavailable
 from ..core.ticket import Ticket
+from ..openssl import TlsConnection
 from .client import Deadline
 
 CONNECT_LIMIT = 8.0
@@ -161,5 +162,4 @@ def _connection(parts: SplitResult, limit: float) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(host, parts.port, timeout=limit)
     import ssl  # only when somebody is asked over TLS
 
-    context = ssl.create_default_context()
-    return http.client.HTTPSConnection(host, parts.port, timeout=limit, context=context)
+    return TlsConnection(host, parts.port, ssl.create_default_context(), limit)

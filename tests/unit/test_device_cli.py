@@ -91,8 +91,7 @@ def test_names_that_are_no_host_names_are_refused(name):
 def test_a_command_inside_has_neither_our_environment_nor_the_power_over_the_clock():
     line = enter.wrapped(7, Path("/cg/cgroup.procs"), ["date", "-s", "now"], {"HOME": "/root"})
     inside = line[line.index("--") + 1 :]
-    assert inside[0] == "setpriv"
-    assert inside[inside.index("--bounding-set") + 1] == "-sys_time"
+    assert inside[inside.index("setpriv") + 1 :][:2] == ["--bounding-set", "-sys_time"]
     assert inside[inside.index("env") :] == [
         *("env", "-i", "-C", "/root", "HOME=/root"),
         *("date", "-s", "now"),

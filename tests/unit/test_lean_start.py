@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 LATER = (
+    "_hashlib",
+    "_ssl",
     "argparse",
     "balena_agent.cloud.logs",
     "balena_agent.cloud.upload",
@@ -29,6 +31,7 @@ LATER = (
     "multiprocessing",
     "requests",
     "sdnotify",
+    "ssl",
     "unittest",
     "urllib.request",
     "urllib3",
@@ -36,6 +39,25 @@ LATER = (
     "zipfile",
 )
 """Not before somebody needs them, if at all."""
+
+
+def test_tls_and_the_hashes_of_openssl_can_still_be_had_afterwards() -> None:
+    modules = loaded(
+        "import balena_agent.openssl; from balena_agent.engine.library import api_client;"
+        " api_client(); import ssl, _hashlib, idna.core, hashlib; ssl.create_default_context();"
+        " assert hashlib.md5(b'', usedforsecurity=False).hexdigest().startswith('d41d8cd9')"
+    )
+    assert {"_ssl", "ssl", "_hashlib", "idna.core"} <= modules
+
+
+def test_what_one_thread_does_without_is_there_for_the_others() -> None:
+    loaded(
+        "import concurrent.futures; from balena_agent.loading import absent\n"
+        "def other():\n"
+        "    import ssl\n"
+        "with concurrent.futures.ThreadPoolExecutor(1) as pool, absent('ssl'):\n"
+        "    pool.submit(other).result()"
+    )
 
 
 def loaded(code: str) -> set[str]:
@@ -73,10 +95,11 @@ def test_a_server_that_needs_more_gets_it(tmp_path: Path) -> None:
 
 def test_the_engine_is_called_without_the_guesser_of_text_encodings() -> None:
     modules = loaded(
-        "from balena_agent.engine.client import Link; Link('/none').pool(); import docker.errors"
+        "import balena_agent.openssl;"
+        " from balena_agent.engine.client import Link; Link('/none').pool(); import docker.errors"
     )
     assert {"docker", "urllib3"} <= modules
-    assert not modules & {"charset_normalizer", "chardet"}
+    assert not modules & {"charset_normalizer", "chardet", "_ssl", "ssl", "idna.core"}
 
 
 def test_the_guesser_can_still_be_loaded_afterwards() -> None:
