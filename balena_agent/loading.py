@@ -23,13 +23,14 @@ from types import ModuleType
 def absent(*names: str) -> Iterator[None]:
     """What this thread imports in the block finds no modules of these names."""
     finder = _Nothing(names)
-    sys.meta_path.insert(0, finder)
+    # A list of its own each time: an import that another thread is at goes through the old one.
+    sys.meta_path = [finder, *sys.meta_path]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that something is missed
             yield
     finally:
-        sys.meta_path.remove(finder)
+        sys.meta_path = [other for other in sys.meta_path if other is not finder]
 
 
 @contextlib.contextmanager
