@@ -12,9 +12,11 @@ time is up, the old one goes. Whatever happens on the way is read off the world 
     both, new one ended or ill    the hand-over has failed: the new one goes, the old one is
                                   reinstated and its update tried again after a pause
 
-The only memory is `Situation.handovers`: the new containers whose wait is not over. A failed
-attempt is noted once (`failures`), as a failure of the wait: so its back-off and its reason are
-seen like those of any other step.
+The only memory is in the `Situation`: the new containers whose wait is not over (`handovers`), and
+those that have failed and are not gone yet (`failed_handovers`): the engine starts many a container
+again that has ended, and then it looks as if it had taken over. A failed attempt is noted once
+(`failures`), as a failure of the wait: so its back-off and its reason are seen like those of any
+other step.
 
 There is no hand-over where old and new could not be there at once, or where nothing is to be handed
 over: when a network or volume has to go, both publish one port, somebody else's container has the
@@ -86,7 +88,8 @@ def choose(
     wanted, `leaving` those that must go in any case (ids)."""
 
     def rank(container: Container) -> tuple[bool, bool, str, str]:
-        proven = container.id not in draft.situation.handovers
+        situation = draft.situation
+        proven = container.id not in {*situation.handovers, *situation.failed_handovers}
         return serving(container), proven, container.created_at, container.id
 
     known = list(alive)
@@ -180,8 +183,9 @@ def failures(
             yield AwaitHandover(new.app_uuid, new.app_id, new.service, old.id, new_id), reason
 
 
-def lasting(handovers: Collection[str], observed: Observed) -> frozenset[str]:
-    """Those that still have somebody to take over from."""
+def lasting(handovers: Iterable[str], observed: Observed) -> frozenset[str]:
+    """Those that still have somebody to take over from. With nobody there one that has failed
+    before is better than none."""
     containers = observed.containers
     known = (containers[new_id] for new_id in handovers if new_id in containers)
     return frozenset(c.id for c in known if _predecessor(c, observed))
@@ -220,6 +224,8 @@ def _start(service: DesiredService) -> StartContainer:
 def _failure(situation: Situation, service: DesiredService, new: Container) -> str:
     """Why the hand-over to `new` has failed, or "". A start that will be tried again counts too: a
     power cut meanwhile would leave nobody who is started."""
+    if known := situation.failed_handovers.get(new.id):
+        return known
     if new.state != "created":
         return fault(new)
     pause = situation.pause(_start(service))

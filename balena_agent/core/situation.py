@@ -49,7 +49,8 @@ class Situation:
     `stopping`: the host goes down, services are to be stopped in order and nothing else. `origins`
     are our notes on containers (ids).
     `handovers` are containers (ids) that were started beside an older one of their service and
-    have not taken over from it yet (handover.py).
+    have not taken over from it yet (handover.py); `failed_handovers` says of those that are to go
+    why they could not, whatever has become of them since.
     `joined` are the runs of containers that share another's network and were begun by the agent
     (drift.outlived).
     `deltas`: images may come as deltas. `remove_peer`: the peer's own images may go.
@@ -63,6 +64,7 @@ class Situation:
     owned_images: frozenset[str] = frozenset()
     stopped_by_agent: Mapping[str, str] = field(default_factory=dict)
     handovers: frozenset[str] = frozenset()
+    failed_handovers: Mapping[str, str] = field(default_factory=dict)
     joined: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     keep_images: bool = True
     keep_volumes: bool = True

@@ -2,13 +2,14 @@
 
 Theory: the planner sees two containers and cannot know whether the new one was started a moment ago
 or by an agent that is long gone. So what this agent has started beside an older container is noted
-here, until its wait has ended. The note is not kept on disk: the next agent finds an interrupted
-hand-over, and the newest container stays (spec 20 §15.3).
+here, until its wait has ended; and when it has failed, why, until it is gone. The notes are not
+kept on disk: the next agent finds an interrupted hand-over, and the newest container stays (spec 20
+§15.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from ..core.handover import begins, failures, fault, lasting
 from ..core.observed import Observed
@@ -16,10 +17,12 @@ from ..core.steps import AwaitHandover, StartContainer, Step
 
 
 class Handovers:
-    """Used by one thread. `waiting` are ids of new containers."""
+    """Used by one thread. `waiting` are ids of new containers, `failed` says why others could not
+    take over."""
 
     def __init__(self) -> None:
         self.waiting: frozenset[str] = frozenset()
+        self.failed: Mapping[str, str] = {}
 
     def begin(self, step: Step, observed: Observed) -> None:
         """A step is about to begin."""
@@ -39,4 +42,6 @@ class Handovers:
         self.waiting = lasting(self.waiting, observed)
         found = tuple(failures(self.waiting, observed, stopped_by_agent))
         self.waiting -= {step.new_id for step, _ in found}
+        known = {**self.failed, **{step.new_id: reason for step, reason in found}}
+        self.failed = {new_id: known[new_id] for new_id in lasting(known, observed)}
         return found

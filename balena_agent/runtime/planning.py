@@ -86,6 +86,7 @@ class Planning:
             owned_images=self._notes.owned_images,
             stopped_by_agent=self._notes.stopped_by_agent,
             handovers=self._handovers.waiting,
+            failed_handovers=self._handovers.failed,
             joined=self._notes.joined,
             keep_images=policy.keeps_images(now.facts.managed) or lent_to_user(now),
             keep_volumes=policy.keeps_volumes(now.source) or lent_to_user(now),

@@ -101,6 +101,7 @@ class Case:
     change: tuple[int, Desired] | None = None
     stopped: set[str] = field(default_factory=set)
     handovers: frozenset[str] = frozenset()
+    failed_handovers: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     ill: set[str] = field(default_factory=set)
     running: dict[str, tuple[Step, int]] = field(default_factory=dict)
@@ -398,6 +399,7 @@ def situation(case: Case, tick: int) -> Situation:
         owned_images=case.owned,
         stopped_by_agent=dict.fromkeys(case.stopped, ""),
         handovers=case.handovers,
+        failed_handovers=case.failed_handovers,
         keep_images=case.keep,
         keep_volumes=case.keep,
         host=case.host,
@@ -510,8 +512,11 @@ def _judge(case: Case, tick: int) -> None:
     case.handovers = lasting(case.handovers, case.world)
     for step, reason in failures(case.handovers, case.world, case.stopped):
         case.handovers -= {step.new_id}
+        case.failed_handovers[step.new_id] = reason
         case.backoff[identity(step)] = tick + 1 + case.rng.randrange(4)
         case.errors[identity(step)] = reason
+    last = lasting(case.failed_handovers, case.world)
+    case.failed_handovers = {new: case.failed_handovers[new] for new in last}
 
 
 def _cancel(case: Case, found: Plan) -> None:
@@ -580,6 +585,7 @@ def _dies(case: Case) -> None:
     case.due.clear()
     case.locked -= case.user_locks.keys()
     case.handovers = frozenset()
+    case.failed_handovers.clear()
     case.errors.clear()
 
 
@@ -695,6 +701,7 @@ def _boots(case: Case) -> None:
     case.backoff.clear()
     case.errors.clear()
     case.handovers = frozenset()
+    case.failed_handovers.clear()
     case.locked.clear()
     case.user_locks.clear()
     case.intent = Intent(stopped=case.intent.stopped)

@@ -15,7 +15,7 @@ from worlds import spec
 from balena_agent.core.body import container_from_inspect
 from balena_agent.core.desired import Dependency
 from balena_agent.core.effects import NO_RESTART
-from balena_agent.core.errors import EngineFailed
+from balena_agent.core.errors import Cancelled, EngineFailed
 from balena_agent.core.intent import Intent, Power, RestartService, StartService, StopService
 from balena_agent.core.looks import Touch
 from balena_agent.core.names import parse_container_name, parse_volume_name, retired_name
@@ -127,6 +127,15 @@ def test_a_new_one_that_ends_or_is_ill_is_rolled_back(failing: Container, cause:
     assert getattr(step, "container_id", "") == "new"
     assert str(found) == cause
     assert AWAIT not in found.wanted and AWAIT in found.remembered
+
+
+def test_one_that_has_failed_goes_also_when_the_engine_has_started_it_again() -> None:
+    told = "the new container ended with code 4"
+    failed = replace(LOCKED, failed_handovers={"new": told})
+    (step,) = plan(target(WEB), world(retired(), new()), failed).steps
+    assert isinstance(step, StopContainer) and step.container_id == "new"
+    assert step.cause == told
+    assert text(target(WEB), world(new()), failed)[0].startswith("release-locks"), "the only one"
 
 
 def test_after_a_failure_the_old_one_is_reinstated_and_the_reason_is_seen() -> None:
@@ -394,6 +403,28 @@ def test_a_failed_hand_over_leaves_the_old_one_as_it_was(how: dict[str, Any], re
         agent.settled()
         (only,) = agent.engine.observed.containers.values()
         assert only.spec.fields["Env"]["A"] == "c"
+
+
+def test_a_failed_one_that_runs_again_before_it_is_stopped_does_not_take_over() -> None:
+    """The engine starts it again, by its restart policy, while the agent is still about to act."""
+    with rig() as agent:
+        perform = agent.host.perform
+
+        def given_up(step: Any, ticket: Any) -> None:
+            try:
+                perform(step, ticket)
+            except Cancelled:
+                change(agent, "web_1_1_c1", state="running", exit_code=0)
+                raise
+
+        agent.host.perform = given_up  # type: ignore[method-assign]
+        side_by_side(agent)
+        before, late = the(agent, "old_web_1_1_c1"), the(agent, "web_1_1_c1")
+        change(agent, "web_1_1_c1", state="restarting", exit_code=4)
+        agent.until(failed(agent), "rolled back")
+        assert the(agent, "web_1_1_c1").id == before.id
+        (stopped,) = [s for s in agent.engine.performed if isinstance(s, StopContainer)]
+        assert stopped.container_id == late.id
 
 
 def test_a_new_one_that_ends_before_the_wait_has_begun_counts_as_a_failure_too() -> None:
