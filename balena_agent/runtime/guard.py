@@ -1,7 +1,7 @@
-"""The firewall follows the state: on every change that matters to it, and twice a minute anyway.
+"""The firewall follows the state: on every change that matters to it, and every minute anyway.
 
 Theory: level-triggered like everything here. A published snapshot that asks for other rules only
-means "look again"; the turn of half a minute means the same, because other programs flush what they
+means "look again"; the turn of a minute means the same, because other programs flush what they
 like. What is compared and written is the adapter's work (host/firewall.py), what is wanted is
 core/firewall.py's. A failure is told once, shown in the status line, and tried again.
 """
@@ -19,7 +19,9 @@ from .state import Published
 
 _log = logging.getLogger(__name__)
 
-AUDIT_SECONDS = 30.0
+AUDIT_SECONDS = 50.0
+"""What others have flushed is restored within a minute (H50); a look starts two programs."""
+
 _DEPENDS_ON = ("target", "desired", "facts")
 """What of a snapshot the wish is made of."""
 
