@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .loading import absent
 
 if TYPE_CHECKING:
+    import socket
     from ssl import SSLContext
 
 OPENSSL = ("ssl", "_ssl", "OpenSSL")
@@ -50,4 +51,8 @@ class TlsConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
+        self.sock = self.secured(self.sock)
+
+    def secured(self, sock: socket.socket) -> socket.socket:
+        """TLS with our host over a connection that there is; the certificate is checked."""
+        return self._context.wrap_socket(sock, server_hostname=self.host)

@@ -1,9 +1,9 @@
 """One request to the cloud: JSON in, JSON out, with the device's key and a deadline.
 
 Theory: what is asked rarely needs no pool of connections; each request has its own and leaves
-nothing behind, in memory neither: the libraries are imported by the first request. Redirects are
-not followed, because the key would go with them. `exchange` gives the whole answer, whatever the
-cloud said; `request` is for those who want its JSON or an error.
+nothing behind. OpenSSL is loaded by the first one over TLS. Redirects are not followed, because the
+key would go with them. `exchange` gives the whole answer, whatever the cloud said; `request` is for
+those who want its JSON or an error.
 
 Invariants: no key, body or query is ever part of an error's text. A request ends at its deadline,
 whoever sends bytes and however slowly: a timer shuts the connection down. Only the resolver cannot
@@ -20,15 +20,16 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..core.errors import AgentError, InvalidInput, Unavailable
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
+from ..openssl import TlsConnection
 
 if TYPE_CHECKING:
-    from http.client import HTTPConnection
     from ssl import SSLContext
 
 LIMIT = 30.0
@@ -111,19 +112,17 @@ def exchange(
     lookup: Lookup = str,
 ) -> Reply:
     """Whatever the cloud answers, up to `largest` bytes. Unavailable, InvalidInput: no such URL."""
-    import http.client
-
     until = time.monotonic() + limit
-    connection, context = _connection(endpoint)
+    connection = _connection(endpoint)
     sent = None if body is None else json.dumps(body).encode()
     try:
-        with _connected(connection, context, until, lookup):
+        with _connected(connection, until, lookup):
             connection.request(method, path, sent, _headers(key, sent, headers or {}))
             answer = connection.getresponse()
             raw = _read(answer, until, largest)
         coding = answer.headers.get("Content-Encoding", "").strip().lower()
         plain = _unpacked(raw, largest) if coding in ("gzip", "x-gzip") else raw
-    except (OSError, zlib.error, http.client.HTTPException) as error:
+    except (OSError, zlib.error, HTTPException) as error:
         raise _unreached(error, until) from error
     except ValueError:  # its text, and its cause's, may show the key
         raise InvalidInput("The cloud's address or the device's key has odd characters") from None
@@ -137,12 +136,12 @@ def connect(endpoint: str, limit: float, lookup: Lookup = str) -> HTTPConnection
     """An open connection, for a request that is made bit by bit; the caller's to close.
     Unavailable, InvalidInput: no such URL."""
     until = time.monotonic() + limit
-    connection, context = _connection(endpoint)
+    connection = _connection(endpoint)
     try:
         sock = _dialled(lookup(connection.host), connection.port, until)
         try:
             with _ended_at(until, sock):
-                _speak(connection, context, sock)
+                _speak(connection, sock)
         except BaseException:
             sock.close()
             raise
@@ -177,19 +176,14 @@ def _unpacked(raw: bytes, largest: int) -> bytes:
     return plain
 
 
-def _connection(endpoint: str) -> tuple[HTTPConnection, SSLContext | None]:
-    """Not connected yet; and what TLS is spoken with."""
-    import http.client
-
-    from ..openssl import TlsConnection
-
+def _connection(endpoint: str) -> HTTPConnection:
+    """Not connected yet."""
     parts = urlsplit(endpoint)
     try:
         if parts.scheme == "https" and parts.hostname:
-            context = _context()
-            return TlsConnection(parts.hostname, parts.port, context), context
+            return TlsConnection(parts.hostname, parts.port, _context())
         if parts.scheme == "http" and parts.hostname:
-            return http.client.HTTPConnection(parts.hostname, parts.port), None
+            return HTTPConnection(parts.hostname, parts.port)
     except ValueError as error:
         raise InvalidInput("The cloud's address has no valid port") from error
     raise InvalidInput("The cloud's address is not an http or https URL")
@@ -204,12 +198,10 @@ def _context() -> SSLContext:
 
 
 @contextmanager
-def _connected(
-    connection: HTTPConnection, context: SSLContext | None, until: float, lookup: Lookup
-) -> Iterator[None]:
+def _connected(connection: HTTPConnection, until: float, lookup: Lookup) -> Iterator[None]:
     """Connected, until the deadline at the latest."""
     with _dialled(lookup(connection.host), connection.port, until) as sock, _ended_at(until, sock):
-        _speak(connection, context, sock)
+        _speak(connection, sock)
         yield
 
 
@@ -248,9 +240,9 @@ def _dialled(host: str, port: int, until: float) -> socket.socket:
     raise failure
 
 
-def _speak(connection: HTTPConnection, context: SSLContext | None, sock: socket.socket) -> None:
-    """Have `connection` use the socket, with TLS where there is a context for it."""
-    wrapped = context.wrap_socket(sock, server_hostname=connection.host) if context else sock
+def _speak(connection: HTTPConnection, sock: socket.socket) -> None:
+    """Have `connection` use the socket, with TLS if that is what it speaks."""
+    wrapped = connection.secured(sock) if isinstance(connection, TlsConnection) else sock
     wrapped.settimeout(_SILENCE)
     connection.sock = wrapped
 

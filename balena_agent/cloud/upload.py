@@ -19,13 +19,10 @@ import socket
 import struct
 import time
 import zlib
-from typing import TYPE_CHECKING
+from http.client import HTTPConnection, HTTPException, parse_headers
 
 from ..core.errors import InvalidInput, Unavailable
 from . import client
-
-if TYPE_CHECKING:
-    from http.client import HTTPConnection
 
 OPEN_SECONDS = 30.0
 SEND_SECONDS = 60.0
@@ -53,8 +50,6 @@ class Upload:
     @classmethod
     def open(cls, endpoint: str, key: str, path: str, lookup: client.Lookup = str) -> Upload:
         """Send the head of the request. Unavailable, InvalidInput: no such URL, or an odd key."""
-        from http.client import HTTPException
-
         connection = client.connect(endpoint, OPEN_SECONDS, lookup)
         try:
             connection.sock.settimeout(SEND_SECONDS)
@@ -123,13 +118,11 @@ class Upload:
             raise _gone(error) from error
 
     def _read_head(self) -> client.Reply:
-        import http.client
-
         lines = io.BytesIO(self._head)
         try:
             status = int(lines.readline().split()[1])
-            found = http.client.parse_headers(lines)
-        except (ValueError, IndexError, http.client.HTTPException) as error:
+            found = parse_headers(lines)
+        except (ValueError, IndexError, HTTPException) as error:
             raise Unavailable("The cloud's answer is not HTTP") from error
         return client.Reply(status, {k.lower(): v for k, v in found.items()}, b"")
 

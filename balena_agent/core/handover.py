@@ -87,9 +87,11 @@ def choose(
     """Of several containers of a service that hands over: who stays. `right` are those that are as
     wanted, `leaving` those that must go in any case (ids)."""
 
+    situation = draft.situation
+    unproven = {*situation.handovers, *situation.failed_handovers}
+
     def rank(container: Container) -> tuple[bool, bool, str, str]:
-        situation = draft.situation
-        proven = container.id not in {*situation.handovers, *situation.failed_handovers}
+        proven = container.id not in unproven
         return serving(container), proven, container.created_at, container.id
 
     known = list(alive)
@@ -102,9 +104,9 @@ def choose(
         return Chosen(new)
     if reason := clash(draft, service, old):
         return Chosen(new, cause=reason)
-    if reason := _failure(draft.situation, service, new):
+    if reason := _failure(situation, service, new):
         return Chosen(old, cause=reason)
-    if new.state == "created" or new.id in draft.situation.handovers:
+    if new.state == "created" or new.id in situation.handovers:
         return Chosen(new, old)
     return Chosen(new, cause="has handed over" if old.retired else "")
 
