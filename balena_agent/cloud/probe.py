@@ -23,41 +23,47 @@ _PORTS = {"http": 80, "https": 443}
 Knock = Callable[[str], bool]
 
 
+class _Attempt:
+    """One knock. `found` counts when `ended` is set."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.began = time.monotonic()
+        self.ended = threading.Event()
+        self.found = False
+
+    def is_fresh(self) -> bool:
+        """Whether it is under way, or what it has found is still worth something."""
+        worth = FRESH_SECONDS if self.found else RETRY_SECONDS
+        return not self.ended.is_set() or time.monotonic() - self.began < worth
+
+
 class Probe:
     """Any thread may ask. `knock` says whether an endpoint (a URL) answers, in its own time."""
 
     def __init__(self, knock: Knock | None = None) -> None:
         self._knock = knock or answers
         self._lock = threading.Lock()
-        self._endpoint = ""
-        self._asked = float("-inf")
-        self._ended = threading.Event()
-        self._found = False
+        self._last: _Attempt | None = None
 
     def connected(self, endpoint: str) -> bool:
         """As of an attempt that began at most `FRESH_SECONDS` ago."""
         with self._lock:
-            worth = FRESH_SECONDS if self._found else RETRY_SECONDS
-            old = time.monotonic() - self._asked >= worth
-            if endpoint != self._endpoint or (old and self._ended.is_set()):
-                self._begin(endpoint)
-            ended = self._ended
-        ended.wait(PATIENCE)
-        with self._lock:
-            return ended is self._ended and ended.is_set() and self._found
+            last = self._last
+            if last is None or last.endpoint != endpoint or not last.is_fresh():
+                last = self._last = self._begin(endpoint)
+        return last.ended.wait(PATIENCE) and last.found
 
-    def _begin(self, endpoint: str) -> None:
-        self._endpoint, self._asked = endpoint, time.monotonic()
-        self._ended, self._found = threading.Event(), False
-        arguments = (endpoint, self._ended)
-        threading.Thread(target=self._try, args=arguments, name="probe", daemon=True).start()
+    def _begin(self, endpoint: str) -> _Attempt:
+        attempt = _Attempt(endpoint)
+        threading.Thread(target=self._try, args=(attempt,), name="probe", daemon=True).start()
+        return attempt
 
-    def _try(self, endpoint: str, ended: threading.Event) -> None:
-        found = self._knock(endpoint)
-        with self._lock:
-            if ended is self._ended:
-                self._found = found
-            ended.set()
+    def _try(self, attempt: _Attempt) -> None:
+        try:
+            attempt.found = self._knock(attempt.endpoint)
+        finally:
+            attempt.ended.set()
 
 
 def answers(endpoint: str, lookup: Callable[[str], str] = str) -> bool:

@@ -20,6 +20,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..core.errors import AgentError, Broken, Cancelled
@@ -155,8 +156,9 @@ class Crew:
         except queue.Empty:
             job = None
         with self._lock:
-            if job is None and not self._jobs.empty() and not self._closed:
-                job = self._jobs.get()  # it came in while we were giving up
+            if job is None and not self._closed:
+                with suppress(queue.Empty):  # never wait here: another thread may be quicker
+                    job = self._jobs.get_nowait()  # it came in while we were giving up
             if job is None:
                 self._threads -= 1
         return job

@@ -60,8 +60,8 @@ class Guard:
     def turn(self) -> None:
         snapshot = self._published.current
         before, wanted = self._wanted, wish(snapshot)
+        self._wanted = wanted  # before it is done: another wish may come while the programs run
         changed, problems = self._firewall.keep(wanted)
-        self._wanted = wanted
         if changed and before == wanted:
             _log.warning("Firewall rules were changed by others and are restored")
         elif changed:

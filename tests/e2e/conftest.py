@@ -19,7 +19,6 @@ from e2e_device import Device, evidence
 from e2e_targets import UUID
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-FIXTURES = ("device", "rough", "api_device")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,8 +36,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if not report.failed:
         return
     funcargs = getattr(item, "funcargs", {})
-    for name in FIXTURES:
-        if isinstance(device := funcargs.get(name), Device):
+    for found in funcargs.values():
+        if isinstance(device := getattr(found, "device", found), Device):
             into = ARTEFACTS / re.sub(r"[^\w.-]+", "_", item.name)[:80]
             if report.when != "teardown" or not into.exists():
                 shutil.rmtree(into, ignore_errors=True)

@@ -207,6 +207,20 @@ def test_a_probe_is_shared_fresh_and_never_waited_for_long(monkeypatch: pytest.M
     assert slow.connected("http://a"), "it was on its way"
 
 
+def test_an_answer_that_grows_old_while_it_is_given_is_an_answer() -> None:
+    class Aging(Probe):
+        """Another one asks, of another endpoint, before the first is told."""
+
+        def _begin(self, endpoint: str) -> Any:
+            begun = super()._begin(endpoint)
+            if endpoint == "http://a":
+                assert begun.ended.wait(10)
+                self._last = super()._begin("http://b")
+            return begun
+
+    assert Aging(lambda endpoint: True).connected("http://a")
+
+
 def test_an_address_answers_when_somebody_listens(cloud: FakeCloud) -> None:
     assert answers(cloud.url)
     cloud.stop()

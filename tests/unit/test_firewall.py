@@ -232,6 +232,26 @@ def test_a_change_that_matters_is_followed_and_no_other(kernel: Kernel) -> None:
     guard.close()
 
 
+def test_a_wish_that_is_taken_back_while_it_is_carried_out() -> None:
+    """The rules of before are wanted again before the new ones stand."""
+    published = Published(snapshot())
+    taken_back = iter((snapshot(),))
+
+    class Slow(Kernel):
+        def keep(self, wanted: Wish) -> tuple[tuple[str, ...], tuple[str, ...]]:
+            done = super().keep(wanted)
+            if wanted.closed:
+                published.publish(next(taken_back))
+            return done
+
+    slow = Slow()
+    guard = Guard(published, slow)
+    guard.start()
+    published.publish(snapshot({"HOST_FIREWALL_MODE": "on"}))
+    until(lambda: slow.wanted[1:] == [Wish(48484, closed=True, why="on"), Wish(48484)])
+    guard.close()
+
+
 def test_h50_what_others_have_changed_is_restored(
     kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:

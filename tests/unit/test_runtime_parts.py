@@ -135,6 +135,30 @@ def test_a_crew_grows_to_its_size_and_runs_everything_once() -> None:
     assert len(names) == 4
 
 
+def test_a_worker_that_gives_up_waits_for_no_job_that_another_has_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fleeting(queue.SimpleQueue[object]):
+        """Each job looks as if it were still there when somebody else has just taken it."""
+
+        def empty(self) -> bool:
+            return False
+
+    monkeypatch.setattr("balena_agent.runtime.executor.IDLE_SECONDS", 0.01)
+    crew = Crew("w", 1)
+    monkeypatch.setattr(crew, "_jobs", Fleeting())
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(3):
+        asked = threading.Thread(target=crew.submit, args=(lambda n=number: done.put(n),))
+        asked.start()
+        asked.join(10)
+        assert not asked.is_alive() and done.get(timeout=10) == number
+        until_gone = time.monotonic() + 10
+        while crew._threads and time.monotonic() < until_gone:
+            time.sleep(0.005)
+        assert crew._threads == 0
+
+
 def test_every_step_posts_one_outcome_also_when_the_adapter_has_a_defect() -> None:
     engine, clock = FakeEngine(), ManualClock()
     outcomes: list[Outcome] = []
