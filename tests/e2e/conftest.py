@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,22 +93,27 @@ def rough(rough_device: Device) -> Device:
 @pytest.fixture(scope="module")
 def identity(shared_device: Device) -> Iterator[None]:
     """The device remains itself when its agent loses the database."""
+    shared_device.config = {"uuid": UUID}
     path = shared_device.machine.inner_path("/mnt/boot/config.json")
-    path.write_text(json.dumps({"uuid": UUID}))
+    path.write_text(json.dumps(shared_device.config))
     shared_device.restart()
     yield
+    shared_device.config = None
     path.unlink(missing_ok=True)
     shared_device.restart()
 
 
 def _fresh(device: Device) -> Device:
+    """Clean, or else another one in its place: that is told, for a device should never need it."""
     try:
         device.clean()
-        device.mark()
-    except (DeviceError, AssertionError, OSError):
+    except (DeviceError, AssertionError, OSError) as error:
+        name = f"unclean-{os.getpid()}-{time.monotonic():.0f}"
+        evidence(device, ARTEFACTS / name)
+        warnings.warn(f"the device is made anew, see {name}: {error}", stacklevel=2)
         device.machine.down()
-        device.machine.up()
+        device.machine.up(config=device.config)
         device.furnish()
         device.clean()
-        device.mark()
+    device.mark()
     return device

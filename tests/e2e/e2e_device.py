@@ -53,6 +53,8 @@ class Device:
         self.exec = machine.exec
         self.api = machine.api
         self._mark = ""
+        self.config: Json | None = None
+        """The config.json that this machine has when it must be made anew; None: none."""
 
     # -- life
 
