@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from ..core.errors import AgentError, InvalidInput, Unavailable
 from ..core.jsonread import Json
 from ..core.observed import HostFacts
-from ..openssl import TlsConnection
+from ..openssl import TlsConnection, client_context
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -190,9 +190,7 @@ def _connection(endpoint: str) -> HTTPConnection:
 
 
 def _context() -> SSLContext:
-    import ssl
-
-    context = ssl.create_default_context()
+    context = client_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 

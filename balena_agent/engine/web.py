@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..core.errors import Cancelled, DeadlineExceeded, Unavailable
 from ..core.ticket import Ticket
-from ..openssl import TlsConnection
+from ..openssl import TlsConnection, client_context
 from .client import Deadline
 
 CONNECT_LIMIT = 8.0
@@ -160,6 +160,4 @@ def _connection(parts: SplitResult, limit: float) -> http.client.HTTPConnection:
     host = parts.hostname or ""
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, parts.port, timeout=limit)
-    import ssl  # only when somebody is asked over TLS
-
-    return TlsConnection(host, parts.port, ssl.create_default_context(), limit)
+    return TlsConnection(host, parts.port, client_context(), limit)

@@ -25,3 +25,12 @@ def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context, certificate
+
+
+def hashed(directory: Path, *certificates: Path) -> Path:
+    """A directory of authorities as `openssl rehash` makes it."""
+    for certificate in certificates:
+        asked = ["openssl", "x509", "-noout", "-hash", "-in", certificate]
+        told = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=30).stdout
+        shutil.copy(certificate, directory / f"{told.strip()}.0")
+    return directory

@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from certificates import self_signed
+from certificates import hashed, self_signed
+
+from balena_agent.openssl import TlsConnection, client_context
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,3 +89,68 @@ def test_a_certificate_that_nobody_trusts_is_refused(server: tuple[str, Path]) -
     before, *refusals, after = asked(server[0], None)
     assert (before, after) == ("False", "True")
     assert len(refusals) == 2 and all("certificate" in one for one in refusals), refusals
+
+
+@pytest.fixture
+def host_trusts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], None]:
+    """Has the host keep its authorities in this file and that directory."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+    def keep(file: Path, directory: Path) -> None:
+        paths = ssl.get_default_verify_paths()
+        found = paths._replace(cafile=str(file), capath=str(directory))
+        monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: found)
+
+    return keep
+
+
+def speak(address: str) -> int:
+    host, _, port = address.partition(":")
+    connection = TlsConnection(host, int(port), client_context(), 10.0)
+    connection.request("GET", "/")
+    with connection.getresponse() as answer:
+        return answer.status
+
+
+def test_of_a_directory_of_authorities_none_is_read_before_it_is_needed(
+    server: tuple[str, Path], tmp_path: Path, host_trusts: Callable[[Path, Path], None]
+) -> None:
+    address, certificate = server
+    (directory := tmp_path / "hashed").mkdir()
+    host_trusts(certificate, hashed(directory, certificate))
+    assert client_context().cert_store_stats()["x509"] == 0
+    assert speak(address) == 200
+
+
+def test_a_server_that_nobody_in_the_directory_vouches_for_is_refused(
+    server: tuple[str, Path], tmp_path: Path, host_trusts: Callable[[Path, Path], None]
+) -> None:
+    (other := tmp_path / "other").mkdir()
+    (directory := tmp_path / "hashed").mkdir()
+    _, stranger = self_signed(other)
+    host_trusts(stranger, hashed(directory, stranger))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        speak(server[0])
+
+
+def test_a_directory_that_lacks_some_is_not_relied_on(
+    server: tuple[str, Path],
+    tmp_path: Path,
+    host_trusts: Callable[[Path, Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenSSL is left to find them, by its own rules; so it is where the user names a file."""
+    address, certificate = server
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    (directory := tmp_path / "hashed").mkdir()
+    host_trusts(certificate, hashed(directory, certificate))
+    assert client_context().cert_store_stats()["x509"] == 1, "the user names a file"
+    assert speak(address) == 200
+    asked: list[object] = []
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.setattr(ssl, "create_default_context", lambda capath: asked.append(capath))
+    for lacking in (hashed(tmp_path, certificate) / "none", directory):
+        (both := tmp_path / "both").write_bytes(certificate.read_bytes() * 2)
+        host_trusts(both, lacking)
+        client_context()
+    assert asked == [None, None]
