@@ -133,10 +133,11 @@ class FakeCloud:
 
     # -- what it answers
 
-    def answer(self, request: Recorded) -> Answer:
+    def answer(self, request: Recorded, refused: int) -> Answer:
+        """`refused`: the status that it is refused with, whatever it asks for; 0 for none."""
         time.sleep(self.delay)
-        if status := self.status or self.statuses.get(request.method, 0):
-            return status, "out of order"
+        if refused:
+            return refused, "out of order"
         if request.path == "/device/register" and request.method == "POST":
             return self._register(request.body)
         uuid = self._device(request.headers)
@@ -184,15 +185,15 @@ class FakeCloud:
         self.told.setdefault(uuid, {}).update(body[uuid])
         return 200, None
 
-    def take_logs(self, stream: LogStream, path: str, wire: Any) -> Answer:
-        """Read a log stream to its end. OSError: it broke."""
-        if status := self.status or self.log_status:
-            return status, "out of order"
+    def take_logs(self, stream: LogStream, path: str, wire: Any, refused: int) -> Answer:
+        """Read a log stream to its end; `refused` as for `answer`. OSError: it broke."""
+        if refused:
+            return refused, "out of order"
         if path != f"/device/v2/{self._device(stream.headers)}/log-stream":
             return 401, "Unauthorized"
-        if refused := refusal(stream.headers):
-            stream.problem = refused[1]
-            return refused
+        if wrong := refusal(stream.headers):
+            stream.problem = wrong[1]
+            return wrong
         while self.log_deaf:
             time.sleep(0.02)
         try:
@@ -249,18 +250,22 @@ def _server(cloud: FakeCloud, address: str, port: int) -> ThreadingHTTPServer:
             request = Recorded(
                 self.command, parts.path, parts.query, headers, body, time.monotonic()
             )
+            # Before it is recorded: a test that sees it may change what comes next, and only that.
+            refused = cloud.status or cloud.statuses.get(self.command, 0)
             cloud.requests.append(request)
-            self.say(*cloud.answer(request), "gzip" in headers.get("accept-encoding", ""))
+            answer = cloud.answer(request, refused)
+            self.say(*answer, "gzip" in headers.get("accept-encoding", ""))
 
         def take_logs(self, path: str) -> None:
             self.close_connection = True
             headers = {name.lower(): value for name, value in self.headers.items()}
             stream = LogStream(headers, time.monotonic())
+            refused = cloud.status or cloud.log_status  # before it is recorded, as above
             cloud.streams.append(stream)
             self.connection.settimeout(None)
             cloud._open.add(self.connection)
             try:
-                self.say(*cloud.take_logs(stream, path, self.rfile))
+                self.say(*cloud.take_logs(stream, path, self.rfile, refused))
             except OSError:
                 reset = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)

@@ -237,11 +237,11 @@ class Stage:
         self.cloud.stop()
         unwell = lambda: self.device.api("GET", "/v1/healthy").status == 500  # noqa: E731
         try:
-            self.device.until(unwell, 15, "the device misses its cloud")
+            self.device.until(unwell, 40, "the device misses its cloud")
             yield
         finally:
             self.cloud.start()
-            self.device.until(lambda: not unwell(), 15, "the device has its cloud again")
+            self.device.until(lambda: not unwell(), 40, "the device has its cloud again")
 
     def _slow(self) -> contextlib.AbstractContextManager[None]:
         """Is a device of its own, see `play`."""

@@ -25,8 +25,11 @@ def main() -> None:
     pid, which = int(sys.argv[1]), sys.argv[2]
     threads = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid)
     for thread in threads[:1] if which == "first" else threads:
-        ptrace(SEIZE, thread)
-        ptrace(INTERRUPT, thread)
+        try:
+            ptrace(SEIZE, thread)
+            ptrace(INTERRUPT, thread)
+        except ProcessLookupError:  # it has ended meanwhile
+            continue
     print("frozen", flush=True)
     while os.path.exists(f"/proc/{pid}/task"):
         # A dead thread is not gone before its tracer has seen it.

@@ -27,8 +27,9 @@ STRANGERS = 100
 """Slow bodies of those who have no key."""
 GROWTH = 5 * 1024
 """kB"""
-PATIENCE = 3.0
-"""Seconds that an answer to `/ping` may take on a machine that does other things, too."""
+PATIENCE = 8.0
+"""Seconds that an answer to `/ping` may take on a machine that does other things, too. Below the
+ten after which silent clients go: whoever had to wait for those would take longer."""
 
 JSON = b"Content-Type: application/json\r\n"
 ZIPPED = b"Content-Encoding: gzip\r\n"
@@ -149,7 +150,7 @@ class Watch:
         while not self._stop.wait(0.02):
             began = time.monotonic()
             try:
-                connection = http.client.HTTPConnection(self._address, PORT, timeout=10)
+                connection = http.client.HTTPConnection(self._address, PORT, timeout=20)
                 with contextlib.closing(connection):
                     connection.request("GET", "/ping")
                     if connection.getresponse().read() != b"OK":
@@ -245,10 +246,9 @@ def test_ten_thousand_malformed_requests(device: Device) -> None:
     before = resident(device)
     with Watch(device.machine.address) as watch:
         answered = attack(device, REQUESTS, seed=1)
-    after = resident(device)
     assert answered > REQUESTS / 2
     assert watch.failures == [] and max(watch.times) < PATIENCE
-    assert after - before < GROWTH
+    device.until(lambda: resident(device) - before < GROWTH, 30, "the memory is given back")
     assert device.main_pid() == pid and device.ids() == ids
     assert "Traceback" not in device.said()
     assert device.machine.api_key not in device.said()

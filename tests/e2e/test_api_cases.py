@@ -151,7 +151,7 @@ def test_the_key_of_an_app_cleans_up_that_app_alone(stage: Stage) -> None:
             assert (answer.status, answer.json()) == (200, {"status": "success"})
             return "1011_old" not in device.volumes()
 
-        device.until(cleaned, 10, "the app's old volume is gone")
+        device.until(cleaned, 30, "the app's old volume is gone")
         assert others <= device.volumes()
     finally:
         for name in ("2022_old", "extra-firmware", "strange"):

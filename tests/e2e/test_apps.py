@@ -125,7 +125,7 @@ def test_apps_that_are_not_there(device: Device) -> None:
 
 def test_a_purge_outlives_the_caller_but_not_the_agent(device: Device) -> None:
     """Killed in the middle, the app comes back; what it writes then is nobody's to remove."""
-    slow = {"command": ["sleep", "3600"], "stop_grace_period": "3s"}
+    slow = {"command": ["sleep", "3600"], "stop_grace_period": "8s"}
     one = service("one", 1, volumes=["data:/data"], **slow)
     device.apply(apps({"1": app(one, volumes={"data": {}})}))
     write(device, "1_data")
@@ -134,7 +134,7 @@ def test_a_purge_outlives_the_caller_but_not_the_agent(device: Device) -> None:
     device.until(lambda: "stop" in {s["step"] for s in device.plan()["running"]}, 10, stopping)
     device.exec("systemctl", "kill", "-s", "KILL", "balena-agent.service")
     device.ready()
-    device.settled()
+    device.settled(60)
     assert device.running("one") and kept(device, "1_data")
     assert device.lock_files() == []
 

@@ -79,9 +79,9 @@ def test_odd_requests_do_no_harm(device: Device) -> None:
 def good_comes_quickly(device: Device) -> None:
     """Nothing is wedged: a good target still applies at once."""
     begun = time.monotonic()
-    device.apply(pair(9, environment={"GOOD": "1"}), seconds=10)
+    device.apply(pair(9, environment={"GOOD": "1"}), seconds=30)
     assert device.running("one", "two")
-    assert time.monotonic() - begun < 8.0
+    assert time.monotonic() - begun < 15.0
     assert device.plan()["failures"] == [] and device.plan()["waits"] == []
 
 
@@ -91,16 +91,17 @@ def test_an_absent_image_is_told_in_the_engines_words(device: Device) -> None:
     device.post(pair(2, image="192.168.231.254:1/none:1"))
 
     def failure() -> dict[str, Any]:
-        found = device.plan()["failures"]
-        return dict(found[0]) if found else {}
+        """The first one that something waits for: nothing does while it is tried again."""
+        plan = device.plan()
+        reasons = [str(wait["reason"]) for wait in plan["waits"]]
+        found = (f for f in plan["failures"] if any(f["error"] in reason for reason in reasons))
+        return dict(next(found, {}))
 
     # A registry that nobody is behind: the engine needs its time to say so.
-    device.until(failure, 30, "the failed download is told")
-    told = failure()
+    told = device.until(failure, 30, "the failed download is told")
     assert (told["step"], told["service"]) == ("fetch", "one")
     assert "192.168.231.254:1" in told["error"]
     assert told["retryAt"] > time.time() - 1
-    assert any(told["error"] in str(wait["reason"]) for wait in device.plan()["waits"])
     assert device.ids() == kept and device.running("one", "two")
     assert "Failed to download image" in device.said()
     good_comes_quickly(device)
@@ -134,8 +135,8 @@ def test_a_port_in_use_is_told_and_holds_up_nobody_else(device: Device, taken: i
     device.until(failure, 20, "the failed start is told")
     assert failure()["step"] == "start"
     assert "address already in use" in failure()["error"]
-    device.until(lambda: device.of("two")["State"] == "running", 10, "two runs")
-    device.until(lambda: device.of("other")["State"] == "running", 10, "other runs")
+    device.until(lambda: device.of("two").get("State") == "running", 10, "two runs")
+    device.until(lambda: device.of("other").get("State") == "running", 10, "other runs")
     entries = [e for e in device.journal() if e.get("SERVICE") == "one" and e["PRIORITY"] == "4"]
     assert "address already in use" in str(entries[0]["MESSAGE"])
     device.until(lambda: "one: " in device.status_text(), 10, "the status names it")
@@ -158,5 +159,5 @@ def test_a_command_that_cannot_run_is_told(device: Device) -> None:
     (failure,) = device.plan()["failures"]
     assert (failure["step"], failure["service"]) == ("start", "one")
     assert "no such file" in failure["error"]
-    device.until(lambda: device.of("two")["State"] == "running", 10, "two runs")
+    device.until(lambda: device.of("two").get("State") == "running", 10, "two runs")
     good_comes_quickly(device)

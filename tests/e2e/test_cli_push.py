@@ -55,6 +55,8 @@ class Cli:
         return found
 
     def close(self) -> None:
+        """Until the next request. The agent keeps an idle connection for ten seconds only, and a
+        build may take longer."""
         self._wire.close()
 
     # -- the parts of a push
@@ -157,6 +159,7 @@ def both(**environment: str) -> Json:
 def test_a_push_from_beginning_to_end(device: Device, cli: Cli) -> None:
     cli.greet()
     cli.device_info()
+    cli.close()
     build(device, "web", "first")
     build(device, "cache", "cached", pulled=True)
     cli.deploy(both(), volumes={"data": {}})
@@ -198,6 +201,7 @@ def test_changed_files_and_a_changed_recipe_are_pushed_live(device: Device, cli:
     build(device, "cache", "cached", pulled=True)
     cli.deploy(both(EXTRA="1"), volumes={"data": {}})
     before = cli.applied(device)
+    cli.close()
     device.engine("POST", "/containers/create?name=helper", {
         "Image": "local_web", "Entrypoint": ["sleep", "1000"],
     })  # fmt: skip
@@ -208,6 +212,7 @@ def test_changed_files_and_a_changed_recipe_are_pushed_live(device: Device, cli:
         until(stream, "web", "first")
         assert cli.applied(device) == before and device.inspect("web")["State"]["Running"]
 
+        cli.close()
         fresh = build(device, "web", "second")
         answer = cli.json("GET", "/v2/containerId?serviceName=web")
         assert answer == {"status": "success", "containerId": before["web"]}
@@ -229,6 +234,7 @@ def test_an_image_that_has_changed_is_enough(device: Device, cli: Cli) -> None:
     build(device, "cache", "cached", pulled=True)
     cli.deploy(both(), volumes={"data": {}})
     before = cli.applied(device)
+    cli.close()
     fresh = build(device, "web", "second")
     cli.greet()
     cli.deploy(both(), volumes={"data": {}})

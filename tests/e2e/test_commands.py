@@ -62,8 +62,9 @@ def held(device: Device) -> None:
     assert LOCKED in failure["error"] or "service: two" in failure["error"]
     assert device.get("UpdatePending") is True
     assert "Updates are locked, retrying in " in device.said()
-    own = [name for name in device.lock_files() if name.startswith("1/")]
-    assert len(own) == 1, own
+    # With every attempt it takes what it can, and gives it back.
+    users = lambda: sum(name.startswith("1/") for name in device.lock_files()) == 1  # noqa: E731
+    device.until(users, 10, "the agent holds none")
 
 
 def test_S11_S12_a_users_lock_holds_the_update_until_it_is_gone(device: Device) -> None:
@@ -181,7 +182,7 @@ def test_S18_images_are_fetched_under_a_lock(device: Device) -> None:
 
 
 def test_S20_locks_are_held_while_a_service_is_down(device: Device) -> None:
-    slow = {"command": ["sleep", "3600"], "stop_grace_period": "2s"}
+    slow = {"command": ["sleep", "3600"], "stop_grace_period": "8s"}
     device.apply(target(service("one", 1, **slow), service("two", 2)))
     device.post(target(service("one", 1, **slow, environment={"A": "1"}), service("two", 2)))
     locks = [f"1/{name}/{file}" for name in ("one", "two") for file in sorted(LOCK_FILES)]
@@ -189,7 +190,7 @@ def test_S20_locks_are_held_while_a_service_is_down(device: Device) -> None:
     parent = device.machine.inner_path("/tmp/balena-supervisor/services/1/one")
     assert parent.stat().st_mode & 0o7777 == 0o1777
     assert {path.stat().st_uid for path in parent.iterdir()} == {65534}
-    device.settled()
+    device.settled(60)
     assert device.lock_files() == []
 
 

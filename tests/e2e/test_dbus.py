@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -124,24 +126,40 @@ def test_jobs_run_to_their_end(device: Device) -> None:
     assert "nobody" in device.call("StopService", "usb", "1", "nobody", "false", check=False)
 
 
+def collect(stream: Iterable[str], lines: list[str]) -> None:
+    for line in stream:
+        lines.append(line)
+
+
 def test_changes_are_announced(device: Device) -> None:
     device.apply(pair())
     watcher = device.machine.popen("stdbuf", "-oL", "busctl", "--json=short", "monitor", BUS)
     assert watcher.stdout is not None
     watcher.stdout.readline()  # it has begun
-    device.apply(pair(environment={"A": "1"}))
-    device.until(lambda: device.get("UpdatePending") is False, 10, "the end is announced")
-    device.exec("sleep", "0.6")  # announcements come at most four times a second
-    enter.stop(watcher)
-    seen = [json.loads(line) for line in watcher.stdout if line.startswith("{")]
-    watcher.wait()
-    signals = [each for each in seen if each["type"] == "signal"]
+    lines: list[str] = []
+    pump = threading.Thread(target=collect, args=(watcher.stdout, lines), daemon=True)
+    pump.start()
+
+    def announced() -> list[Any]:
+        """All signals, when there is what comes last of each kind."""
+        seen = [json.loads(line) for line in list(lines) if line.startswith("{")]
+        signals = [each for each in seen if each["type"] == "signal"]
+        of_one = [s for s in signals if (s["member"], s["path"]) == ("PropertiesChanged", ONE_PATH)]
+        changed = any("ContainerId" in s["payload"]["data"][1] for s in of_one)
+        members = [each["member"] for each in signals]
+        since = itertools.dropwhile(lambda member: member != "StepStarted", members)
+        return signals if changed and "UpdateFinished" in since else []
+
+    try:
+        device.apply(pair(environment={"A": "1"}))
+        signals = device.until(announced, 20, "the end is announced")
+    finally:
+        enter.stop(watcher)
+        watcher.wait()
+        pump.join(5)
     steps = [s["payload"]["data"] for s in signals if s["member"] == "StepStarted"]
     assert [step[2] for step in steps if step[1] == "one"] == ["stop", "remove", "create", "start"]
     assert any("A" in step[3] for step in steps)
-    changed = [s for s in signals if s["member"] == "PropertiesChanged" and s["path"] == ONE_PATH]
-    assert any("ContainerId" in s["payload"]["data"][1] for s in changed)
-    assert [s["payload"]["data"] for s in signals if s["member"] == "UpdateFinished"]
 
 
 def test_an_ordinary_user_reads_but_does_nothing(device: Device) -> None:
@@ -240,7 +258,7 @@ def test_balena_agentctl_monitors(device: Device) -> None:
         return watcher.poll() is not None
 
     try:
-        device.until(seen, 20, "three signals are seen")
+        device.until(seen, 60, "three signals are seen")
         out, _ = watcher.communicate(timeout=5)
     finally:
         enter.stop(watcher)
