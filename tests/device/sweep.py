@@ -21,6 +21,7 @@ from .outer import (
     cgroup_root,
     is_locked,
     lock,
+    lock_if_free,
     mount_table,
     read_json,
     say,
@@ -44,13 +45,23 @@ def collect() -> list[str]:
 
 
 def why_dead(machine: Machine) -> str:
-    """'' for a device that is in order."""
-    if is_locked(LOCKS / f"device-{machine.name}"):
+    """'' for a device that is in order, and for one that somebody is making, starting or removing:
+    its lock is tried, and nobody else changes it while it is looked at."""
+    with lock_if_free(LOCKS / f"device-{machine.name}") as free:
+        return _fault(machine) if free else ""
+
+
+def _fault(machine: Machine) -> str:
+    """Called with the device's lock held: then no keeper starts."""
+    if machine.phase == "absent":
         return ""
     if owner_is_gone(machine.record):
         return "its owner has ended"
-    if machine.phase == "dead":
-        return "its keeper was killed" if machine.exists else "it was never finished"
+    if not machine.exists:
+        return "it was never finished"
+    # Its keeper may have ended between the two halves of the first look, in good order.
+    if machine.phase == "dead" and machine.phase == "dead":
+        return "its keeper was killed"
     if not machine.record.get("complete"):
         return "its `up` was killed"
     return ""

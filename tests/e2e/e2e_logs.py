@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from e2e_device import Device
 from e2e_targets import Json
@@ -55,6 +55,17 @@ class Stream:
             lines.append(self.line())
         return lines
 
+    def drain(self, count: int) -> list[Json]:
+        """What comes up to so many lines of services, or before a long silence. It is read as
+        quickly as can be, and only then looked into."""
+        raw, whole, seen = bytearray(), 0, 0
+        with contextlib.suppress(TimeoutError):
+            while seen < count and (part := self.answer.read1(1 << 16)):
+                raw += part
+                begin, whole = whole, raw.rfind(b"\n") + 1
+                seen += raw.count(b'"serviceName"', begin, whole)
+        return [json.loads(line) for line in raw[:whole].splitlines()]
+
     def rest(self) -> bytes:
         return self.answer.read()
 
@@ -63,7 +74,7 @@ class Stream:
         self.connection.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def stream(device: Device, *words: str, **more: object) -> Iterator[Stream]:
     opened = Stream(device, *words, **more)  # type: ignore[arg-type]
     try:

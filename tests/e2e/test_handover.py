@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from collections.abc import Callable
 
@@ -66,7 +67,7 @@ def overlap(device: Device, events: list[Json]) -> float:
 def test_S34_without_a_signal_both_run_until_the_time_is_up(device: Device) -> None:
     device.apply(handing())
     with device.engine_events() as events:
-        device.post(handing(2, timeout=3000))
+        device.post(handing(2, timeout=10000))
         device.until(lambda: both_run(device) and awaited(device), 20, "both run")
         words = {
             c["serviceName"] + c["containerId"]: c["status"]
@@ -77,7 +78,7 @@ def test_S34_without_a_signal_both_run_until_the_time_is_up(device: Device) -> N
         assert policy["Name"] == "no"
         assert device.lock_files() == ["1/main/resin-updates.lock", "1/main/updates.lock"]
         device.settled()
-    assert 3.0 <= overlap(device, events) < 8.0
+    assert 10.0 <= overlap(device, events) < 25.0
     assert states(device) == {NEW: "running"}
     assert device.lock_files() == []
     image = device.engine("GET", f"/images/{OTHER_IMAGE}/json")["Id"]
@@ -89,9 +90,9 @@ def test_S35_the_signal_of_the_new_one_ends_the_wait(device: Device) -> None:
     stale = device.machine.inner_path(f"{LOCKS}/1/main/handover-complete")
     stale.touch()
     with device.engine_events() as events:
-        tell = f"sleep 1; touch {SIGNAL}; exec sleep 3600"
+        tell = f"sleep 3; touch {SIGNAL}; exec sleep 3600"
         device.apply(handing(2, command=["sh", "-c", tell]), seconds=30)
-    assert 1.0 <= overlap(device, events) < 5.0
+    assert 2.0 <= overlap(device, events) < 20.0  # the engine stamps the start a little late
     assert states(device) == {NEW: "running"}
     assert not stale.exists()
 
@@ -119,15 +120,18 @@ def test_a_new_one_that_fails_is_rolled_back(device: Device, new: Json, reason: 
     device.post(handing(2, **new))
 
     def rolled_back() -> bool:
-        told = any(reason in failure["error"] for failure in device.plan()["failures"])
-        return told and device.ids() == {FIRST: before} and device.lock_files() == []
+        # One look: the pause before the next attempt is all the time there is.
+        plan, where = device.plan(), (("failures", "error"), ("waits", "reason"))
+        told = all(any(reason in each[key] for each in plan[name]) for name, key in where)
+        if not told or device.ids() != {FIRST: before} or device.lock_files():
+            return False
+        found = device.engine("GET", f"/containers/{before}/json")
+        policy = found["HostConfig"]["RestartPolicy"]["Name"]
+        return (policy, found["State"]["StartedAt"]) == ("always", started)
 
-    device.until(rolled_back, 30, "rolled back")
-    assert device.inspect("main")["State"]["StartedAt"] == started
-    assert device.inspect("main")["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    device.until(rolled_back, 60, "rolled back")
     assert f"Failed to hand over service 'main' due to '{reason}'" in device.said()
-    assert any(reason in wait["reason"] for wait in device.plan()["waits"])
-    device.until(lambda: NEW in device.containers(), 20, "it is tried again after a pause")
+    device.until(lambda: NEW in device.containers(), 60, "it is tried again after a pause")
     device.apply(handing(3, timeout=1000, environment={"A": "3"}))
     assert states(device) == {"main_11_3_c3": "running"}
 
@@ -193,14 +197,14 @@ def cut(device: Device) -> None:
 
 
 def reboot(device: Device) -> None:
-    device.machine.reboot(30)
+    device.machine.reboot(90)
 
 
 def asked_for(device: Device) -> None:
     """By the API: the wait of a minute is given up for it."""
     boot = device.boot_id()
     assert device.api("POST", "/v1/reboot", {"force": True}, timeout=20).status in (200, 202)
-    device.until(lambda: device.boot_id() != boot, 40, "the device has booted again")
+    device.until(lambda: device.boot_id() != boot, 90, "the device has booted again")
     device.machine.wait_agent()
 
 
@@ -256,9 +260,11 @@ def test_a_stranger_with_the_name_that_we_need_is_told_and_waited_for(device: De
 
     def told() -> bool:
         reasons = [str(each["reason"]) for each in device.plan()["waits"]]
-        return any(f'"/{FIRST}" is already in use' in r and "(attempt 3 " in r for r in reasons)
+        ours = " ".join(r for r in reasons if f'"/{FIRST}" is already in use' in r)
+        count = re.search(r"\(attempt (\d+) ", ours)
+        return count is not None and int(count[1]) >= 3
 
-    device.until(told, 20, "tried again, and told")
+    device.until(told, 30, "tried again, and told")
     assert device.ids() == {FIRST: foreign}
     assert f'"/{FIRST}" is already in use' in failures(device, "create")[0]
     device.exec("docker", "rm", foreign)

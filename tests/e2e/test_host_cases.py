@@ -32,13 +32,16 @@ def test_H41_the_led_blinks_and_is_dark_again(led: Device) -> None:
     assert (answer.status, answer.text) == (200, "OK")
     path = led.machine.inner_path(LED)
     seen: list[tuple[float, str]] = []
+    quiet = 0
     begun = time.monotonic()
     while (now := time.monotonic()) - begun < 30:
         text = path.read_text().strip()
+        quiet += 1
         if text and (not seen or text != seen[-1][1]):
             seen.append((now, text))
-        if seen and now - seen[-1][0] > 2:
-            break  # no pattern has such a pause
+            quiet = 0
+        if len(seen) > 1 and quiet > 100:
+            break  # no pattern has such a pause: two seconds of looks, a stall of ours is none
         time.sleep(0.02)
     shown = [text for _, text in seen if text]
     assert set(shown) == {"0", "1"} and shown[-1] == "0"
@@ -46,12 +49,12 @@ def test_H41_the_led_blinks_and_is_dark_again(led: Device) -> None:
     apart = [after - before for before, after in itertools.pairwise(changes)]
     # About 200 ms for about 15 s: wide enough for a machine with other work.
     assert 0.1 < statistics.median(apart) < 0.4
-    assert 12 < changes[-1] - begun < 20
+    assert 12 < changes[-1] - begun < 25
     assert len(changes) > 35
 
 
-FROZEN_SECONDS = 50.0
-WATCHDOG_SECONDS = 20
+FROZEN_SECONDS = 75.0
+WATCHDOG_SECONDS = 30
 """Calls on the bus have 25 s, and one after the other is given up within the time that the bus is
 frozen; the watchdog would have fired twice. In the unit as it is installed it waits for 180 s,
 which is no more than the same with other numbers."""
@@ -171,11 +174,11 @@ def test_a_cloud_with_a_local_name_is_found_by_mdns(device: Device) -> None:
             endpoint = f"http://my-cloud.local:{cloud.port}"
             known = {"uuid": "c" * 32, "apiEndpoint": endpoint, "deviceApiKey": "k"}
             path.write_text(json.dumps({**known, "deviceId": 1, "registered_at": 1}))
-            device.restart()
+            device.start_over()  # it knows no image of earlier tests, and leaves all of them
             asked = f"/device/v3/{'c' * 32}/state"
-            device.until(lambda: cloud.asked("GET", asked), 30, "the cloud is asked")
+            device.until(lambda: cloud.asked("GET", asked), 90, "the cloud is asked")
             assert cloud.asked("GET", asked)[0].headers["host"] == f"my-cloud.local:{cloud.port}"
     finally:
         device.exec("systemctl", "stop", "my-cloud")
         path.unlink() if kept is None else path.write_bytes(kept)
-        device.restart()
+        device.start_over()  # a file that is merely lost would not make it forget the cloud

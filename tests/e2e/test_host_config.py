@@ -249,7 +249,8 @@ def test_H31_without_the_proxys_unit_nothing_is_half_done(device: Device, server
     unit.unlink()
     unit.symlink_to("/dev/null")
     device.exec("systemctl", "daemon-reload")
-    answer = device.api("PATCH", "/v1/device/host-config", {"network": {"proxy": SAMPLE}})
+    body = {"network": {"proxy": SAMPLE}}
+    answer = device.api("PATCH", "/v1/device/host-config", body, timeout=60.0)
     assert answer.status >= 500 and "redsocks.service is masked" in answer.text
     assert both(device) == ("", "") and "proxy" not in shown(device)
 

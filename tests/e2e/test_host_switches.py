@@ -196,11 +196,11 @@ def test_H46_a_new_address_is_announced_on_the_bus(device: Device) -> None:
     try:
         device.exec("ip", "link", "set", "wan0", "up")
         device.exec("ip", "address", "add", "203.0.113.7/24", "dev", "wan0")
-        soon(device, "listed", lambda: "203.0.113.7" in device.get("AddressList"), 5)
-        soon(device, "shown", lambda: "203.0.113.7" in shown_addresses(device), 6)
+        soon(device, "listed", lambda: "203.0.113.7" in device.get("AddressList"), 20)
+        soon(device, "shown", lambda: "203.0.113.7" in shown_addresses(device), 20)
     finally:
         device.exec("ip", "link", "del", "wan0")
-    soon(device, "gone", lambda: "203.0.113.7" not in device.get("AddressList"), 5)
+    soon(device, "gone", lambda: "203.0.113.7" not in device.get("AddressList"), 20)
 
 
 def shown_addresses(device: Device) -> str:
@@ -258,10 +258,10 @@ def test_somebody_else_names_the_host(device: Device) -> None:
     device.exec("systemctl", "start", AVAHI)
     try:
         device.exec("hostnamectl", "set-hostname", "named-by-others")
-        soon(device, "named", lambda: named() == "named-by-others", 10)
+        soon(device, "named", lambda: named() == "named-by-others", 20)
         call = "org.freedesktop.Avahi / org.freedesktop.Avahi.Server GetHostName"
         answer = ("busctl", "call", *call.split())
-        soon(device, "Avahi knows", lambda: "named-by-others" in device.exec(*answer).stdout, 10)
+        soon(device, "Avahi knows", lambda: "named-by-others" in device.exec(*answer).stdout, 20)
         network = device.api("GET", "/v1/device/host-config").json()["network"]
         assert network["hostname"] == "named-by-others"
     finally:

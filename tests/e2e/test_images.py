@@ -44,8 +44,8 @@ def name_in_registry(device: Device, repository: str, digest: str, tag: str) -> 
 
 @contextlib.contextmanager
 def thin_line(device: Device) -> Iterator[None]:
-    """The device's own line to its registry lets 8 MB a second through."""
-    shape = ("root", "tbf", "rate", "64mbit", "burst", "256kb", "latency", "100ms")
+    """The device's own line to its registry lets 2 MB a second through."""
+    shape = ("root", "tbf", "rate", "16mbit", "burst", "256kb", "latency", "100ms")
     device.exec("tc", "qdisc", "add", "dev", "lo", *shape)
     try:
         yield
@@ -93,21 +93,23 @@ def test_S31_one_missing_image_keeps_every_old_container_up(device: Device) -> N
 
     device.until(lambda: attempts() >= TRIES, 60, f"{TRIES} failed downloads")
     # The other image is here, but nothing of the release is begun.
-    assert f"Downloaded image '{big.reference}'" in device.said()
+    downloaded = f"Downloaded image '{big.reference}'"
+    device.until(lambda: downloaded in device.said(), 60, "the other image is here")
     assert device.ids() == before and device.running("one", "two", "three")
     waits = {wait["subject"]: wait["reason"] for wait in device.plan()["waits"]}
     assert "keeps running until the image of two is here" in waits["service 1/one"]
     assert f"Failed to download image '{absent}' due to" in device.said()
 
-    # 1, 2, 4 seconds, with a tenth of jitter, and what the attempts themselves take.
+    # 1, 2, 4 seconds, with a tenth of jitter, and what the attempts themselves take: the first one
+    # shares the thin line with the other image.
     pauses = [later - sooner for sooner, later in itertools.pairwise(tried_at(device, absent))]
     for number, pause in enumerate(pauses[: TRIES - 1]):
-        assert 0.9 * 2**number <= pause < 1.1 * 2**number + 2.5, pauses
+        assert 0.9 * 2**number <= pause < 1.1 * 2**number + 10, pauses
 
     # A restart of the agent is no new beginning.
     known = attempts()
     device.restart()
-    device.until(attempts, 10, "the failure is remembered")
+    device.until(attempts, 30, "the failure is remembered")
     assert attempts() >= known
     assert device.ids() == before
 

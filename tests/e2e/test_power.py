@@ -52,7 +52,7 @@ def test_a_power_cut_during_an_update(rough: Device, moment: Callable[[Device], 
     # the engine's to restart: one that is not stays down when the power cut ended it.
     rough.apply(chain(restart="always", command=["sleep", "3600"], stop_grace_period="1s"))
     rough.post(chain(2, restart="always", image=OTHER_IMAGE))
-    rough.until(lambda: moment(rough), 15, "the moment of the power cut")
+    rough.until(lambda: moment(rough), 40, "the moment of the power cut")
     rough.machine.kill()
     rough.machine.up()
     rough.ready()
@@ -72,9 +72,9 @@ def test_the_bus_restarts_and_the_agent_with_it(rough: Device) -> None:
     started = {name: rough.inspect(name)["State"]["StartedAt"] for name in CHAIN}
     pid = rough.main_pid()
     rough.exec("systemctl", "restart", "dbus.service", check=False)
-    rough.until(lambda: rough.main_pid() not in (0, pid), 20, "the agent was started again")
+    rough.until(lambda: rough.main_pid() not in (0, pid), 40, "the agent was started again")
     rough.ready()
-    rough.until(lambda: rough.get("EngineState") == "up", 10, "the agent is on the bus")
+    rough.until(lambda: rough.get("EngineState") == "up", 40, "the agent is on the bus")
     rough.settled()
     assert rough.ids() == before
     assert {name: rough.inspect(name)["State"]["StartedAt"] for name in CHAIN} == started

@@ -91,7 +91,7 @@ def refused(device: Device, off: bool, why: str) -> None:
 
 def works_on(device: Device) -> None:
     """What was refused is not done later, and other work is."""
-    device.apply(pair(environment={"COLOUR": "blue"}), seconds=15)
+    device.apply(pair(environment={"COLOUR": "blue"}), seconds=60)
     assert device.running("one", "two") and device.lock_files() == []
     assert "COLOUR=blue" in device.inspect("one")["Config"]["Env"]
     assert "The host is shutting down" not in device.said()

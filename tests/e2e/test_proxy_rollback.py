@@ -10,7 +10,7 @@ from cloud import FakeCloud
 from e2e_device import UNIT, Device
 from e2e_proxies import Socks5, serving
 
-SECONDS = 5
+SECONDS = 15
 BOOT = "/mnt/boot/system-proxy"
 REDSOCKS = f"""\
 [Unit]
@@ -45,14 +45,14 @@ def cloud(device: Device) -> Iterator[FakeCloud]:
         known = {"uuid": "c" * 32, "apiEndpoint": made.url, "deviceApiKey": "k"}
         path.write_text(json.dumps(known))
         conf.write_text(f"[host]\nproxy_rollback_after = {SECONDS}\n")
-        device.restart()
+        device.start_over()  # it knows no image of earlier tests, and leaves all of them
         yield made
     for each, content in kept:
         if content is None:
             each.unlink(missing_ok=True)
         else:
             each.write_bytes(content)
-    device.restart()
+    device.start_over()  # a file that is merely lost would not make it forget the cloud
     device.exec("balena-agentctl", "proxy", "clear", "--force", check=False, timeout=60.0)
     device.exec("rm", "-rf", BOOT)
     for name in ("redsocks.service", "balena-proxy-config.service"):
@@ -75,16 +75,16 @@ def test_a_proxy_that_cuts_off_is_taken_back_and_one_that_works_stays(
 ) -> None:
     with serving(device.machine.link.outer_address, Socks5) as proxy:
         configure(device, proxy.port)
-        device.until(lambda: proxy.seen, 10, "the cloud is asked through the proxy")
+        device.until(lambda: proxy.seen, 30, "the cloud is asked through the proxy")
         good = file(device)
-        device.until(lambda: len(cloud.asked("GET", "/ping")) > 1, 10, "the cloud has answered")
+        device.until(lambda: len(cloud.asked("GET", "/ping")) > 1, 30, "the cloud has answered")
         # Nobody is there: the agent notices, though it is killed meanwhile.
         configure(device, 9)
         assert "port = 9;" in file(device)
         assert device.machine.unit_state("redsocks.service") == "active"
         device.exec("systemctl", "kill", "-s", "KILL", "--kill-who=main", UNIT)
         told = f"Proxy change reverted: the cloud could not be reached for {SECONDS} s after it"
-        device.until(lambda: told in device.said(), 30, "the change is taken back")
+        device.until(lambda: told in device.said(), 60, "the change is taken back")
         assert file(device) == good
         assert device.exec("cat", f"{BOOT}/no_proxy").stdout == "192.0.2.1"
 

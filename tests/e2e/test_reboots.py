@@ -32,7 +32,7 @@ def test_S55_a_pending_reboot_is_asked_for_once(rough: Device) -> None:
     leave_word(rough)
     told = "Waiting for Host OS update to finish"
     rough.until(lambda: told in rough.said(), 75, "the agent waits for the host's update")
-    assert told in str(rough.plan()["waits"])
+    rough.until(lambda: told in str(rough.plan()["waits"]), 10, told)
     assert rough.lock_files() == []
     refused = rough.api("POST", "/v1/reboot", {})
     assert (refused.status, told in refused.text) == (423, True)
@@ -52,8 +52,7 @@ def test_S56_a_service_that_needs_a_reboot_is_started_after_it(rough: Device) ->
     rough.apply(target(service("one", 1)))
     one, boot = rough.of("one")["Id"], rough.boot_id()
     rough.post(target(service("one", 1), service("two", 2, labels=REQUIRES_REBOOT)))
-    rough.until(lambda: rough.of("two"), 20, "two has a container")
-    two = rough.of("two")["Id"]
+    two = rough.until(lambda: rough.of("two"), 20, "two has a container")["Id"]
     rough.until(lambda: rough.boot_id() != boot, 60, "the device has rebooted")
     rough.ready()
     rough.settled()

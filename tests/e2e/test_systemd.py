@@ -44,7 +44,7 @@ def test_a_stop_of_the_agent_leaves_the_containers_alone(device: Device) -> None
     ids = device.ids()
     begun = time.monotonic()
     device.exec("systemctl", "stop", UNIT)
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 15.0
     assert device.machine.unit_state(UNIT) == "inactive"
     assert device.show("Result")["Result"] == "success"
     assert device.ids() == ids and device.running("one", "two")
@@ -64,7 +64,7 @@ def test_a_stop_in_the_middle_of_work_is_quick_too(device: Device) -> None:
     device.until(lambda: device.plan()["running"], 10, stopping)
     begun = time.monotonic()
     device.exec("systemctl", "stop", UNIT)
-    assert time.monotonic() - begun < 10.0
+    assert time.monotonic() - begun < 15.0  # the grace is longer
     device.engine("POST", f"/containers/{device.of('one')['Id']}/kill")
     device.exec("systemctl", "start", UNIT)
     device.ready()
@@ -74,16 +74,20 @@ def test_a_stop_in_the_middle_of_work_is_quick_too(device: Device) -> None:
 
 
 def test_the_status_line_follows_what_is_done(device: Device) -> None:
-    slow = {"command": ["sleep", "3600"], "stop_grace_period": "1s"}
+    slow = {"command": ["sleep", "3600"], "stop_grace_period": "5s"}
     device.apply(target(service("one", 1, **slow)))
-    device.until(lambda: "Settled: 1 service in 1 app" in device.status_text(), 5, "settled")
+    device.until(lambda: "Settled: 1 service in 1 app" in device.status_text(), 20, "settled")
     device.post(target(service("one", 1, **slow, environment={"A": "1"})))
-    device.until(lambda: "Applying: stop one" in device.status_text(), 5, "stopping")
+    device.until(lambda: "Applying: stop one" in device.status_text(), 20, "stopping")
     device.settled()
     device.lock("one")
     device.post(target(service("one", 1)))
-    device.until(lambda: device.status_text().startswith("Waiting: "), 5, "waiting")
-    assert "Lockfile exists" in device.status_text()
+
+    def waits() -> bool:
+        text = device.status_text()
+        return text.startswith("Waiting: ") and "Lockfile exists" in text
+
+    device.until(waits, 20, "waiting")
 
 
 def test_the_status_line_may_hold_any_text(device: Device) -> None:
@@ -144,8 +148,8 @@ def test_a_stuck_worker_is_named_and_the_agent_started_again(
         def named() -> bool:
             return stuck <= set(impatient.status_text().replace(",", " ").split())
 
-        impatient.until(named, 15, "the stuck one is named")
-        impatient.until(lambda: impatient.main_pid() not in (0, pid), 20, "it is started again")
+        impatient.until(named, 40, "the stuck one is named")
+        impatient.until(lambda: impatient.main_pid() not in (0, pid), 40, "it is started again")
     finally:
         enter.stop(holder)
         holder.wait()

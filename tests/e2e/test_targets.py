@@ -120,7 +120,7 @@ def test_S09_what_was_stopped_in_the_engine_stays_stopped(device: Device) -> Non
 def test_S10_what_was_removed_in_the_engine_comes_back(device: Device) -> None:
     before = device.apply(pair())["one_11_1_c1"]["Id"]
     device.engine("DELETE", f"/containers/{before}?force=1")
-    device.until(lambda: device.running("one", "two"), 10, "one is back")
+    device.until(lambda: device.running("one", "two"), 30, "one is back")
     assert device.of("one")["Id"] != before
     device.settled()
 
