@@ -17,10 +17,16 @@ from pathlib import Path
 
 import pytest
 from device import DeviceError, Machine, supported, sweep
-from e2e_device import Device, evidence
+from e2e_device import UNIT, Device, evidence
 from e2e_targets import UUID
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
+DEFECTS = (
+    "Traceback (most recent call last)",
+    "defect ",
+    "Stuck, systemd will restart",
+    "Watchdog timeout",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +60,20 @@ def _made(name: str) -> Iterator[Device]:
         device = Device(machine)
         device.furnish()
         yield device
+        _confess(device, ARTEFACTS / f"defects-{machine.name}.txt")
+
+
+def _confess(device: Device, into: Path) -> None:
+    """No test may have seen it: a defect that the agent has told of, or a time it was stuck."""
+    try:
+        lines = device.exec("journalctl", "-q", "-b", "all", "-u", UNIT).stdout.splitlines()
+    except DeviceError:  # it was switched off by its last test
+        return
+    found = [number for number, line in enumerate(lines) if any(sign in line for sign in DEFECTS)]
+    if found:
+        around = {near for number in found for near in range(number - 30, number + 60)}
+        into.write_text("\n".join(line for n, line in enumerate(lines) if n in around))
+        warnings.warn(f"the agent told of {len(found)} defects, see {into}", stacklevel=2)
 
 
 @pytest.fixture(scope="session")
