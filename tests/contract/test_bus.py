@@ -382,6 +382,7 @@ def test_a_descriptor_that_comes_too_late_is_closed(giver: Giver, client: Bus) -
     name = giver.connection.unique_name
     with pytest.raises(DeadlineExceeded):
         client.call(name, PATH, FACE, "Late", timeout=0.1, with_fds=True)
+    eventually(lambda: giver.asked, "the call at the service")
     giver._bus.post(giver.give, giver.asked[0])
     (fd,) = client.call(name, PATH, FACE, "Give", with_fds=True)  # what came before is handled
     os.close(fd)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -386,13 +387,14 @@ def test_only_what_has_changed_is_announced(agent: Agent) -> None:
 
 
 def test_a_storm_is_announced_at_most_four_times_a_second(agent: Agent) -> None:
+    began = time.monotonic()
     for number in range(500):
         agent.publish(lambda now, n=number: replace(now, last_error=f"error {n}"))  # type: ignore[misc]
     eventually(
         lambda: any(b[1].get("LastError") == "error 499" for b in agent.heard("PropertiesChanged")),
         "the last of the storm",
     )
-    assert len(agent.heard("PropertiesChanged")) <= 8
+    assert len(agent.heard("PropertiesChanged")) <= 4 * (time.monotonic() - began) + 2
 
 
 def test_reads_never_lag_behind(agent: Agent) -> None:
@@ -680,6 +682,7 @@ def test_a_container_that_the_target_no_longer_has_takes_no_commands(agent: Agen
 def test_power_answers_when_the_host_has_accepted(agent: Agent) -> None:
     with pytest.raises(DeadlineExceeded):
         agent.client.call(NAME, ROOT, MANAGER, "Reboot", "b", [False], timeout=0.2)
+    eventually(lambda: agent.submitted, "the command")
     command, _ = agent.submitted[0]
     assert isinstance(command, Power)
     assert not command.off and f"process {os.getpid()}" in command.who

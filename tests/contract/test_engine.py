@@ -417,7 +417,7 @@ def test_a_container_that_ignores_the_signal_is_stopped(real: RealWorld, final: 
     web = real.running()  # a first process without a handler never sees the signal
     began = time.monotonic()
     real.do(StopContainer(real.uuid, "web", web.id, grace=1, final=final))
-    assert 0.9 < time.monotonic() - began < 6
+    assert 0.9 < time.monotonic() - began < 9
     assert real.container("web").state == "exited"
     assert real.container("web").exit_code == 137
 
@@ -565,7 +565,7 @@ def test_an_engine_that_is_down_is_noticed_at_once(kind: str) -> None:
     ):
         with pytest.raises(EngineUnavailable):
             call()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4.5
 
 
 def test_events_wake(world: World) -> None:

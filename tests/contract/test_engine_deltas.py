@@ -333,7 +333,7 @@ def test_a_server_that_thinks_too_long_is_asked_again_later(tmp_path: Path, worl
         return 404, None
 
     world.cloud.answers["/api/v3/delta"] = slow
-    world.settings = DeltaSettings(wanted=True, request_timeout=0.2)
+    world.settings = DeltaSettings(wanted=True, request_timeout=2.0)
     with pytest.raises(DeadlineExceeded):
         world.fetch()
     assert world.pulled() == []

@@ -182,7 +182,7 @@ def test_a_slow_registry_is_not_waited_for(world: World) -> None:
     world.cloud.answers["/v2/web/manifests/1"] = slow
     began = time.monotonic()
     assert world.registry(seconds=0.2).manifest() is None
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
 
 def test_a_fetch_is_given_up_while_the_registry_thinks(world: World) -> None:
@@ -195,8 +195,8 @@ def test_a_fetch_is_given_up_while_the_registry_thinks(world: World) -> None:
     world.cloud.answers["/v2/web/manifests/1"] = slow
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        check_space(world.engine, "web", world.registry(ticket=slip), world.measure)
-    assert time.monotonic() - began < 2
+        check_space(world.engine, "web", world.registry(30, ticket=slip), world.measure)
+    assert time.monotonic() - began < 8
 
 
 def test_of_several_processors_the_engines_own_counts(world: World) -> None:

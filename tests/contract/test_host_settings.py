@@ -159,6 +159,7 @@ def unit_of_the_os(command: str) -> Iterator[None]:
 def test_the_name_is_left_to_the_unit_of_the_os_and_waited_for(
     hostname: Hostname, written: list[str]
 ) -> None:
+    hostname._patience = 30.0
     with unit_of_the_os("hostnamectl set-hostname from-config"):
         later = threading.Timer(0.5, run, ("systemctl", "start", "balena-hostname"))
         later.start()
@@ -244,6 +245,7 @@ def test_what_redsocks_refuses_changes_nothing(proxy: HostProxy, tmp_path: Path)
 
 def test_a_failing_unit_puts_the_former_files_back(proxy: HostProxy, tmp_path: Path) -> None:
     proxy.set(PROXY, ("10.0.0.1",))
+    proxy._steady = 3.0  # so long it is seen to fail
     (UNITS / "redsocks.service").write_text("[Service]\nExecStart=/bin/false\n")
     run("systemctl", "daemon-reload")
     with pytest.raises(RefusedByHost, match=r"redsocks\.service is failed .*result exit-code"):

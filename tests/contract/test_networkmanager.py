@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -24,6 +25,13 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def network() -> Iterator[NetworkManager]:
     run("systemctl", "start", "NetworkManager.service")
@@ -34,11 +42,13 @@ def network() -> Iterator[NetworkManager]:
 
 
 @pytest.fixture
-def interface() -> Iterator[str]:
+def interface(network: NetworkManager) -> Iterator[str]:
     run("ip", "link", "add", "wan0", "type", "bridge")
     run("ip", "link", "set", "wan0", "up")
     yield "wan0"
     subprocess.run(["ip", "link", "del", "wan0"], check=False)
+    # NetworkManager forgets it a moment later, and would tell that to the next test.
+    until(lambda: "wan0" not in run("nmcli", "-g", "NAME", "connection").splitlines())
 
 
 def test_connectivity_is_a_word(network: NetworkManager) -> None:

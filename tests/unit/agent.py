@@ -16,6 +16,7 @@ from balena_agent.core.intent import SetTarget
 from balena_agent.core.looks import Touch
 from balena_agent.core.observed import HostFacts, Image, Observed
 from balena_agent.core.snapshot import Snapshot
+from balena_agent.core.steps import AwaitHandover, Fetch
 from balena_agent.core.target import read_local
 from balena_agent.runtime.compiler import ServiceKeys
 from balena_agent.runtime.policy import Memory, Policy
@@ -50,11 +51,16 @@ class Rig:
         while not wanted(snapshot):
             assert time.monotonic() < deadline, f"{what or 'condition'} not met:\n{snapshot.plan}"
             newer = self.published.newer_than(snapshot.version, 0.02)
-            if newer is None:
+            if newer is None and not self._busy():
                 self.clock.advance(0.25)
                 self.reconciler.wake(Touch(volumes=frozenset({"tick"})))
             snapshot = newer or self.published.current
         return snapshot
+
+    def _busy(self) -> bool:
+        """Whether a step is under way that does not wait for the clock or for the test."""
+        running = self.published.current.running.values()
+        return any(not isinstance(each.step, AwaitHandover | Fetch) for each in running)
 
     def settled(self) -> Snapshot:
         return self.until(lambda s: s.settled and not s.update_pending, "settled")

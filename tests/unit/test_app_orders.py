@@ -19,6 +19,7 @@ from balena_agent.core.errors import (
     EngineUnavailable,
     Locked,
     NoSuchApp,
+    RefusedByHost,
     Unavailable,
 )
 from balena_agent.core.intent import (
@@ -165,6 +166,7 @@ def test_a_purge_leaves_a_volume_that_another_app_uses() -> None:
             return replace(world, containers={**world.containers, odd.id: odd})
 
         agent.engine.change(mount, Touch(containers=frozenset({odd.id})))
+        agent.reconciler.wake(Touch(containers=frozenset({odd.id})))
         agent.until(lambda s: s.observed.containers[odd.id].spec == odd.spec)
         assert ask(agent, PurgeApp(1)) == "purged"
         assert done(agent, RemoveVolume) == []
@@ -377,14 +379,12 @@ def test_a_refused_restart_leaves_stopped_what_a_user_has_stopped() -> None:
 def test_a_service_that_waits_for_a_reboot_counts_as_back() -> None:
     with rig() as agent:
         settled_with(agent, app(service("one"), service("two", 2)))
+        agent.host.refusal = RefusedByHost("not now")
         labels = {REQUIRES_REBOOT: "1"}
         agent.post(app(service("one"), service("two", 2, labels=labels)))
         agent.until(lambda s: agent.containers().get("two") == "created")
         agent.host.user_locks.clear()
-        answer = agent.reconciler.submit(RestartApp(1))
-        agent.until(lambda s: answer.done() or agent.host.requests, "answered or rebooted")
-        agent.until(lambda s: answer.done())
-        assert answer.result(0) == "restarted"
+        assert ask(agent, RestartApp(1)) == "restarted"
 
 
 def test_a_restart_does_not_end_the_purge_before_it() -> None:

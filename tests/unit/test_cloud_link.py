@@ -358,7 +358,7 @@ def test_headers_that_drip_are_cut_off_at_the_deadline(dripping: str) -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="it took too long"):
         client.exchange(dripping, KEY, "GET", "/", limit=0.2)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 3.5
 
 
 def test_no_address_is_tried_after_the_deadline(

@@ -795,8 +795,8 @@ def test_changes_by_others_are_heard_of(tmp_path: Path) -> None:
             until(lambda number=number: len(looks) == number)
         for _ in range(70_000):  # more than a pipe holds
             watch.soon()
-        until(lambda: len(looks) == 5)
+        until(lambda: len(looks) >= 5)
         (tmp_path / ".config.json.12345678.tmp").write_text("on its way")
     finally:
         watch.close()
-    assert len(looks) in (5, 6)
+    assert 5 <= len(looks) < 10

@@ -17,6 +17,7 @@ from typing import Any
 
 import device_states
 import pytest
+from waiting import until
 
 from balena_agent.api import hearing
 from balena_agent.api import server as server_module
@@ -420,7 +421,7 @@ def test_an_idle_client_that_sent_chunks_holds_no_worker(
     client.wire.sendall(b"POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
     assert client.receive()[0] == 401
     assert server._server is not None
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 8  # less than an idle client is waited for
     while server._server.requests.idle < WORKERS and time.monotonic() < deadline:
         time.sleep(0.005)
     assert server._server.requests.idle == WORKERS
@@ -517,11 +518,11 @@ def test_stop_ends_though_a_client_holds_on(
 ) -> None:
     client = connect(server.port)
     hold(client, asked)
-    assert server.stop(2.0)
+    assert server.stop(8.0)  # less than an idle client is waited for
     with contextlib.suppress(ConnectionError):
         while not client.closed:
             pass
-    assert not http_threads()
+    until(lambda: not http_threads(), "no thread is left")
 
 
 def ping_in_time(server: HttpServer, connect: Connect) -> None:
@@ -594,7 +595,7 @@ def test_slow_bodies_cannot_hold_all_workers(
     server: HttpServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Together they have every worker; whoever comes then shuts them out."""
-    monkeypatch.setattr(hearing, "PRESSED_LIMIT", 0.05)
+    monkeypatch.setattr(hearing, "PRESSED_LIMIT", 2.0)  # until all of them are there
     slow = [connect(server.port) for _ in range(WORKERS)]
     for client in slow:
         client.wire.sendall(b"POST /v1/update HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
@@ -604,6 +605,7 @@ def test_slow_bodies_cannot_hold_all_workers(
     while len(heard) < WORKERS and time.monotonic() < deadline:
         time.sleep(0.005)
     assert len(heard) == WORKERS
+    monkeypatch.setattr(hearing, "PRESSED_LIMIT", 0.05)
     ping_in_time(server, connect)
 
 
@@ -618,7 +620,7 @@ def test_many_slow_bodies_take_no_longer_than_a_few(server: HttpServer, connect:
         time.sleep(0.005)
     began = time.monotonic()
     ping_in_time(server, connect)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
 
 
 def test_a_client_that_waits_for_a_busy_worker_is_not_shut_out() -> None:
@@ -679,7 +681,7 @@ def test_clients_that_do_not_take_their_answers_cannot_hold_all_workers(
         time.sleep(0.1)
     began = time.monotonic()
     ping_in_time(server, connect)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
 
 
 @pytest.mark.parametrize(
@@ -740,10 +742,12 @@ def test_who_waits_for_the_agent_is_not_shut_out(
     server = HttpServer(build(published, asked.submit, Auth(FixedKeys()), healthy), 0)
     server.start()
     try:
-        early, ill = connect(server.port), connect(server.port)
+        early = connect(server.port)
         early.send("POST /v1/update", b"{}")
+        assert looking.wait(10)
+        ill = connect(server.port)
         ill.send("GET /v1/healthy")
-        assert inside.wait(10) and looking.wait(10)
+        assert inside.wait(10)
         ping_in_time(server, connect)
         published.publish(replace(device_states.m1(), version=2))
         free.set()

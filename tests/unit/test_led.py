@@ -19,21 +19,29 @@ def led(directory: Path, trigger: str = "", seconds: float = 0.5) -> tuple[Led, 
     return Led(str(file), seconds), file
 
 
+def end(blinker: Led) -> None:
+    """Asked again, the while begins anew: now it is over."""
+    blinker._seconds = 0.0
+    blinker.identify()
+
+
 def test_identify_blinks_and_ends_dark(tmp_path: Path) -> None:
-    blinker, file = led(tmp_path, seconds=2.0)  # some rounds: a slow machine may miss one
+    blinker, file = led(tmp_path, seconds=60.0)
     blinker.identify()
     until(lambda: file.read_text() == "1", "lit")
     until(lambda: file.read_text() == "0", "dark")
     until(lambda: file.read_text() == "1", "lit again")
+    end(blinker)
     until(lambda: blinker._thread is None, "ended")
     assert file.read_text() == "0"
 
 
 def test_the_trigger_is_given_back(tmp_path: Path) -> None:
-    blinker, file = led(tmp_path, "none [mmc0] timer")
+    blinker, file = led(tmp_path, "none [mmc0] timer", seconds=60.0)
     blinker.identify()
     until(lambda: file.read_text() == "255", "as bright as can be")
     assert (tmp_path / "trigger").read_text() == "none"
+    end(blinker)
     until(lambda: blinker._thread is None, "ended")
     assert (tmp_path / "trigger").read_text() == "mmc0"
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 from balena_agent.core.errors import Unavailable
 from balena_agent.core.logline import LogLine
@@ -115,12 +116,15 @@ def test_a_reader_waits_for_a_queue_that_is_being_emptied(
     hub: LogHub, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loghub, "PATIENCE", 60.0)
-    subscription, counts = listen(hub), []
-    timer = threading.Timer(0.5, lambda: counts.append(len(subscription.take())))
-    timer.start()
-    journal.say(*("x" for _ in range(loghub.QUEUED_LINES)))
-    assert counts == [loghub.QUEUED_LINES]
-    timer.join()
+    subscription, lines = listen(hub), ["x"] * loghub.QUEUED_LINES
+    reader = threading.Thread(target=journal.say, args=lines)
+    reader.start()
+    until(lambda: len(subscription._lines) == loghub.QUEUED_LINES, "the queue is full")
+    reader.join(0.3)
+    assert reader.is_alive()
+    assert len(subscription.take()) == loghub.QUEUED_LINES
+    reader.join(10)
+    assert not reader.is_alive()
 
 
 def test_a_queue_that_nobody_empties_is_waited_for_once(hub: LogHub, journal: Journal) -> None:

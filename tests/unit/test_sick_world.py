@@ -250,7 +250,7 @@ def test_a_job_does_not_wait_for_another_though_a_thread_could_be_started() -> N
     done = threading.Event()
 
     def first() -> None:
-        ended.append(second.wait(2.0))
+        ended.append(second.wait(8.0))
         done.set()
 
     crew.submit(first)

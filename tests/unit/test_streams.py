@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -221,7 +221,7 @@ def test_a_client_that_takes_nothing_gives_way(rig: Rig, monkeypatch: pytest.Mon
     clients = [rig.ask() for _ in range(LIMIT)]
     rig.feeds[2].endless = b"x" * 65536
     rig.feeds[2].wake()
-    _wait_until_stuck(rig.feeds[2])
+    _wait_until_stuck(rig, rig.feeds[2])
     monkeypatch.setattr(streams_module, "STUCK_SECONDS", 0.0)
     newcomer = rig.ask()
     assert newcomer.status == 200
@@ -230,19 +230,21 @@ def test_a_client_that_takes_nothing_gives_way(rig: Rig, monkeypatch: pytest.Mon
     assert len(clients) == LIMIT
 
 
-def _wait_until_stuck(feed: Feed) -> None:
-    """Until nothing is asked of the feed for a while, once something was."""
-    given = 0
-    while feed.given != given or not given:
-        given = feed.given
-        time.sleep(0.3)
+def _wait_until_stuck(rig: Rig, feed: Feed) -> None:
+    """Until the client owes something, and has taken nothing of it for a while."""
+    (stream,) = (one for one in rig.streams._open if one.feed is feed)
+
+    def stuck() -> bool:
+        return stream.idle > 0.3 and not select.select([], [stream.wire], [], 0)[1]
+
+    until(stuck, "the client is stuck")
 
 
 def test_from_a_client_that_does_not_read_the_feed_is_not_read(rig: Rig) -> None:
     slow, quick = rig.ask(), rig.ask()
     rig.feeds[0].endless = b"x" * 65536
     rig.feeds[0].wake()
-    _wait_until_stuck(rig.feeds[0])
+    _wait_until_stuck(rig, rig.feeds[0])
     # The feed's last pieces, and what the kernel holds on both sides. It took 4 MB when asked.
     assert rig.feeds[0].given < 1536 * 1024
     rig.feeds[1].put(b"still served")
@@ -270,7 +272,7 @@ def test_when_the_agent_stops_all_streams_end(rig: Rig) -> None:
     clients = [rig.ask() for _ in range(3)]
     rig.feeds[2].endless = b"x" * 65536
     rig.feeds[2].wake()
-    _wait_until_stuck(rig.feeds[2])
+    _wait_until_stuck(rig, rig.feeds[2])
     rig.streams.close()
     assert clients[0].rest() == b"0\r\n\r\n" and clients[1].rest() == b"0\r\n\r\n"
     assert all(feed.closed.is_set() for feed in rig.feeds) and not running()
