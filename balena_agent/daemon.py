@@ -54,6 +54,7 @@ from .host.goodbye import Goodbye
 from .host.journal_reader import LOOK_SECONDS, JournalReader
 from .host.logmark import LogMark
 from .host.network import addresses, mac_addresses
+from .host.sigbus import BusErrors
 from .hostside import HostSide
 from .peer import FILE as PEER_FILE
 from .runtime.connectivity import Connectivity
@@ -89,6 +90,8 @@ class Daemon:
         self._reported: tuple[str, ...] = ()
         self._interval = watchdog_interval()
         self.watchdog = Watchdog(notify)
+        self._bus_errors = BusErrors()
+        self._bus_errors.install()
         self.store = Store(settings.paths.store, damaged=self._fail)
         self.bus = Bus(on_lost=self._bus_lost)
         self.host = HostSide(settings, self.store, self.bus, self._host_looked, self._cloud_reached)
@@ -298,6 +301,7 @@ class Daemon:
             ended=lambda: self.watchdog.forget(pulse),
             look=min(LOOK_SECONDS, self._interval / 3),
             since=since,
+            bus_errors=self._bus_errors,
         )
         reader.thread.name = name
         show_name(reader.thread)

@@ -12,7 +12,7 @@ and a restart of journald are followed by the library; the files to which journa
 to their end before it looks for others, deleted ones too (host/journal_files.py). What is lost all
 the same is told in its place. The library keeps every part of the files mapped that it has ever
 read; so the journal is opened anew also in the first quiet moment after some reading, and after
-much of it.
+much of it; and when a file was cut off while it was read (host/sigbus.py).
 
 Invariants: `deliver` is called in the reader's thread only, and no more after `close`. The library
 is imported with the first reader, not before.
@@ -44,6 +44,7 @@ from ..core.logline import (
     system_line,
 )
 from .journal_files import DIRECTORIES, MOVED, ORPHANED, LiveFiles
+from .sigbus import BusErrors, Reading
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +96,12 @@ class JournalReader:
         ended: Callable[[], None],
         look: float,
         since: float,
+        bus_errors: BusErrors,
     ) -> None:
         self._deliver = deliver
+        self._bus_errors = bus_errors
+        self._reading = Reading()
+        self._consumed = 0
         self._since = since
         self._look = look
         self._beat = beat
@@ -128,6 +133,8 @@ class JournalReader:
         ended: Callable[[], None] = lambda: None,
         look: float = LOOK_SECONDS,
         since: float = 0.0,
+        *,
+        bus_errors: BusErrors,
     ) -> JournalReader:
         """Read on behind the cursor `after`; without one what was written since a time (s, UTC),
         or from now on. Returns when the place is fixed.
@@ -136,7 +143,7 @@ class JournalReader:
 
         Unavailable where there is no journal, or no library for it.
         """
-        reader = cls(deliver, resolve, after, beat, ended, look, since)
+        reader = cls(deliver, resolve, after, beat, ended, look, since, bus_errors)
         reader.thread.start()
         try:
             problem = reader._started.get(timeout=OPEN_SECONDS)
@@ -160,14 +167,15 @@ class JournalReader:
     # -- the thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            self._open_journal()
-        except AgentError as error:
-            self._started.put(error)
-        else:
-            self._started.put(None)
-            self._work()
-        self._close_journal()
+        with self._bus_errors.reading() as self._reading:
+            try:
+                self._open_journal()
+            except AgentError as error:
+                self._started.put(error)
+            else:
+                self._started.put(None)
+                self._work()
+            self._close_journal()
         self._files.close()
         self._ended()
 
@@ -195,7 +203,7 @@ class JournalReader:
         try:
             self._places = _places()
             self._files.take()
-            self._since_opened = 0
+            self._since_opened, self._reading.struck = 0, False
             self._journal = journal = _reader._Reader()
             journal.fileno()  # from here on, growth is noticed
             if self._cursor:
@@ -206,6 +214,7 @@ class JournalReader:
             else:
                 self._seek_end(journal)
                 _add_matches(journal)
+            self._step_over(journal)
         except (OSError, ValueError) as error:
             raise Unavailable(f"The journal cannot be opened: {error}") from error
 
@@ -238,6 +247,13 @@ class JournalReader:
         else:
             journal.seek_head()
 
+    def _step_over(self, journal: Any) -> None:
+        """Pass by what was read behind our place before the journal broke."""
+        for _ in range(self._consumed):
+            if not self._pending and not journal._next():
+                break
+            self._pending = False
+
     def _close_journal(self) -> None:
         journal, self._journal = self._journal, None
         self._pending = False
@@ -256,6 +272,8 @@ class JournalReader:
             if lines or caught_up or (place and self._placeless):
                 self._deliver(tuple(lines), place, self._live)
                 self._placeless = not place
+            if self._reading.struck:
+                raise OSError(errno.EIO, "a file was cut off while it was read")
             self._beat()
 
     def _place(self) -> str:
@@ -265,6 +283,7 @@ class JournalReader:
     def _batch(self) -> tuple[list[LogLine], bool]:
         """At most `BATCH` entries as lines, and whether there may be more."""
         journal, lines, count = self._journal, list(self._late()), 0
+        reading = self._reading
         step, fields, stamp = journal._next, journal._get_all, journal._get_realtime
         while count < BATCH:
             try:
@@ -274,17 +293,24 @@ class JournalReader:
                 if not count:
                     raise
                 break  # what was read is handed on first; it would be read again
-            self._pending = False
-            count += 1
+            entry, time_ms = None, 0
             try:
                 entry, time_ms = fields(), stamp() // 1000
             except (OSError, ValueError) as error:
                 # Of a damaged file. Whoever stopped here would stop here for ever.
-                _log.warning("An entry of the journal cannot be read: %s", error)
-                continue
-            self._read(entry, time_ms, lines)
+                if not reading.struck:
+                    _log.warning("An entry of the journal cannot be read: %s", error)
+            if reading.struck:
+                break  # it may be another entry than it seems
+            self._pending = False
+            count += 1
+            if entry is not None:
+                self._read(entry, time_ms, lines)
+        if reading.struck:
+            self._consumed += count
+            return lines, True
         if count:
-            self._cursor, self._sure = journal._get_cursor(), True
+            self._cursor, self._sure, self._consumed = journal._get_cursor(), True, 0
             self._since_opened, self._last_read = self._since_opened + count, time.monotonic()
         self._behind = count == BATCH
         return lines, self._behind

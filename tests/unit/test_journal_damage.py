@@ -11,8 +11,9 @@ import pytest
 from balena_agent.core.logline import CONTAINER, LogLine, Source
 from balena_agent.host import journal_reader
 from balena_agent.host.journal_reader import JournalReader
+from balena_agent.host.sigbus import BusErrors
 
-GOOD, DAMAGED, GONE = "good", "damaged", "gone"
+GOOD, DAMAGED, GONE, STRUCK = "good", "damaged", "gone", "struck"
 
 
 class Journal:
@@ -40,12 +41,16 @@ class Journal:
     def _get_cursor(self) -> str:
         return f"s={self._now[0]}"
 
+    def close(self) -> None: ...
+
 
 def reader(*entries: str) -> JournalReader:
     def owner(_: str) -> Source:
         return Source("web", 7, 1)
 
-    made = JournalReader(lambda *_: None, owner, "s=old", lambda: None, lambda: None, 1.0, 0.0)
+    made = JournalReader(
+        lambda *_: None, owner, "s=old", lambda: None, lambda: None, 1.0, 0.0, BusErrors()
+    )
     given: Any = Journal(*entries)
     made._journal = given
     return made
@@ -104,3 +109,45 @@ def test_a_noted_place_that_is_none_does_not_stop_the_reader() -> None:
     found = reader()
     assert found._seek(Strict(GOOD)) is False
     assert (found._cursor, found._sure) == ("s=0", False)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_file_that_is_cut_off_under_the_reader_costs_no_line_and_doubles_none(
+    answer: bool,
+) -> None:
+    """The library may make an entry of the zeros, or believe that there are no more."""
+
+    class Cut(Journal):
+        def _next(self) -> bool:
+            more = super()._next()
+            if self._now[1] == STRUCK:
+                found._reading.struck = True
+                return answer
+            return more
+
+    found, heard = reader(), []
+    found._deliver = lambda lines, cursor, live: heard.append((texts(list(lines)), cursor, live))
+    found._live = False
+    found._journal = Cut(GOOD, GOOD, STRUCK, GOOD)
+    with pytest.raises(OSError, match="cut off"):
+        found._read_all()
+    assert heard == [(["line 0", "line 1"], "s=old", False)]
+    anew: Any = Journal(GOOD, GOOD, GOOD, GOOD)
+    found._reading.struck = False
+    found._journal = anew
+    found._step_over(anew)
+    found._read_all()
+    assert heard[1:] == [(["line 2", "line 3"], "s=3", True)]
+    assert found._consumed == 0
+
+
+def test_a_file_that_is_cut_off_again_before_anything_was_read_of_it() -> None:
+    """What was read before the first time is still passed by; it ends in a pause, not in a hot
+    loop."""
+    found = reader(GOOD, GOOD)
+    found._deliver = lambda *_: None
+    found._consumed = 7
+    found._reading.struck = True
+    with pytest.raises(OSError, match="cut off"):
+        found._read_all()
+    assert found._consumed == 7
