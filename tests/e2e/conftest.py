@@ -64,7 +64,7 @@ def _made(name: str) -> Iterator[Device]:
 
 
 def _confess(device: Device, into: Path) -> None:
-    """No test may have seen it: a defect that the agent has told of, or a time it was stuck."""
+    """No test may have seen it: a defect that the agent has told of or died of."""
     try:
         lines = device.exec("journalctl", "-q", "-b", "all", "-u", UNIT).stdout.splitlines()
     except DeviceError:  # it was switched off by its last test
@@ -73,7 +73,7 @@ def _confess(device: Device, into: Path) -> None:
     if found:
         around = {near for number in found for near in range(number - 30, number + 60)}
         into.write_text("\n".join(line for n, line in enumerate(lines) if n in around))
-        warnings.warn(f"the agent told of {len(found)} defects, see {into}", stacklevel=2)
+        warnings.warn(f"the agent has {len(found)} defects, see {into}", stacklevel=2)
 
 
 @pytest.fixture(scope="session")
@@ -113,12 +113,12 @@ def rough(rough_device: Device) -> Device:
 @pytest.fixture(scope="module")
 def identity(shared_device: Device) -> Iterator[None]:
     """The device remains itself when its agent loses the database."""
-    shared_device.config = {"uuid": UUID}
+    shared_device.identity = {"uuid": UUID}
     path = shared_device.machine.inner_path("/mnt/boot/config.json")
-    path.write_text(json.dumps(shared_device.config))
+    path.write_text(json.dumps(shared_device.identity))
     shared_device.restart()
     yield
-    shared_device.config = None
+    shared_device.identity = None
     path.unlink(missing_ok=True)
     shared_device.restart()
 
@@ -132,7 +132,7 @@ def _fresh(device: Device) -> Device:
         evidence(device, ARTEFACTS / name)
         warnings.warn(f"the device is made anew, see {name}: {error}", stacklevel=2)
         device.machine.down()
-        device.machine.up(config=device.config)
+        device.machine.up(config=device.identity)
         device.furnish()
         device.clean()
     device.mark()

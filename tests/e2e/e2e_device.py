@@ -53,7 +53,7 @@ class Device:
         self.exec = machine.exec
         self.api = machine.api
         self._mark = ""
-        self.config: Json | None = None
+        self.identity: Json | None = None
         """The config.json that this machine has when it must be made anew; None: none."""
 
     # -- life
