@@ -31,8 +31,11 @@ _log = logging.getLogger(__name__)
 _SA_SIGINFO, _SA_RESTART = 0x4, 0x10000000
 _MAP_FIXED = 0x10
 _FAILED = ctypes.c_void_p(-1).value
-_ADDRESS = 16 if ctypes.sizeof(ctypes.c_void_p) == 8 else 12
-"""Where in the kernel's record the address stands that was touched."""
+_CODE, _ADDRESS = 8, 16 if ctypes.sizeof(ctypes.c_void_p) == 8 else 12
+"""Where in the kernel's record it stands why, and which address was touched."""
+
+_NOTHING_THERE = 2
+"""BUS_ADRERR. Other reasons, as an address that is not aligned, would come again and again."""
 
 _STDERR = 2
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -117,6 +120,8 @@ class BusErrors:
         self._libc.signal(number, None)
 
     def _put_page(self, record: int) -> bool:
+        if ctypes.c_int.from_address(record + _CODE).value != _NOTHING_THERE:
+            return False
         address = ctypes.c_void_p.from_address(record + _ADDRESS).value or 0
         page = address - address % mmap.PAGESIZE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED

@@ -44,6 +44,20 @@ thread.join()
 print("alive")
 """
 
+NOT_ALIGNED = """
+import ctypes, signal
+class Record(ctypes.Structure):
+    _fields_ = [("number", ctypes.c_int), ("errno", ctypes.c_int), ("code", ctypes.c_int),
+                ("address", ctypes.c_void_p)]
+page = mmap.mmap(-1, mmap.PAGESIZE)
+page[0] = 7
+address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+with errors.reading() as reading:
+    for code in (1, 2):
+        record = Record(signal.SIGBUS, 0, code, address)
+        print(errors._put_page(ctypes.addressof(record)), page[0])
+"""
+
 ELSEWHERE = """
 with errors.reading():
     thread = threading.Thread(target=lambda: lost(1)[0])
@@ -76,6 +90,12 @@ def test_who_reads_a_file_that_is_cut_off_sees_zeros_and_is_told(tmp_path: Path)
 def test_the_main_thread_may_read_too(tmp_path: Path) -> None:
     done = run(tmp_path, "read(); read(); print('alive')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
+
+
+def test_nothing_takes_the_place_of_a_page_that_is_there(tmp_path: Path) -> None:
+    """A program that is struck for another reason would be struck again at once."""
+    done = run(tmp_path, NOT_ALIGNED)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False 7\nTrue 0\n", "")
 
 
 def test_a_thread_that_has_not_said_so_ends_the_process_with_a_trace(tmp_path: Path) -> None:
