@@ -21,12 +21,7 @@ from e2e_device import UNIT, Device, evidence
 from e2e_targets import UUID
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-DEFECTS = (
-    "Traceback (most recent call last)",
-    "defect ",
-    "Stuck, systemd will restart",
-    "Watchdog timeout",
-)
+DEFECTS = ("Traceback (most", "defect ", "status=7/BUS", "status=11/SEGV")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -171,8 +171,13 @@ class Device:
         return dict(found[0]) if found else {}
 
     def inspect(self, name: str) -> Json:
-        """The one container of a service, in full."""
-        return dict(self.engine("GET", f"/containers/{self.of(name)['Id']}/json"))
+        """The one container of a service, in full. One that is just made, or made anew, is waited
+        for: it may be listed before it can be had, and may be gone when it is asked for."""
+        return self.until(lambda: self._full(name), 10, f"a container of {name}")
+
+    def _full(self, name: str) -> Json:
+        found = self.engine("GET", f"/containers/{self.of(name).get('Id', 'none')}/json")
+        return dict(found) if "HostConfig" in found else {}
 
     def ended(self, name: str) -> float:
         """When the container of a service last ended, in seconds since the epoch."""
