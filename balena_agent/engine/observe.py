@@ -169,14 +169,19 @@ class Observer:
         return {container.id: container for container in seen if container}
 
     def _patiently(self, client: Client, container_id: str) -> Container | None:
-        """One container of a full look; DeadlineExceeded only if it was never seen before."""
+        """One container of a full look; EngineFailed and DeadlineExceeded only if it was never seen
+        before. The engine fails to tell of containers that are just being made or removed."""
         try:
             return self._container(client, container_id, self._patience)
-        except DeadlineExceeded:
+        except (EngineFailed, DeadlineExceeded) as error:
             known = self._memory.last_seen(container_id)
             if known is None:
                 raise
-            _LOG.warning("the engine cannot tell about %s: taken as last seen", known.raw_name)
+            _LOG.warning(
+                "the engine cannot tell about %s, it is taken as last seen: %s",
+                known.raw_name,
+                error,
+            )
             return known
 
     def _touched(self, client: Client, keys: Iterable[str]) -> dict[str, Container | None]:

@@ -113,9 +113,11 @@ def test_a_container_that_vanishes_during_the_look_is_skipped(
     assert "GET /containers/c1/json" in script.record
 
 
-def test_one_container_that_hangs_does_not_blind_us(
-    script: Script, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("hangs", [True, False])
+def test_one_container_that_hangs_or_fails_does_not_blind_us(
+    script: Script, caplog: pytest.LogCaptureFixture, hangs: bool
 ) -> None:
+    nil = said(500, "RWLayer of container c1 is unexpectedly nil")
     labels = {"io.balena.supervised": "true", "io.balena.app-id": "1", "io.balena.service-id": "1"}
     config = {"Labels": {**labels, "io.balena.service-name": "web"}}
     inspect = {"Id": "c1", "Name": "/web_1_1_a", "Config": config, "State": {"Status": "running"}}
@@ -128,12 +130,12 @@ def test_one_container_that_hangs_does_not_blind_us(
     seen = observer.everything()
     assert seen.containers["c1"].state == "running"
     observer._patience = 0.2
-    script.answers["GET /containers/c1/json"] = script.hang
+    script.answers["GET /containers/c1/json"] = script.hang if hangs else nil
     with caplog.at_level(logging.WARNING):
         assert observer.everything() == seen
     assert "web_1_1_a" in caplog.text
     fresh = Observer(Client(Link(script.socket)), frozenset, patience=0.2)
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded if hangs else EngineFailed):
         fresh.everything()
 
 
