@@ -173,9 +173,10 @@ class Device:
     def inspect(self, name: str) -> Json:
         """The one container of a service, in full. One that is just made, or made anew, is waited
         for: it may be listed before it can be had, and may be gone when it is asked for."""
-        return self.until(lambda: self._full(name), 10, f"a container of {name}")
+        return self.until(lambda: self.inspected(name), 10, f"a container of {name}")
 
-    def _full(self, name: str) -> Json:
+    def inspected(self, name: str) -> Json:
+        """The same now; {} while there is none that the engine can tell of."""
         found = self.engine("GET", f"/containers/{self.of(name).get('Id', 'none')}/json")
         return dict(found) if "HostConfig" in found else {}
 

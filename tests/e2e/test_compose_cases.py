@@ -196,8 +196,7 @@ def test_M95_a_program_for_another_architecture(device: Device, tmp_path: Path) 
     device.post(target(service("one", 1, image="alien:1"), service("two", 2)))
 
     def ended() -> bool:  # the agent makes it anew when its start has failed
-        made = device.engine("GET", f"/containers/{device.of('one').get('Id', 'none')}/json")
-        return bool(made.get("RestartCount") or device.plan()["failures"])
+        return bool(device.inspected("one").get("RestartCount") or device.plan()["failures"])
 
     device.until(ended, 15, "the program cannot run")
     if not device.plan()["failures"]:

@@ -11,6 +11,7 @@ import pytest
 from agent import image
 from fakes.engine import FakeEngine
 from fakes.machine import FakeHost, ManualClock
+from waiting import until
 
 from balena_agent.core.desired import Desired, DesiredApp
 from balena_agent.core.errors import Cancelled, EngineFailed, Locked
@@ -153,10 +154,7 @@ def test_a_worker_that_gives_up_waits_for_no_job_that_another_has_taken(
         asked.start()
         asked.join(10)
         assert not asked.is_alive() and done.get(timeout=10) == number
-        until_gone = time.monotonic() + 10
-        while crew._threads and time.monotonic() < until_gone:
-            time.sleep(0.005)
-        assert crew._threads == 0
+        until(lambda: crew._threads == 0, "the worker has given up")
 
 
 def test_every_step_posts_one_outcome_also_when_the_adapter_has_a_defect() -> None:
