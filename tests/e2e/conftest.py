@@ -6,7 +6,6 @@ or take the bus away have a device of their own, so that no test stands on a dam
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -109,13 +108,10 @@ def rough(rough_device: Device) -> Device:
 def identity(shared_device: Device) -> Iterator[None]:
     """The device remains itself when its agent loses the database."""
     shared_device.identity = {"uuid": UUID}
-    path = shared_device.machine.inner_path("/mnt/boot/config.json")
-    path.write_text(json.dumps(shared_device.identity))
-    shared_device.restart()
+    shared_device.configure(shared_device.identity)
     yield
     shared_device.identity = None
-    path.unlink(missing_ok=True)
-    shared_device.restart()
+    shared_device.configure(None)
 
 
 def _fresh(device: Device) -> Device:

@@ -27,6 +27,7 @@ UNIT = "balena-agent.service"
 BUS = "io.balena.Agent1"
 ROOT = "/io/balena/Agent1"
 MANAGER = f"{BUS}.Manager"
+CONFIG = "/mnt/boot/config.json"
 LOCKS = "/tmp/balena-supervisor/services"
 LOCK_FILES = ("updates.lock", "resin-updates.lock")
 SUPERVISED = "io.balena.supervised"
@@ -64,7 +65,8 @@ class Device:
             images.build(self.machine, tag, changes=[f"LABEL tag={tag}"])
 
     def clean(self) -> None:
-        """Nothing of a test is left: apps, strangers, volumes, locks; and the agent is at rest."""
+        """Nothing of a test is left: apps, strangers, volumes, locks, and nothing that the agent
+        would complain of; and it is at rest."""
         self.post(apps({}), force=True)
         self.raze()
         self.settled()
@@ -73,6 +75,7 @@ class Device:
             self.engine("DELETE", f"/volumes/{volume['Name']}?force=1")
         self.engine("POST", "/networks/prune")
         shutil.rmtree(self.machine.inner_path(LOCKS), ignore_errors=True)
+        self.until(lambda: self.notices() == [], 10, "the agent has nothing to complain of")
 
     def raze(self) -> None:
         """Remove every container at once, whatever grace it was promised."""
@@ -97,6 +100,17 @@ class Device:
         path.write_text(text)
         self.exec("systemctl", "daemon-reload")
         self.restart()
+
+    def configure(self, document: Json | None) -> None:
+        """This is its config.json from now on. None takes it away and lets the agent forget it:
+        what a file said that is merely lost would hold on."""
+        path = self.machine.inner_path(CONFIG)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document or {}))
+        self.restart()
+        if document is None:
+            path.unlink()
+            self.restart()
 
     def restart(self) -> None:
         self.exec("systemctl", "reset-failed", UNIT, check=False)
@@ -252,6 +266,10 @@ class Device:
     def call(self, member: str, *words: str, user: str = "", check: bool = True) -> Any:
         """A method of the Manager."""
         return self.busctl("call", BUS, ROOT, MANAGER, member, *words, user=user, check=check)
+
+    def notices(self) -> list[str]:
+        """What the agent complains of."""
+        return list(json.loads(self.call("Describe")[0])["notices"])
 
     def get(self, name: str, path: str = ROOT, interface: str = MANAGER) -> Any:
         return self.busctl("get-property", BUS, path, interface, name)

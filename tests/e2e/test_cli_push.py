@@ -29,7 +29,6 @@ HEADERS = {
 }  # fmt: skip
 COMMIT = "10ca12e1ea5e"
 ARCHITECTURES = ("amd64", "i386", "aarch64", "armv7hf", "rpi")
-CONFIG = "/mnt/boot/config.json"
 SAY = "trap 'exit 0' TERM; n=0; while :; do echo {}; sleep 1; done"
 
 
@@ -100,16 +99,10 @@ class Cli:
 @pytest.fixture
 def cli(device: Device) -> Iterator[Cli]:
     """The device has an OS for development, which is open to its network."""
-    path = device.machine.inner_path(CONFIG)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"uuid": UUID, "developmentMode": True}))
-    device.restart()
+    device.configure({"uuid": UUID, "developmentMode": True})
     with contextlib.closing(Cli(device)) as found:
         yield found
-    path.write_text("{}")
-    device.restart()
-    path.unlink()
-    device.restart()
+    device.configure(None)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,6 @@ def test_logging_that_is_switched_off_is_silent(device: Device) -> None:
 
 
 def test_outside_local_mode_there_is_only_the_first_line(device: Device) -> None:
-    config = device.machine.inner_path("/mnt/boot/config.json")
     managed = {"uuid": "c" * 32, "apiEndpoint": "http://127.0.0.1:9", "deviceApiKey": "k"}
     conf = device.machine.inner_path("/etc/balena-agent/agent.conf")
     kept = conf.read_text()
@@ -113,8 +112,7 @@ def test_outside_local_mode_there_is_only_the_first_line(device: Device) -> None
         conf.write_text(kept.replace("#firewall = yes", "firewall = no"))
         for program in ("iptables", "ip6tables"):
             device.exec(program, "-F", "BALENA-FIREWALL")
-        config.write_text(json.dumps(managed))
-        device.restart()
+        device.configure(managed)
         with stream(device, seconds=3.0) as logs:
             assert logs.line() == FIRST
             device.exec("sh", "-c", "docker restart -t 1 $(docker ps -q)")
@@ -122,10 +120,7 @@ def test_outside_local_mode_there_is_only_the_first_line(device: Device) -> None
                 logs.line()
     finally:
         conf.write_text(kept)
-        config.write_text("{}")  # a file that is merely lost would not make it forget the cloud
-        device.restart()
-        config.unlink()
-        device.restart()
+        device.configure(None)
 
 
 def test_every_line_reaches_a_subscriber_that_keeps_up_and_a_stalled_one_loses_its_own(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -81,6 +80,5 @@ def test_a_full_disk_is_told_and_nothing_stops_for_it(cramped: Device) -> None:
     device.until(kept, 20, "the target is kept")
     device.settled()
     assert device.running("one", "two")
-    shown = json.loads(device.call("Describe")[0])
-    assert shown["notices"] == []
+    assert device.notices() == []
     assert "defect" not in device.said()
