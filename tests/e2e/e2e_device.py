@@ -102,15 +102,15 @@ class Device:
         self.restart()
 
     def configure(self, document: Json | None) -> None:
-        """This is its config.json from now on. None takes it away and lets the agent forget it:
-        what a file said that is merely lost would hold on."""
+        """This is its config.json from now on. None takes it away, and all that the agent knows
+        with it: what a file said that is merely lost would hold on."""
         path = self.machine.inner_path(CONFIG)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document or {}))
-        self.restart()
         if document is None:
-            path.unlink()
-            self.restart()
+            self.start_over(between=lambda: path.unlink(missing_ok=True))
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document))
+        self.restart()
 
     def restart(self) -> None:
         self.exec("systemctl", "reset-failed", UNIT, check=False)

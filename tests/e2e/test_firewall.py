@@ -119,8 +119,7 @@ def managed(device: Device) -> Iterator[Callable[[Json], Device]]:
         return device
 
     yield manage
-    device.exec("sh", "-c", "rm -f /mnt/boot/config.json")
-    device.start_over()
+    device.configure(None)
 
 
 @pytest.fixture(autouse=True)

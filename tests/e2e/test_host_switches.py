@@ -52,9 +52,7 @@ def managed(device: Device) -> Iterator[Device]:
     device.exec("systemctl", "stop", VPN, check=False)
     path.unlink()
     device.exec("systemctl", "daemon-reload")
-    config.write_text("{}")  # a file that is merely lost would not make it forget the cloud
-    device.restart()
-    device.start_over(between=config.unlink)
+    device.configure(None)
 
 
 @pytest.fixture(autouse=True)
