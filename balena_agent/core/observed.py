@@ -101,6 +101,7 @@ class Container:
     raw_name: str = ""
     intended: ContainerSpec | None = None
     tolerated: Mapping[str, Json] = field(default_factory=dict)
+    unread: str = ""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -52,6 +52,8 @@ def plan_services(draft: Draft, ground: Ground) -> None:
     current = {name: found.current for name, found in chosen.items() if found.current}
     for name in sorted({*wanted, *ground.containers}):
         known = ground.containers.get(name, ())
+        if _held(draft, known):
+            continue
         service, found = wanted.get(name), chosen.get(name, Chosen())
         for container in known:
             if container is not found.current and container is not found.old:
@@ -61,6 +63,15 @@ def plan_services(draft: Draft, ground: Ground) -> None:
             if found.current and found.old:
                 handover.beside(draft, service, found.current, found.old)
             _one(draft, ground, service, current, missing, bool(known))
+
+
+def _held(draft: Draft, known: Iterable[Container]) -> bool:
+    """Whether a service stays as it is, because nobody can say whether it is as wanted."""
+    unread = next((c for c in known if c.unread and c.state not in ("dead", "removing")), None)
+    if unread:
+        reason = f"the engine cannot tell about its container: {unread.unread}"
+        draft.wait_service(unread.service, reason)
+    return unread is not None
 
 
 def _choose(

@@ -18,14 +18,16 @@ but their answers have to be applied in the order in which the looks began.
 What cannot change is asked once: an image's configuration is remembered by the image's id. So a
 partial look costs by what changed, not by what exists.
 
-An engine can hold the lock of one sick container for ever; asking about it then never ends. Such a
-container stays as it was last seen, so that it does not blind us for all others.
+An engine can hold the lock of one sick container for ever; asking about it then never ends. What
+is known of such a container, if only from the list, stands in, so that it does not blind us for
+all others (core/unread.py).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -40,6 +42,7 @@ from ..core.networks import (
     volume_from_inspect,
 )
 from ..core.observed import Container, Image, ImageConfig, Network, Observed, Volume
+from ..core.unread import unread_container
 from .client import Client, path
 from .obtained import Nowhere, Records
 
@@ -49,6 +52,8 @@ LOOK_LIMIT = 60.0
 INFO_LIMIT = 5.0
 PATIENCE = 10.0
 """Seconds that a full look waits for one container."""
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 KnownApps = Callable[[], frozenset[int]]
 """The ids of the apps of the target: a volume without labels that is named after one is ours."""
@@ -164,25 +169,20 @@ class Observer:
 
     def _containers(self, client: Client) -> dict[str, Container]:
         listed = client.get("/containers/json", {"all": "1"})
-        ours = [each["Id"] for each in listed if is_ours(each.get("Labels"))]
-        seen = (self._patiently(client, container_id) for container_id in ours)
+        ours = [each for each in listed if is_ours(each.get("Labels"))]
+        seen = (self._patiently(client, each) for each in ours)
         return {container.id: container for container in seen if container}
 
-    def _patiently(self, client: Client, container_id: str) -> Container | None:
-        """One container of a full look; EngineFailed and DeadlineExceeded only if it was never seen
-        before. The engine fails to tell of containers that are just being made or removed."""
+    def _patiently(self, client: Client, listed: Mapping[str, Any]) -> Container | None:
+        """One container of a full look, whatever the engine makes of the question."""
+        container_id = str(listed["Id"])
         try:
             return self._container(client, container_id, self._patience)
         except (EngineFailed, DeadlineExceeded) as error:
-            known = self._memory.last_seen(container_id)
-            if known is None:
-                raise
-            _LOG.warning(
-                "the engine cannot tell about %s, it is taken as last seen: %s",
-                known.raw_name,
-                error,
-            )
-            return known
+            _LOG.warning("the engine cannot tell about container %s: %s", container_id[:12], error)
+            known, failed = self._memory.last_seen(container_id), isinstance(error, EngineFailed)
+            created = time.strftime(_TIME, time.gmtime(listed.get("Created") or 0))
+            return unread_container(listed, created, known, str(error), failed)
 
     def _touched(self, client: Client, keys: Iterable[str]) -> dict[str, Container | None]:
         wanted: set[str] = set().union(*map(self._memory.ids_of, keys))

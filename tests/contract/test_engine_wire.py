@@ -121,7 +121,8 @@ def test_one_container_that_hangs_or_fails_does_not_blind_us(
     labels = {"io.balena.supervised": "true", "io.balena.app-id": "1", "io.balena.service-id": "1"}
     config = {"Labels": {**labels, "io.balena.service-name": "web"}}
     inspect = {"Id": "c1", "Name": "/web_1_1_a", "Config": config, "State": {"Status": "running"}}
-    listed = [{"Id": "c1", "Labels": labels}]
+    entry = {"Id": "c1", "Labels": config["Labels"], "State": "running"}
+    listed = [{**entry, "Names": ["/web_1_1_a"]}]
     script.answers["GET /containers/json"] = lambda to: to.say(200, listed)
     script.answers["GET /containers/c1/json"] = lambda to: to.say(200, inspect)
     script.answers["GET /networks"] = lambda to: to.say(200, [])
@@ -133,10 +134,13 @@ def test_one_container_that_hangs_or_fails_does_not_blind_us(
     script.answers["GET /containers/c1/json"] = script.hang if hangs else nil
     with caplog.at_level(logging.WARNING):
         assert observer.everything() == seen
-    assert "web_1_1_a" in caplog.text
+    assert "cannot tell about container c1" in caplog.text
     fresh = Observer(Client(Link(script.socket)), frozenset, patience=0.2)
-    with pytest.raises(DeadlineExceeded if hangs else EngineFailed):
-        fresh.everything()
+    found = fresh.everything().containers["c1"]
+    assert (found.raw_name, found.state) == ("web_1_1_a", "running")
+    assert ("unexpectedly nil" in found.unread) is not hangs
+    script.answers["GET /containers/c1/json"] = lambda to: to.say(200, inspect)
+    assert fresh.everything() == seen
 
 
 # ---- the stop ladder -----------------------------------------------------------------------------

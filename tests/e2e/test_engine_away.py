@@ -125,3 +125,29 @@ def test_what_the_engine_adds_to_a_network_at_its_start_is_no_difference(device:
     device.until(lambda: device.running("one", "two"), 15, "the engine runs its containers")
     device.apply(document)
     assert device.ids() == before
+
+
+def test_a_container_that_the_engine_never_tells_of_holds_up_no_other(device: Device) -> None:
+    """A start that hangs keeps the container's lock, and who asks about it waits for ever."""
+    one, two, three = (service(name, n) for n, name in enumerate(("one", "two", "three"), 1))
+    before = device.apply(target(one))
+    device.exec("systemctl", "kill", "-s", "STOP", "containerd.service")
+    try:
+        device.post(target(one, two))
+
+        def steps() -> set[str]:
+            return {step["step"] for step in device.plan()["running"]}
+
+        device.until(lambda: "start" in steps(), 20, "its start hangs")
+        device.restart()  # an agent that has never seen it
+        told = "the engine cannot tell about its container: "
+        device.until(lambda: told in str(device.plan()["waits"]), 30, "its service is held")
+        device.post(target(one, two, three))
+        device.until(lambda: device.of("three"), 20, "another is made")
+        status = device.api("GET", "/v2/state/status").json()["containers"]
+        assert {c["serviceName"]: c["status"] for c in status}["one"] == "Running"
+    finally:
+        device.exec("systemctl", "kill", "-s", "CONT", "containerd.service")
+    device.settled(60)
+    assert device.running("one", "two", "three")
+    assert device.of("one")["Id"] in {c["Id"] for c in before.values()}
