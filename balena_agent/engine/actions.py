@@ -76,12 +76,19 @@ def _freed_of_ghosts(client: Client, network_id: str) -> bool:
     never let the network go. Says whether any was found; nothing alive is disconnected."""
     network = client.find(path("networks", network_id)) or {}
     found = False
-    for container_id in network.get("Containers") or {}:
-        if client.find(path("containers", container_id, "json")) is None:
-            body = {"Container": container_id, "Force": True}
+    for container_id, endpoint in (network.get("Containers") or {}).items():
+        # Once the container is gone the engine finds the endpoint by the container's name only,
+        # which may be that of another by now.
+        name = str(endpoint.get("Name") or "")
+        if name and not any(_is_there(client, key) for key in (container_id, name)):
+            body = {"Container": name, "Force": True}
             client.request("POST", path("networks", network_id, "disconnect"), body=body)
             found = True
     return found
+
+
+def _is_there(client: Client, container: str) -> bool:
+    return client.find(path("containers", container, "json")) is not None
 
 
 def ensure_supervisor_network(client: Client) -> None:

@@ -449,19 +449,28 @@ def test_a_network_kept_by_containers_that_are_gone_is_freed(
 ) -> None:
     answers = iter([(403, {"message": "network has active endpoints"}), (204, None)])
     script.answers["DELETE /networks/n1"] = lambda to: to.say(*next(answers))
-    script.answers["GET /networks/n1"] = lambda to: to.say(200, {"Containers": {"ghost": {}}})
-    script.answers["GET /containers/ghost/json"] = said(404, "No such container: ghost")
+    seen = {"Containers": {"ghost": {"Name": "web_1_1_c1"}}}
+    script.answers["GET /networks/n1"] = lambda to: to.say(200, seen)
+    for key in ("ghost", "web_1_1_c1"):
+        script.answers[f"GET /containers/{key}/json"] = said(404, f"No such container: {key}")
     script.answers["POST /networks/n1/disconnect"] = said(200)
     engine.perform(RemoveNetwork("u", "1_default", "n1"), Slip())
     sent = dict(zip(script.record, script.bodies, strict=True))
     freed = json.loads(sent["POST /networks/n1/disconnect"])
-    assert freed == {"Container": "ghost", "Force": True}
+    assert freed == {"Container": "web_1_1_c1", "Force": True}
 
 
-def test_a_network_that_is_really_in_use_stays(script: Script, engine: DockerEngine) -> None:
+@pytest.mark.parametrize("alive", ["c1", "web_1_1_c1"])
+def test_a_network_that_is_really_in_use_stays(
+    script: Script, engine: DockerEngine, alive: str
+) -> None:
+    """By the container itself, or by another that has the name of one that is gone."""
     script.answers["DELETE /networks/n1"] = said(403, "network has active endpoints")
-    script.answers["GET /networks/n1"] = lambda to: to.say(200, {"Containers": {"alive": {}}})
-    script.answers["GET /containers/alive/json"] = lambda to: to.say(200, {"Id": "alive"})
+    seen = {"Containers": {"c1": {"Name": "web_1_1_c1"}}}
+    script.answers["GET /networks/n1"] = lambda to: to.say(200, seen)
+    for key in ("c1", "web_1_1_c1"):
+        script.answers[f"GET /containers/{key}/json"] = said(404, f"No such container: {key}")
+    script.answers[f"GET /containers/{alive}/json"] = lambda to: to.say(200, {"Id": alive})
     with pytest.raises(EngineFailed, match="active endpoints"):
         engine.perform(RemoveNetwork("u", "1_default", "n1"), Slip())
     assert not any("disconnect" in line for line in script.record)
