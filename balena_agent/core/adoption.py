@@ -40,9 +40,8 @@ def adopted(desired: Desired, observed: Observed) -> dict[str, ContainerSpec]:
 
 
 def _is_unknown(container: Container) -> bool:
-    alive = container.state not in ("dead", "removing")
     known = container.name is not None and not container.unread
-    return container.intended is None and known and alive
+    return container.intended is None and known and not container.leaving
 
 
 def _parent_ids(service: DesiredService, observed: Observed) -> dict[str, str]:

@@ -81,7 +81,8 @@ class Container:
     the store still knows: it is compared instead of `spec`, so that what the engine
     silently changes or drops can never look like a difference (spec 21 §10.2). `tolerated` are
     the fields that the engine made something else of at once, with what it made of them: they
-    have not drifted while they stay so (spec 21 §10.3).
+    have not drifted while they stay so (spec 21 §10.3). `unread` is why the engine tells no more
+    of it than its list does (unread.py); "" for all others.
     """
 
     id: str
@@ -114,6 +115,11 @@ class Container:
     @property
     def running(self) -> bool:
         return self.state in ("running", "restarting", "paused")
+
+    @property
+    def leaving(self) -> bool:
+        """It is of no use to anybody any more: it can only be removed."""
+        return self.state in ("dead", "removing")
 
     @property
     def retired(self) -> bool:

@@ -67,7 +67,7 @@ def plan_services(draft: Draft, ground: Ground) -> None:
 
 def _held(draft: Draft, known: Iterable[Container]) -> bool:
     """Whether a service stays as it is, because nobody can say whether it is as wanted."""
-    unread = next((c for c in known if c.unread and c.state not in ("dead", "removing")), None)
+    unread = next((c for c in known if c.unread and not c.leaving), None)
     if unread:
         reason = f"the engine cannot tell about its container: {unread.unread}"
         draft.wait_service(unread.service, reason)
@@ -78,7 +78,7 @@ def _choose(
     draft: Draft, service: DesiredService, known: Iterable[Container], ground: Ground
 ) -> Chosen:
     """The container that stands for the service: alive, right if possible, newest, running."""
-    alive = [c for c in known if c.state not in ("dead", "removing")]
+    alive = [c for c in known if not c.leaving]
     if len(alive) < 2:
         return Chosen(alive[0] if alive else None)
     if should_run(draft, service) and handover.possible(service, ground.app):
@@ -114,7 +114,7 @@ def _strategy(service: DesiredService | None, container: Container) -> str:
 
 
 def _why_extra(container: Container, service: DesiredService | None, found: Chosen) -> str:
-    if container.state in ("dead", "removing"):
+    if container.leaving:
         return f"container is {container.state}"
     if found.cause:
         return found.cause

@@ -22,14 +22,13 @@ from typing import Any
 import api_cases
 from cloud import FakeCloud
 from device.client import InnerConnection
-from e2e_device import LOCKS, Device
+from e2e_device import CONFIG, LOCKS, Device
 from e2e_targets import IMAGE, Json
 
 UUID = "d0" * 16
 DEVICE_KEY = "e2e-device-key"
 ENGINE_UNITS = ("docker.socket", "docker.service")
 BREADCRUMB = "/mnt/state/rollback-health-breadcrumb"
-CONFIG = "/mnt/boot/config.json"
 PORT = 48484
 
 FIRST_LABEL = {"io.balena.features.supervisor-api": "1"}

@@ -28,6 +28,7 @@ BUS = "io.balena.Agent1"
 ROOT = "/io/balena/Agent1"
 MANAGER = f"{BUS}.Manager"
 CONFIG = "/mnt/boot/config.json"
+STORE = "/var/lib/balena-agent/agent.sqlite"
 LOCKS = "/tmp/balena-supervisor/services"
 LOCK_FILES = ("updates.lock", "resin-updates.lock")
 SUPERVISED = "io.balena.supervised"
@@ -153,6 +154,10 @@ class Device:
         answer = self.api("GET", "/v2/state/plan")
         assert answer.status == 200, answer
         return dict(answer.json())
+
+    def doing(self, step: str) -> bool:
+        """Whether a step of this kind is under way."""
+        return any(each["step"] == step for each in self.plan()["running"])
 
     def action(self, verb: str, **body: Any) -> Answer:
         """A service action on app 1."""

@@ -131,7 +131,7 @@ def test_a_purge_outlives_the_caller_but_not_the_agent(device: Device) -> None:
     write(device, "1_data")
     device.call("PurgeApp", "ub", "1", "false")
     stopping = "the app is taken down"
-    device.until(lambda: "stop" in {s["step"] for s in device.plan()["running"]}, 10, stopping)
+    device.until(lambda: device.doing("stop"), 10, stopping)
     device.exec("systemctl", "kill", "-s", "KILL", "balena-agent.service")
     device.ready()
     device.settled(60)

@@ -134,11 +134,7 @@ def test_a_container_that_the_engine_never_tells_of_holds_up_no_other(device: De
     device.exec("systemctl", "kill", "-s", "STOP", "containerd.service")
     try:
         device.post(target(one, two))
-
-        def steps() -> set[str]:
-            return {step["step"] for step in device.plan()["running"]}
-
-        device.until(lambda: "start" in steps(), 20, "its start hangs")
+        device.until(lambda: device.doing("start"), 20, "its start hangs")
         device.restart()  # an agent that has never seen it
         told = "the engine cannot tell about its container: "
         device.until(lambda: told in str(device.plan()["waits"]), 30, "its service is held")

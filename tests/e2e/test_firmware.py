@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from e2e_device import Device
+from e2e_device import CONFIG, Device
 from e2e_targets import service, target
 
-CONFIG = "/mnt/boot/config.json"
 LABEL = {"io.balena.features.extra-firmware": "1"}
 
 

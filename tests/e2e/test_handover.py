@@ -40,7 +40,7 @@ def both_run(device: Device) -> bool:
 
 
 def awaited(device: Device) -> bool:
-    return any(each["step"] == AWAIT for each in device.plan()["running"])
+    return device.doing(AWAIT)
 
 
 def side_by_side(device: Device, **more: object) -> None:

@@ -15,15 +15,13 @@ from typing import Any
 import pytest
 from device import images
 from device.client import Answer
-from e2e_device import UNIT, Device
+from e2e_device import CONFIG, STORE, UNIT, Device
 from e2e_targets import IMAGE, Json, app, apps, service
 
 CLOUD = "http://127.0.0.1:9"
 DEVICE, FLEET = "c" * 32, "f" * 32
 ON = {"RESIN_SUPERVISOR_LOCAL_MODE": "1"}
 LAB, STRANGE, SHELF = "lab:1", "strange:1", "shelf:1"
-CONFIG = "/mnt/boot/config.json"
-STORE = "/var/lib/balena-agent/agent.sqlite"
 SAY = f"""
 import sqlite3, sys
 store = sqlite3.connect("{STORE}")

@@ -34,7 +34,7 @@ def _at_once(device: Device) -> bool:
 
 
 def _stopping(device: Device) -> bool:
-    return any(entry["step"] == "stop" for entry in device.plan()["running"])
+    return device.doing("stop")
 
 
 def _one_is_gone(device: Device) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from cloud import FakeCloud
-from e2e_device import UNIT, Device
+from e2e_device import STORE, UNIT, Device
 from e2e_proxies import Socks5, serving
 
 SECONDS = 15
@@ -27,7 +27,6 @@ iptables -w -t nat -I OUTPUT -p tcp -d {{outer}} --dport {{port}} -j REDIRECT --
 """
 """As on balenaOS the host's own connections go through the proxy: those to the cloud here."""
 
-STORE = "/var/lib/balena-agent/agent.sqlite"
 ASK = f"""
 import sqlite3
 store = sqlite3.connect("file:{STORE}?mode=ro", uri=True)
