@@ -79,7 +79,7 @@ class FakeCloud:
     """When set, the connection of the next log stream is reset after so many lines."""
 
     log_deaf: bool = False
-    """Log streams are accepted and not read."""
+    """Log streams are accepted and not read; nor does the kernel take much for them."""
 
     port: int = 0
     _open: set[socket.socket] = field(default_factory=set)
@@ -263,6 +263,8 @@ def _server(cloud: FakeCloud, address: str, port: int) -> ThreadingHTTPServer:
             refused = cloud.status or cloud.log_status  # before it is recorded, as above
             cloud.streams.append(stream)
             self.connection.settimeout(None)
+            if cloud.log_deaf:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
             cloud._open.add(self.connection)
             try:
                 self.say(*cloud.take_logs(stream, path, self.rfile, refused))

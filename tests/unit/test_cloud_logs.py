@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import threading
 import time
@@ -667,21 +668,30 @@ def test_C41_a_real_reset_costs_no_line(cloud: FakeCloud, monkeypatch: pytest.Mo
         assert cloud.streams[1].lines[0]["message"] == "0"  # nothing was certain yet
 
 
-def test_a_deaf_cloud_holds_up_nobody(cloud: FakeCloud) -> None:
-    """It accepts the stream and reads nothing: whoever writes does not wait."""
+def test_a_deaf_cloud_holds_up_nobody(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts the stream and reads nothing: whoever writes does not wait, and what neither the
+    cloud nor its kernel has is not taken as arrived. The text is one that cannot be packed small:
+    else the cloud's kernel would have it all."""
+    sent: list[int] = []
+    send = Upload.send
+    monkeypatch.setattr(Upload, "send", lambda up, data: (sent.append(len(data)), send(up, data)))
+    chance = random.Random(7)
     cloud.log_deaf = True
-    try:
-        with running(cloud) as world:
-            until(lambda: world.journal.read)
-            text = "".join(map(chr, range(33, 127))) * 50
-            begun = time.monotonic()
-            for _ in range(2000):
-                world.journal.write(text)
+    with running(cloud) as world:
+        until(lambda: world.journal.read)
+        texts = [chance.randbytes(3000).hex() for _ in range(2000)]
+        begun = time.monotonic()
+        for text in texts:
+            world.journal.write(text)
+        try:
             assert time.monotonic() - begun < 5.0
-            until(lambda: bool(cloud.streams))
+            until(lambda: sum(sent) >= 50_000)
             assert not world.mark.text or json.loads(world.mark.text)["cursor"] != "2000"
-    finally:
-        cloud.log_deaf = False
+        finally:
+            cloud.log_deaf = False
+        until(lambda: world.mark.text and json.loads(world.mark.text)["cursor"] == "2000")
+        (stream,) = cloud.streams
+        assert stream.lines[0]["message"] == texts[0]
 
 
 def test_what_cannot_be_opened_says_why_without_the_key(cloud: FakeCloud) -> None:
