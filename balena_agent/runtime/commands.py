@@ -108,11 +108,12 @@ class Commands:
             answer.set_exception(Broken("internal error"))
 
     def published(self) -> None:
-        """What was accepted can be seen now: whoever was told "accepted" reads a state that says
-        so."""
+        """What was accepted or has ended can be seen now: whoever is told so reads a state that
+        says so."""
         accepted, self._accepted = self._accepted, []
         for answer in accepted:
             answer.set_result("accepted")
+        self._orders.answer()
 
     def new_facts(self, facts: HostFacts) -> None:
         """The host is not what it was. With another cloud, or none, another target may count; then
@@ -151,7 +152,7 @@ class Commands:
         self._present.change(intent=intent)
 
     def settle(self, busy: frozenset[str]) -> None:
-        """Answer the orders that are met or have failed. `busy`: subjects of steps under way."""
+        """End the orders that are met or have failed. `busy`: subjects of steps under way."""
         now = self._present.now
         error = "" if now.engine_error == NOT_ASKED else now.engine_error
         after = self._orders.settle(

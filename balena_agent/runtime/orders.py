@@ -3,14 +3,16 @@
 Theory: a command changes the intent at once; whether it has been *met* is read off the world, like
 everything else. An order keeps a command together with its caller's future. It ends when the world
 shows what was asked for, or when a step that it depends on has failed since: then the intent is
-taken back, because a caller who was told "no" must not find it done later.
+taken back, because a caller who was told "no" must not find it done later. Callers are told once
+the state that has it so is published.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..core.cleanup import still_unneeded
 from ..core.desired import Desired
@@ -74,6 +76,7 @@ class OrderBook:
 
     def __init__(self) -> None:
         self._open: list[Order] = []
+        self._owed: list[Callable[[], None]] = []
 
     def give(self, order: Order) -> None:
         self._open.append(order)
@@ -86,8 +89,15 @@ class OrderBook:
 
     def _end(self, kind: type[HostCommand], message: str) -> None:
         for order in [o for o in self._open if isinstance(o.command, kind)]:
-            order.resolve(message)
+            self._owed.append(partial(order.resolve, message))
             self._open.remove(order)
+
+    def answer(self) -> None:
+        """Tell how the orders ended that have ended; to be called when that can be seen, so that
+        whoever reads after an answer reads no state of before it."""
+        owed, self._owed = self._owed, []
+        for tell in owed:
+            tell()
 
     def settle(
         self,
@@ -109,10 +119,10 @@ class OrderBook:
                 message = met(order, intent, observed, desired)
             error = _error_about(order, intent, desired, ledger, engine_error)
             if message is not None:
-                order.resolve(message)
+                self._owed.append(partial(order.resolve, message))
             elif error:
                 intent = take_back(intent, order)
-                order.reject(error)
+                self._owed.append(partial(order.reject, error))
             else:
                 continue
             telling.order_ended(order.command, error if message is None else None)

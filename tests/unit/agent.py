@@ -25,6 +25,7 @@ from balena_agent.runtime.state import Published
 from balena_agent.watchdog import Watchdog
 
 DEADLINE = 10.0
+PATIENCE = 0.5
 
 
 @dataclass(slots=True)
@@ -48,19 +49,34 @@ class Rig:
         """The first snapshot that is as wanted; moves the clock while nothing else moves."""
         deadline = time.monotonic() + DEADLINE
         snapshot = self.published.current
+        moved = time.monotonic()
         while not wanted(snapshot):
             assert time.monotonic() < deadline, f"{what or 'condition'} not met:\n{snapshot.plan}"
             newer = self.published.newer_than(snapshot.version, 0.02)
-            if newer is None and not self._busy():
+            if newer is None and self._waits_for_the_clock(moved):
                 self.clock.advance(0.25)
                 self.reconciler.wake(Touch(volumes=frozenset({"tick"})))
+                moved = time.monotonic()
             snapshot = newer or self.published.current
         return snapshot
 
-    def _busy(self) -> bool:
-        """Whether a step is under way that does not wait for the clock or for the test."""
+    def _waits_for_the_clock(self, moved: float) -> bool:
+        """Whether nothing happens before the clock moves, which it did at `moved` (real time, s).
+        What keeps a thread for long (a look that a test holds up) is not waited for."""
         running = self.published.current.running.values()
-        return any(not isinstance(each.step, AwaitHandover | Fetch) for each in running)
+        if any(not isinstance(each.step, AwaitHandover | Fetch) for each in running):
+            return False
+        return self._idle() or time.monotonic() - moved > PATIENCE
+
+    def _idle(self) -> bool:
+        """Whether the reconciler has nothing to read, and nobody is at work for it."""
+        executor, mailbox = self.reconciler._executor, self.reconciler._mailbox
+        if executor._workers._open or executor._helpers._open:
+            return False
+        with mailbox._news:
+            unread = bool(mailbox._messages or mailbox._touch)
+            waits = bool(mailbox._news._waiters)  # type: ignore[attr-defined]
+        return waits and not unread and not (executor._workers._open or executor._helpers._open)
 
     def settled(self) -> Snapshot:
         return self.until(lambda s: s.settled and not s.update_pending, "settled")

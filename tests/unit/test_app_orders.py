@@ -28,11 +28,13 @@ from balena_agent.core.intent import (
     Intent,
     PurgeApp,
     RestartApp,
+    RestartService,
     StopService,
 )
 from balena_agent.core.looks import Touch
 from balena_agent.core.names import EXTRA_FIRMWARE, REQUIRES_REBOOT
 from balena_agent.core.observed import NO_APP, Observed, Volume
+from balena_agent.core.snapshot import Snapshot
 from balena_agent.core.sources import KeptTarget
 from balena_agent.core.spec import VolumeSpec
 from balena_agent.core.steps import CreateContainer, CreateVolume, RemoveVolume, StopContainer
@@ -195,6 +197,24 @@ def test_a_locked_app_is_left_as_it_is_also_later(command: Command) -> None:
         agent.host.user_locks.clear()
         agent.settled()
         assert (agent.ids(), agent.engine.performed) == (before, [])
+
+
+@pytest.mark.parametrize("lock", [False, True])
+@pytest.mark.parametrize("command", [RestartApp(1), PurgeApp(1), RestartService(("1", "one"))])
+def test_whoever_is_answered_reads_a_state_that_says_so(command: Command, lock: bool) -> None:
+    with rig() as agent:
+        before = settled_with(agent, DATA)
+        if lock:
+            agent.host.user_locks[1] = "one"
+        read: list[Snapshot] = []
+        answer = agent.reconciler.submit(command)
+        answer.add_done_callback(lambda _: read.append(agent.published.current))
+        agent.until(lambda s: answer.done(), "answered")
+        agent.until(lambda s: read, "read")
+        (seen,) = read
+        ids = {c.service: c.id for c in seen.observed.containers.values()}
+        assert (ids["one"] == before["one"]) is lock is bool(answer.exception())
+        assert (seen.intent.renewals, seen.intent.recreate) == ({}, frozenset())
 
 
 @pytest.mark.parametrize("command", [RestartApp(1, True), PurgeApp(1, True)])
