@@ -62,7 +62,7 @@ class Daemon:
         self._directory.cleanup()
 
 
-def eventually(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def eventually(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait until `condition()` holds; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -28,7 +28,7 @@ def say(text: str) -> None:
 
 
 def found_soon(log: KernelLog) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not log.found():
         if time.monotonic() > deadline:
             return False

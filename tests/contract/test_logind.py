@@ -53,7 +53,7 @@ def listing() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def eventually(condition: Callable[[], bool], limit: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], limit: float = 30.0) -> None:
     until = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < until, "waited in vain"

@@ -24,7 +24,7 @@ from balena_agent.runtime.reconciler import Reconciler
 from balena_agent.runtime.state import Published
 from balena_agent.watchdog import Watchdog
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 PATIENCE = 0.5
 
 

@@ -597,7 +597,7 @@ def cloud() -> Iterator[FakeCloud]:
         yield made
 
 
-def until(wanted: Callable[[], object], seconds: float = 10.0) -> None:
+def until(wanted: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not wanted():
         assert time.monotonic() < deadline

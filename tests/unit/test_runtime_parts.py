@@ -117,7 +117,7 @@ def test_wakes_are_merged_and_messages_keep_their_order() -> None:
 
 def test_a_crew_grows_to_its_size_and_runs_everything_once() -> None:
     crew, seen, lock = Crew("crew", 4), [], threading.Lock()
-    gate, names = threading.Barrier(4, timeout=5), set()
+    gate, names = threading.Barrier(4, timeout=20), set()
 
     def job() -> None:
         gate.wait()
@@ -127,7 +127,7 @@ def test_a_crew_grows_to_its_size_and_runs_everything_once() -> None:
 
     for _ in range(40):
         crew.submit(job)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while len(seen) < 40 and time.monotonic() < deadline:
         gate_passed = threading.Event()
         gate_passed.wait(0.005)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def until(condition: Callable[[], object], what: str = "waited in vain") -> None:
