@@ -12,7 +12,8 @@ and a restart of journald are followed by the library; the files to which journa
 to their end before it looks for others, deleted ones too (host/journal_files.py). What is lost all
 the same is told in its place. The library keeps every part of the files mapped that it has ever
 read; so the journal is opened anew also in the first quiet moment after some reading, and after
-much of it; and when a file was cut off while it was read (host/sigbus.py).
+much of it; and when a file was cut off while it was read (host/sigbus.py). Where the kernel has no
+inotify instance left, of which containers take one each, the journal is looked at every second.
 
 Invariants: `deliver` is called in the reader's thread only, and no more after `close`. The library
 is imported with the first reader, not before.
@@ -72,6 +73,8 @@ _REMEMBERED = 2048
 _PIECE_MS = 2000
 _RETRY_SECONDS = (1.0, 30.0)
 _ORPHANED_LOOK = 0.2
+_BLIND_LOOK = 1.0
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC)
 _INVALIDATE = 2
 """The library's word that it has found or dropped files."""
 
@@ -115,6 +118,7 @@ class JournalReader:
         self._pending = False
         self._behind = False
         self._placeless = False
+        self._blind = False
         self._places: tuple[object, ...] = ()
         self._files = LiveFiles()
         self._since_opened, self._last_read = 0, 0.0
@@ -205,7 +209,7 @@ class JournalReader:
             self._files.take()
             self._since_opened, self._reading.struck = 0, False
             self._journal = journal = _reader._Reader()
-            journal.fileno()  # from here on, growth is noticed
+            self._have_growth_noticed(journal)
             if self._cursor:
                 self._pending = self._seek(journal)
             elif self._since:
@@ -217,6 +221,18 @@ class JournalReader:
             self._step_over(journal)
         except (OSError, ValueError) as error:
             raise Unavailable(f"The journal cannot be opened: {error}") from error
+
+    def _have_growth_noticed(self, journal: Any) -> None:
+        """From now on. It also makes the library look for files that have come meanwhile."""
+        blind, self._blind = self._blind, False
+        try:
+            journal.fileno()
+        except OSError as error:
+            if error.errno not in _NONE_LEFT:
+                raise
+            self._blind = True
+            if not blind:
+                _log.warning("The journal is looked at every second: no inotify is left: %s", error)
 
     def _seek(self, journal: Any) -> bool:
         """Go behind our cursor; whether the entry at which the journal stands is still unread."""
@@ -345,6 +361,9 @@ class JournalReader:
         journal = self._journal
         if self._files.state == ORPHANED:
             self._sleep(_ORPHANED_LOOK)
+        elif self._blind:
+            self._sleep(_BLIND_LOOK)
+            self._have_growth_noticed(journal)
         else:
             poll = select.poll()
             poll.register(journal.fileno(), journal.get_events())
@@ -357,7 +376,7 @@ class JournalReader:
             self._leave_behind()
         if journal.process() == _INVALIDATE:
             self._files.look(dropped=True)
-        if _places() != self._places:
+        if _places() != self._places or (self._blind and now == MOVED):
             self._close_journal()
         elif self._is_large():
             self._renew()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -238,6 +239,44 @@ def mapped() -> int:
     return total
 
 
+def test_without_inotify_it_is_looked_at_all_the_same(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Root has 128 instances as a rule, and each container takes one."""
+    from systemd import _reader
+
+    left = []
+
+    class Reader(_reader._Reader):  # type: ignore[misc]
+        def fileno(self) -> int:
+            if not left:
+                raise OSError(errno.EMFILE, "Too many open files")
+            left.append(self)
+            return int(super().fileno())
+
+    monkeypatch.setattr(_reader, "_Reader", Reader)
+    follower.follow()
+    count, services = 3000, ("one", "two", "three")
+    made = [container(follower, service, numbers(count)) for service in services]
+    run("docker", "start", *made)
+    for _ in range(3):
+        run("journalctl", "--rotate")
+    restart()
+    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
+    run("docker", "start", container(follower, "web", "echo blind"))
+    follower.wait(lambda: follower.of("web") == ["blind"])
+    left.append(None)
+    deadline = time.monotonic() + 30
+    while len(left) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run("docker", "start", container(follower, "web", "echo seeing"))
+    follower.wait(lambda: follower.of("web") == ["blind", "seeing"])
+    for service in services:
+        assert follower.of(service) == counted(count)
+    assert caplog.text.count("no inotify is left") == 1
+
+
 @pytest.mark.parametrize(("quiet", "much"), [(10.0, 50), (0.0, 10**9)])
 def test_it_is_opened_anew_without_gap_and_double(
     follower: Follower, monkeypatch: pytest.MonkeyPatch, quiet: float, much: int
@@ -260,6 +299,8 @@ def test_it_is_opened_anew_without_gap_and_double(
 def test_what_was_read_does_not_stay_in_memory(
     follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run("journalctl", "--rotate")
+    run("journalctl", "--vacuum-files=1")  # to find a place in many files takes some memory, too
     follower.look = 0.1
     follower.follow()
     run("docker", "start", container(follower, "web", numbers(5000)))

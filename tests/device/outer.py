@@ -1,7 +1,8 @@
 """The machine that devices run on: what it offers, its packages, its locks, its processes.
 
 Everything that vdev changes outside of a device is named here or in network.py: apt packages, the
-directory CACHE, a tmpfs on /run/systemd/nspawn, one cgroup and one veth end per running device.
+directory CACHE, a tmpfs on /run/systemd/nspawn, one cgroup and one veth end per running device,
+and, until the next boot, how many inotify instances a user may have.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ TOOLS = {
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 CAP_SYS_ADMIN = 21
+
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+WANTED_INSTANCES = 1024
+"""A device takes about 20 and each of its containers one, all from the 128 that root usually has on
+the whole machine: with three devices at work there would be none left now and then."""
 
 T = TypeVar("T")
 
@@ -122,6 +128,15 @@ def prepare() -> None:
             run(["apt-get", "update", "-q"], env=env, timeout=300)
             command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing]
             run(command, env=env, timeout=600)
+        raise_inotify_limit()
+
+
+def raise_inotify_limit() -> None:
+    if int(INOTIFY_INSTANCES.read_text()) < WANTED_INSTANCES:
+        try:
+            INOTIFY_INSTANCES.write_text(f"{WANTED_INSTANCES}\n")
+        except OSError as error:
+            say(f"few inotify instances, many devices may run out of them: {error}")
 
 
 def mount_nspawn_run() -> None:

@@ -61,9 +61,13 @@ class Device:
     # -- life
 
     def furnish(self) -> None:
-        """The two images that the targets name."""
+        """The two images that the targets name, where they are not there."""
+        known = {
+            tag for image in self.engine("GET", "/images/json") for tag in image["RepoTags"] or ()
+        }
         for tag in (IMAGE, OTHER_IMAGE):
-            images.build(self.machine, tag, changes=[f"LABEL tag={tag}"])
+            if tag not in known:
+                images.build(self.machine, tag, changes=[f"LABEL tag={tag}"])
 
     def clean(self) -> None:
         """Nothing of a test is left: apps, strangers, volumes, locks, and nothing that the agent
@@ -76,6 +80,7 @@ class Device:
             self.engine("DELETE", f"/volumes/{volume['Name']}?force=1")
         self.engine("POST", "/networks/prune")
         shutil.rmtree(self.machine.inner_path(LOCKS), ignore_errors=True)
+        self.furnish()  # a device of a cloud keeps no image that nothing needs
         self.until(lambda: self.notices() == [], 10, "the agent has nothing to complain of")
 
     def raze(self) -> None:
