@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import AgentError, Broken, BusUnavailable, DeadlineExceeded
+from .outbox import Outbox
 from .wire import (
     DAEMON,
     DAEMON_PATH,
@@ -58,6 +59,7 @@ class Connection:
         """Connect; "" is the system bus. BusUnavailable, with the reason."""
         try:
             bus = MessageBus(address or None, BusType.SYSTEM, negotiate_unix_fd=with_fds)
+            bus._writer = Outbox(bus)
         except Exception as error:
             raise BusUnavailable(f"cannot reach the system bus: {error}") from error
         try:  # a bus that never answers Hello would keep the library waiting for ever

@@ -282,6 +282,40 @@ def test_H57_a_silent_bus_is_no_failure_of_ours(
     assert client.probe() == "ping came back"
 
 
+def test_a_bus_that_is_too_busy_to_take_more_is_not_lost(
+    daemon: Daemon, client: Bus, service: Bus
+) -> None:
+    """As on a slow device when the states of many services change at once."""
+    seen: list[Signal] = []
+    client.subscribe(Match(member="Changed"), seen.append)
+    client.probe()
+    daemon.freeze(True)
+    try:
+        for number in range(2000):
+            service.post(service.emit, PATH, FACE, "Changed", "us", (number, "x" * 1000))
+        assert service.probe(0.5) == "the bus is silent"
+    finally:
+        daemon.freeze(False)
+    eventually(lambda: len(seen) == 2000, "all signals")
+    assert [signal.body[0] for signal in seen] == list(range(2000))
+    assert service.probe() == "ping came back" and not service.lost
+
+
+def test_a_bus_that_never_takes_more_is_lost_in_the_end(daemon: Daemon) -> None:
+    lost: list[str] = []
+    bus = Bus(daemon.address, lost.append)
+    bus.start()
+    daemon.freeze(True)
+    try:
+        for _ in range(300):
+            bus.post(bus.emit, PATH, FACE, "Changed", "s", ("x" * 100_000,))
+        eventually(lambda: lost, "the loss")
+    finally:
+        daemon.freeze(False)
+    bus.close()
+    assert "left more than 8 MiB unread" in lost[0] and len(lost) == 1
+
+
 def test_closing_is_not_a_loss_and_flushes(daemon: Daemon, client: Bus) -> None:
     lost: list[str] = []
     seen: list[Signal] = []
