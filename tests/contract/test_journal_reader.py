@@ -141,6 +141,21 @@ def counted(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
+COUNTERS = ("one", "two", "three")
+
+
+def begin_counting(follower: Follower, count: int) -> None:
+    """Services that count at the same time."""
+    run("docker", "start", *(container(follower, name, numbers(count)) for name in COUNTERS))
+
+
+def have_counted(follower: Follower, count: int) -> None:
+    """Every number of theirs is there, once and in order."""
+    follower.wait(lambda: len(follower.lines) >= count * len(COUNTERS), 60)
+    for service in COUNTERS:
+        assert follower.of(service) == counted(count)
+
+
 def test_lines_arrive_with_their_service_and_stream(follower: Follower) -> None:
     follower.follow()
     begun = time.time() * 1000
@@ -166,30 +181,22 @@ def test_only_what_is_written_from_now_on_is_read(follower: Follower) -> None:
 
 def test_no_gap_and_no_double_while_journald_is_rotated_and_restarted(follower: Follower) -> None:
     follower.follow()
-    count, services = 3000, ("one", "two", "three")
-    made = [container(follower, service, numbers(count)) for service in services]
-    run("docker", "start", *made)
+    begin_counting(follower, 3000)
     for _ in range(3):
         run("journalctl", "--rotate")
     journald("RateLimitIntervalSec=0")
     run("journalctl", "--rotate")
-    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
-    for service in services:
-        assert follower.of(service) == counted(count)
+    have_counted(follower, 3000)
 
 
 def test_no_gap_and_no_double_while_files_are_cut_off_all_the_time(follower: Follower) -> None:
     """journald takes the empty end off every file that it archives, whoever has it mapped: sooner
     or later a reader is struck (tests/unit/test_sigbus.py has a way that is sure)."""
     follower.follow()
-    count, services = 20_000, ("one", "two", "three")
-    made = [container(follower, service, numbers(count)) for service in services]
-    run("docker", "start", *made)
+    begin_counting(follower, 20_000)
     for _ in range(60):  # of 100 files and more journald would throw away the oldest, read or not
         run("journalctl", "--rotate")
-    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
-    for service in services:
-        assert follower.of(service) == counted(count)
+    have_counted(follower, 20_000)
 
 
 def test_old_files_may_be_thrown_away_once_they_are_read(follower: Follower) -> None:
@@ -256,13 +263,11 @@ def test_without_inotify_it_is_looked_at_all_the_same(
 
     monkeypatch.setattr(_reader, "_Reader", Reader)
     follower.follow()
-    count, services = 3000, ("one", "two", "three")
-    made = [container(follower, service, numbers(count)) for service in services]
-    run("docker", "start", *made)
+    begin_counting(follower, 3000)
     for _ in range(3):
         run("journalctl", "--rotate")
     restart()
-    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
+    have_counted(follower, 3000)
     run("docker", "start", container(follower, "web", "echo blind"))
     follower.wait(lambda: follower.of("web") == ["blind"])
     left.append(None)
@@ -272,8 +277,7 @@ def test_without_inotify_it_is_looked_at_all_the_same(
         time.sleep(0.05)
     run("docker", "start", container(follower, "web", "echo seeing"))
     follower.wait(lambda: follower.of("web") == ["blind", "seeing"])
-    for service in services:
-        assert follower.of(service) == counted(count)
+    have_counted(follower, 3000)
     assert caplog.text.count("no inotify is left") == 1
 
 
@@ -285,15 +289,11 @@ def test_it_is_opened_anew_without_gap_and_double(
     monkeypatch.setattr(journal_reader, "MUCH", much)
     monkeypatch.setattr(journal_reader, "BATCH", 20)
     follower.follow()
-    count, services = 2000, ("one", "two", "three")
-    made = [container(follower, service, numbers(count)) for service in services]
-    run("docker", "start", *made)
-    follower.wait(lambda: len(follower.lines) >= count * len(services), 60)
-    for service in services:
-        assert follower.of(service) == counted(count)
+    begin_counting(follower, 2000)
+    have_counted(follower, 2000)
     run("docker", "start", container(follower, "web", "echo after"))
     follower.wait(lambda: follower.of("web") == ["after"])
-    assert len(follower.lines) == count * len(services) + 1
+    assert len(follower.lines) == 2000 * len(COUNTERS) + 1
 
 
 def test_what_was_read_does_not_stay_in_memory(
